@@ -1,0 +1,55 @@
+"""`forge plan TARGET…`: what `forge realize` would do, without doing it."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from mmojo_forge.cli import table, units
+from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.progress import plan_line
+from mmojo_forge.engine.plan import Plan, Step
+from mmojo_forge.engine.run import plan_request
+from mmojo_forge.engine.workspace import Request
+from mmojo_forge.model.derivation import node_id
+
+
+@click.command("plan")
+@click.argument("targets", nargs=-1, required=True)
+@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
+@click.option("--json", "as_json", is_flag=True, help="The plan as one JSON object.")
+@click.pass_obj
+def command(context: Context, targets: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+    """Show what would be fetched and built for TARGET…, in order, with sizes and times from history."""
+    plan = plan_request(context.workspace, Request.parse(targets, settings), context.store)
+    if as_json:
+        print(json.dumps(_document(plan)))
+        return
+    table.show(("action", "node", "size", "time", "note"), [_row(step) for step in plan.steps])
+    click.echo(plan_line(plan), err=True)
+
+
+def _row(step: Step) -> tuple[str, ...]:
+    return (
+        step.action.value,
+        step.node.name,
+        units.size(step.size) if step.size else "",
+        units.duration(step.seconds) if step.seconds is not None else "",
+        "" if step.certain else "unless its inputs come out as before",
+    )
+
+
+def _document(plan: Plan) -> dict[str, object]:
+    steps = [
+        {
+            "action": step.action.value,
+            "name": step.node.name,
+            "id": node_id(step.node),
+            "size": step.size,
+            "seconds": step.seconds,
+            "certain": step.certain,
+        }
+        for step in plan.steps
+    ]
+    return {"schema": 1, "steps": steps, "known": plan.known, "nodes": len(plan.graph.nodes)}

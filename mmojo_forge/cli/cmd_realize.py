@@ -1,0 +1,56 @@
+"""`forge realize TARGET…`: build or fetch; the paths on stdout, the progress on stderr, links in out/."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import click
+
+from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.terminal import make_reporter
+from mmojo_forge.engine.run import realise_request
+from mmojo_forge.engine.workspace import Request
+
+
+@click.command("realize")
+@click.argument("targets", nargs=-1, required=True)
+@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Cores for all builds together (default: all).")
+@click.option("-k", "--keep-going", is_flag=True, help="After a failure, build what does not need the failed node.")
+@click.option("--no-link", is_flag=True, help="Leave no link in out/; the result may be collected at any time.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Progress as JSON events, the result as one JSON object.")
+@click.pass_obj
+def command(
+    context: Context,
+    targets: tuple[str, ...],
+    settings: tuple[str, ...],
+    jobs: int | None,
+    keep_going: bool,
+    no_link: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Build TARGET… (or find that they are built already) and print where they lie."""
+    run_settings = context.settings(jobs=jobs, keep_going=keep_going)
+    reporter = make_reporter(
+        as_json=as_json,
+        quiet=quiet,
+        color=not os.environ.get("NO_COLOR"),
+        clock=time.time,
+        cores=run_settings.jobs,
+        stream=sys.stderr,
+    )
+    request = Request.parse(targets, settings)
+    results = realise_request(context.workspace, request, context.world(reporter), run_settings, link=not no_link)
+    if as_json:
+        rows = [
+            {"target": row.target, "path": str(row.path), "tree": row.tree, "label": row.label.to_json()}
+            for row in results
+        ]
+        print(json.dumps({"schema": 1, "results": rows}))
+    else:
+        print("\n".join(str(row.path) for row in results))

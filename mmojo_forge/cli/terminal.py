@@ -1,0 +1,234 @@
+"""How a run is shown: a live view on a terminal, plain lines in a pipe, JSON events for programs. All on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from mmojo_forge.cli import units
+from mmojo_forge.cli.progress import ProgressReporter, Running, plan_line
+from mmojo_forge.engine.plan import Action, Plan, Step
+from mmojo_forge.engine.reporter import Reporter
+from mmojo_forge.model.derivation import Node, node_id
+
+REFRESH_PER_SECOND = 5
+_VERB = {Action.FETCH: "fetch", Action.IMPORT: "import", Action.BUILD: "build"}
+
+
+def make_reporter(
+    *, as_json: bool, quiet: bool, color: bool, clock: Callable[[], float], cores: int, stream: TextIO = sys.stderr
+) -> Reporter:
+    """The reporter that suits where stderr goes."""
+    if as_json:
+        return JsonReporter(stream, clock)
+    if quiet:
+        return Reporter()
+    if stream.isatty():
+        return LiveReporter(stream, clock, color=color, cores=cores)
+    return PlainReporter(stream, clock)
+
+
+class PlainReporter(ProgressReporter):
+    """A line when something starts, ends or fails; a sign of life each minute. For pipes and logs."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float], heartbeat_seconds: float = 60.0) -> None:
+        super().__init__(clock)
+        self._stream = stream
+        self._heartbeat_seconds = heartbeat_seconds
+        self._stopped = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+
+    def planned(self, plan: Plan) -> None:
+        """Say what is going to happen."""
+        super().planned(plan)
+        if plan.steps:
+            self._say(plan_line(plan))
+            self._heart.start()
+
+    def started(self, step: Step) -> None:
+        """Say what begins."""
+        super().started(step)
+        amount = f" ({units.size(step.size)})" if step.size else ""
+        self._say(f"{_VERB[step.action]} {step.node.name}{amount}")
+
+    def waiting(self, node: Node) -> None:
+        """Say that another process is at it."""
+        super().waiting(node)
+        self._say(f"waiting for another forge process that makes {node.name}")
+
+    def finished(self, node: Node, seconds: float, *, unchanged: bool = False) -> None:
+        """Say what is done."""
+        super().finished(node, seconds, unchanged=unchanged)
+        how = "unchanged" if unchanged else units.duration(seconds)
+        self._say(f"done {node.name} ({how}) [{self.state.done}/{self.state.total}]")
+
+    def failed(self, node: Node, reason: str, message: str) -> None:
+        """Say what failed."""
+        super().failed(node, reason, message)
+        self._say(f"failed {node.name}: {reason}")
+
+    def warning(self, message: str) -> None:
+        """Say it."""
+        self._say(f"warning: {message}")
+
+    def ended(self) -> None:
+        """Stop the signs of life."""
+        self._stopped.set()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(self._heartbeat_seconds):
+            with self.lock:
+                rows = [self._heart_line(row) for row in self.state.running.values()]
+            for row in rows:
+                self._say(row)
+
+    def _heart_line(self, row: Running) -> str:
+        said = f": {row.last_line[:100]}" if row.last_line else ""
+        return f"  {row.name} since {units.duration(self.clock() - row.started)}{said}"
+
+    def _say(self, line: str) -> None:
+        with self.lock:
+            print(line, file=self._stream, flush=True)
+
+
+class JsonReporter(Reporter):
+    """One JSON object a line: `event`, `time` (seconds since the epoch), and what belongs to the event."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def planned(self, plan: Plan) -> None:
+        """`planned`: counts and bytes."""
+        self._emit(
+            "planned",
+            fetch=plan.count(Action.FETCH),
+            fetch_bytes=plan.fetch_bytes,
+            build=plan.count(Action.BUILD),
+            nodes=len(plan.graph.nodes),
+            known=plan.known,
+        )
+
+    def started(self, step: Step) -> None:
+        """`started`: node and action."""
+        self._emit("started", **_named(step.node), action=step.action.value)
+
+    def progress(self, node: Node, done: int, total: int) -> None:
+        """`progress`: bytes of a download."""
+        self._emit("progress", **_named(node), done=done, total=total)
+
+    def waiting(self, node: Node) -> None:
+        """`waiting`: another process holds the node."""
+        self._emit("waiting", **_named(node))
+
+    def finished(self, node: Node, seconds: float, *, unchanged: bool = False) -> None:
+        """`finished`: seconds, and whether it turned out unchanged."""
+        self._emit("finished", **_named(node), seconds=round(seconds, 3), unchanged=unchanged)
+
+    def failed(self, node: Node, reason: str, message: str) -> None:
+        """`failed`: the machine-readable reason and the message."""
+        self._emit("failed", **_named(node), reason=reason, message=message)
+
+    def warning(self, message: str) -> None:
+        """`warning`: the text."""
+        self._emit("warning", message=message)
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        line = json.dumps({"event": event, "time": round(self._clock(), 3), **fields})
+        with self._lock:
+            print(line, file=self._stream, flush=True)
+
+
+def _named(node: Node) -> dict[str, str]:
+    return {"name": node.name, "id": node_id(node)}
+
+
+class LiveReporter(ProgressReporter):
+    """A view that is redrawn in place: totals, a bar, an estimate, and each running node with its last line."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float], *, color: bool, cores: int) -> None:
+        super().__init__(clock)
+        # rich is only needed where a person looks on.
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=stream, no_color=not color, highlight=False)
+        self._cores = cores
+        self._began = clock()
+        self._live = Live(
+            console=self._console, refresh_per_second=REFRESH_PER_SECOND, transient=True, get_renderable=self._render
+        )
+
+    def planned(self, plan: Plan) -> None:
+        """Say what is going to happen, and begin to draw."""
+        super().planned(plan)
+        if plan.steps:
+            self._console.print(plan_line(plan), style="bold", markup=False)
+            self._live.start()
+
+    def warning(self, message: str) -> None:
+        """Print it above the view."""
+        self._console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def finished(self, node: Node, seconds: float, *, unchanged: bool = False) -> None:
+        """Leave a line for what took long enough to be worth one."""
+        super().finished(node, seconds, unchanged=unchanged)
+        if seconds >= 5:
+            self._console.print(f"  ✓ {node.name}  {units.duration(seconds)}", style="green", markup=False)
+
+    def failed(self, node: Node, reason: str, message: str) -> None:
+        """Leave a line."""
+        super().failed(node, reason, message)
+        self._console.print(f"  ✗ {node.name}  {reason}", style="red", markup=False)
+
+    def ended(self) -> None:
+        """Take the view away and leave the summary."""
+        if self._live.is_started:
+            self._live.stop()
+            took = units.duration(self.clock() - self._began)
+            self._console.print(f"{self.state.done} of {self.state.total} done in {took}", markup=False)
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        now = self.clock()
+        with self.lock:
+            rows = [(row.name, row.action, *self._cells(row, now)) for row in self.state.running.values()]
+            headline = self._headline(now)
+        table = Table.grid(padding=(0, 2), expand=True)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, justify="right")
+        table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
+        for name, action, elapsed, detail in rows[: max(4, self._console.height - 6)]:
+            table.add_row(Text(f"  {_VERB[action]} {name}", style="cyan"), elapsed, Text(detail, style="dim"))
+        return Group(Text(headline, style="bold"), table)
+
+    def _cells(self, row: Running, now: float) -> tuple[str, str]:
+        elapsed = units.duration(now - row.started)
+        if row.waits:
+            return elapsed, "another forge process is making it"
+        if row.total_bytes:
+            percent = 100 * row.done_bytes // row.total_bytes
+            return elapsed, f"{_bar(percent)} {units.size(row.done_bytes)} of {units.size(row.total_bytes)}"
+        phase = f"{row.phase}: " if row.phase else ""
+        return elapsed, f"{phase}{row.last_line}"
+
+    def _headline(self, now: float) -> str:
+        state = self.state
+        percent = 100 * state.done // state.total if state.total else 100
+        line = f"{_bar(percent)} {state.done}/{state.total}  {units.duration(now - self._began)}"
+        if state.bytes_so_far and state.plan:
+            line += f"  ↓ {units.size(state.bytes_so_far)} of {units.size(state.plan.fetch_bytes)}"
+        left = state.estimate(now, self._cores)
+        return f"{line}  about {units.duration(left)} left" if left else line
+
+
+def _bar(percent: int, width: int = 20) -> str:
+    filled = width * percent // 100
+    return "━" * filled + "╌" * (width - filled)

@@ -1,0 +1,1 @@
+"""The only place where recipes, stores, executors and fetchers meet."""

@@ -1,0 +1,234 @@
+"""Making one node: fetch a source, import workspace files, run a builder, register what came out.
+
+Runs in worker threads; it knows the store, the executor and the fetcher, and nothing of states or schedules.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmojo_forge.engine import builtin, failed
+from mmojo_forge.engine.errors import EngineError, Failure, OutputError
+from mmojo_forge.engine.plan import Resolution, Step
+from mmojo_forge.engine.settings import World
+from mmojo_forge.errors import ExitCode, ForgeError
+from mmojo_forge.executor import environment
+from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Mount, Outcome
+from mmojo_forge.model.derivation import Derivation, LocalSource, Source, action_key
+from mmojo_forge.model.digest import ActionKey, TreeId
+from mmojo_forge.model.trace import Output, Trace
+from mmojo_forge.recipe.local import read_local_tree
+
+LAST_LINES = 25
+
+
+class BuildFailed(EngineError):
+    """A builder that did not succeed, with the failure to be shown."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message, detail=failure.detail, reason=failure.reason)
+        self.failure = failure
+        self.exit_code = failure.exit_code
+
+
+class Builder:
+    """Makes nodes valid. Safe to use from several threads."""
+
+    def __init__(self, world: World, stop: Cancellation) -> None:
+        self._world = world
+        self._stop = stop
+        self._store = world.store
+
+    def make(self, step: Step, trees: Mapping[str, TreeId], cores: int) -> Resolution | None:
+        """The output trees of a derivation, now valid; None for a source. Raises ForgeError."""
+        node = step.node
+        started = self._world.clock()
+        self._world.reporter.started(step)
+        if isinstance(node, Derivation):
+            resolution: Resolution | None = self._build_once(node, trees, cores)
+        else:
+            self._import(node)
+            resolution = None
+        self._world.reporter.finished(node, self._world.clock() - started)
+        return resolution
+
+    def _import(self, node: Source | LocalSource) -> None:
+        with self._lock(f"source-{node.tree}", node):
+            if self._store.valid_trees([node.tree]):
+                return
+            if isinstance(node, Source):
+                self._fetch(node)
+            else:
+                self._add_local(node)
+
+    def _fetch(self, source: Source) -> None:
+        destination = self._world.places.download(source.digest)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        reporter = self._world.reporter
+        self._world.fetcher().fetch(
+            source, destination, on_progress=lambda done, total: reporter.progress(source, done, total)
+        )
+        self._store.add_file(
+            destination, digest=source.digest, size=source.size, executable=source.executable, move=True
+        )
+
+    def _add_local(self, source: LocalSource) -> None:
+        path = Path(source.path)
+        tree = read_local_tree(path)
+        if tree.id != source.tree:
+            raise EngineError(
+                f"import {source.path}: it changed since the recipe was evaluated", reason="local-files-changed"
+            )
+        self._store.add_tree(tree, lambda entry: (path / entry.path if entry.path else path).open("rb"))
+
+    def _build_once(self, node: Derivation, trees: Mapping[str, TreeId], cores: int) -> Resolution:
+        preimage = node.preimage(trees)
+        key = action_key(preimage)
+        with self._lock(key, node):
+            known = self._store.lookup([key]).get(key)
+            if known and len(self._store.valid_trees(row.tree for row in known.outputs.values())) == len(
+                {row.tree for row in known.outputs.values()}
+            ):
+                resolution: Resolution = {name: row.tree for name, row in known.outputs.items()}
+            else:
+                resolution = self._build(node, trees, cores, key, preimage)
+            self._store.record_resolved({node.id: resolution})
+        return resolution
+
+    def _build(
+        self, node: Derivation, trees: Mapping[str, TreeId], cores: int, key: ActionKey, preimage: bytes
+    ) -> Resolution:
+        started = self._world.clock()
+        with self._store.scratch(node.name) as scratch:
+            out = scratch / "out"
+            out.mkdir()
+            if node.is_builtin:
+                result = builtin.run(node, self._inputs(node, trees), out)
+            else:
+                result = self._execute(node, trees, cores, key, scratch)
+            outputs = self._register(node, out, move=node.is_builtin)
+        self._store.record(
+            Trace(
+                key,
+                node.name,
+                preimage,
+                outputs,
+                started=started,
+                seconds=self._world.clock() - started,
+                peak_memory_bytes=result.peak_memory_bytes,
+            )
+        )
+        return {name: output.tree for name, output in outputs.items()}
+
+    def _inputs(self, node: Derivation, trees: Mapping[str, TreeId]) -> dict[str, Path]:
+        return {
+            name: self._store.checkout(trees[name], object_name(edge.node.name, edge.output))
+            for name, edge in node.inputs.items()
+        }
+
+    def _execute(
+        self, node: Derivation, trees: Mapping[str, TreeId], cores: int, key: ActionKey, scratch: Path
+    ) -> BuildResult:
+        work = scratch / "build"
+        work.mkdir()
+        request = BuildRequest(
+            name=node.name,
+            argv=(node.builder, *node.args),
+            env={**environment.sandbox_environment(), **node.env, "FORGE_JOBS": str(cores)},
+            mounts=tuple(Mount(path, node.inputs[name].at) for name, path in self._inputs(node, trees).items()),
+            work=work,
+            out=scratch / "out",
+            log=self._store.log_path(key),
+            limits=node.limits,
+        )
+        tail = _Tail()
+        reporter = self._world.reporter
+
+        def on_output(chunk: bytes) -> None:
+            tail.add(chunk)
+            reporter.output(node, chunk)
+
+        executor = self._world.executor()
+        result = executor.run(request, cancellation=self._stop, on_output=on_output)
+        if not result.succeeded:
+            kept = None
+            if result.outcome is not Outcome.CANCELLED:
+                kept = self._world.places.failed_build(node.name)
+                failed.keep(scratch, kept, request, key)
+            raise BuildFailed(_failure(node, result, tail.lines(), request.log, kept))
+        failed.forget(self._world.places.failed_build(node.name))
+        return result
+
+    def _register(self, node: Derivation, out: Path, *, move: bool) -> dict[str, Output]:
+        outputs = {}
+        for name in node.outputs:
+            path = out / name
+            if not os.path.lexists(path):
+                raise OutputError(
+                    f"realise {node.name}: output {name} is missing: the build left nothing at /forge/out/{name}",
+                    reason="output-missing",
+                )
+            try:
+                tree = self._store.add_path(path, move=move)
+            except ForgeError as error:
+                raise OutputError(
+                    f"realise {node.name}: output {name}: {error.message}", detail=error.detail, reason=error.reason
+                ) from error
+            self._store.checkout(tree.id, object_name(node.name, name))
+            outputs[name] = Output(tree.id, tree.size)
+        return outputs
+
+    @contextmanager
+    def _lock(self, key: str, node: Derivation | Source | LocalSource) -> Iterator[None]:
+        with self._store.lock(key, on_wait=lambda _seconds: self._world.reporter.waiting(node)):
+            yield
+
+
+def object_name(name: str, output: str) -> str:
+    """What a store object is called: the node's name, and the output's unless it is the usual one."""
+    return name if output == "out" else f"{name}-{output}"
+
+
+class _Tail:
+    """The last lines of a stream, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+
+    def add(self, chunk: bytes) -> None:
+        self._bytes = (self._bytes + chunk)[-16384:]
+
+    def lines(self) -> tuple[str, ...]:
+        text = self._bytes.decode("utf-8", "replace")
+        return tuple(io.StringIO(text).read().splitlines()[-LAST_LINES:])
+
+
+_OUTCOME_TEXT: Mapping[Outcome, Callable[[Derivation, BuildResult], str]] = {
+    Outcome.FAILED: lambda _, result: f"the builder ended with exit code {result.exit_code}",
+    Outcome.SIGNALLED: lambda _, result: f"the builder was killed by signal {result.exit_code - 128}",
+    Outcome.WALL_LIMIT: lambda node, _: f"it took longer than {node.limits.wall_seconds:.0f} s",
+    Outcome.SILENCE_LIMIT: lambda node, _: f"it said nothing for {node.limits.silent_seconds:.0f} s",
+    Outcome.MEMORY_LIMIT: lambda node, _: f"it used more than {node.limits.memory_bytes >> 20} MiB of memory",
+    Outcome.PROCESS_LIMIT: lambda node, _: f"it had more than {node.limits.processes} processes",
+    Outcome.OUTPUT_LIMIT: lambda node, _: f"it wrote more than {node.limits.output_bytes >> 20} MiB or too many files",
+    Outcome.LOG_LIMIT: lambda node, _: f"it logged more than {node.limits.log_bytes >> 20} MiB",
+    Outcome.CANCELLED: lambda _, __: "it was stopped",
+}
+
+
+def _failure(
+    node: Derivation, result: BuildResult, last_lines: tuple[str, ...], log: Path, kept: Path | None
+) -> Failure:
+    return Failure(
+        name=node.name,
+        message=f"realise {node.name}: {_OUTCOME_TEXT[result.outcome](node, result)}",
+        reason=f"build-{result.outcome.value}",
+        last_lines=last_lines,
+        log=log,
+        kept=kept,
+        exit_code=ExitCode.INTERRUPTED if result.outcome is Outcome.CANCELLED else ExitCode.BUILD_FAILED,
+    )

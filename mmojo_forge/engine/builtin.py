@@ -1,0 +1,58 @@
+"""Builders that forge itself runs: `builtin:unpack`, by which the first userland comes to be without one.
+
+They work on data they treat as hostile, in a folder of their own, and their result is registered like any other.
+A change of what they do to the same archives is a new builder name, since the name is part of the action key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.executor.request import BuildResult, Outcome
+from mmojo_forge.fetch.archive import ExtractOptions, extract_all
+from mmojo_forge.model.derivation import Derivation
+
+UNPACK = "builtin:unpack"
+
+
+def run(node: Derivation, inputs: Mapping[str, Path], out: Path) -> BuildResult:
+    """Run the builtin that `node` names on its inputs; raises ArchiveError, or EngineError for an unknown one."""
+    if node.builder != UNPACK:
+        raise EngineError(f"realise {node.name}: there is no {node.builder}", reason="no-such-builtin")
+    started = time.monotonic()
+    _unpack(node, inputs, out / "out")
+    return BuildResult(Outcome.SUCCEEDED, 0, time.monotonic() - started)
+
+
+def _unpack(node: Derivation, inputs: Mapping[str, Path], destination: Path) -> None:
+    options: dict[str, Any] = json.loads(node.args[0])
+    order: list[str] = json.loads(node.args[1])
+    destination.mkdir()
+    extract_all(
+        [inputs[name] for name in order],
+        destination,
+        ExtractOptions(
+            strip_components=options["strip_components"],
+            subpath=options["subpath"] or None,
+            include=tuple(options["include"]),
+            exclude=tuple(options["exclude"]),
+            merge_usr=options["root_tree"],
+            root_links=options["root_tree"],
+        ),
+    )
+    for path, target in sorted(options["symlinks"].items()):
+        _add_symlink(node, destination, path, target)
+
+
+def _add_symlink(node: Derivation, destination: Path, path: str, target: str) -> None:
+    """Make a symlink that the recipe asks for, in a folder that the archives gave and that is really there."""
+    parent = (destination / path).parent
+    if not parent.resolve().is_relative_to(destination.resolve()) or os.path.lexists(destination / path):
+        raise EngineError(f"realise {node.name}: cannot add symlink {path}: no folder, or in use", reason="bad-symlink")
+    (destination / path).symlink_to(target)

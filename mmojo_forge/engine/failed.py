@@ -1,0 +1,69 @@
+"""Failed builds: kept as they were left, the latest of each name, so that one can step into the sandbox and look."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.executor.request import BuildRequest, Mount
+from mmojo_forge.model.digest import ActionKey
+
+_REQUEST = "request.json"
+_KEY = "action-key"
+
+
+def keep(scratch: Path, kept: Path, request: BuildRequest, key: ActionKey) -> None:
+    """Move the build in `scratch` to `kept`, in place of an older one, with all that is needed to enter it."""
+    document = {
+        "argv": request.argv,
+        "env": dict(request.env),
+        "mounts": [[str(mount.source), mount.at] for mount in request.mounts],
+        "log": str(request.log),
+    }
+    (scratch / _REQUEST).write_text(json.dumps(document), encoding="utf-8")
+    (scratch / _KEY).write_text(key, encoding="utf-8")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(kept, ignore_errors=True)
+    scratch.rename(kept)
+
+
+def forget(kept: Path) -> None:
+    """Remove a kept build, if there is one: it was built in the meantime."""
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+def key_of(kept: Path) -> ActionKey | None:
+    """The action key of the build that is kept there, if one is."""
+    try:
+        return ActionKey((kept / _KEY).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+
+
+def request_of(kept: Path) -> BuildRequest:
+    """The request of a kept build, as it has to be run to enter its sandbox; raises EngineError (`no-failed-build`)."""
+    try:
+        document = json.loads((kept / _REQUEST).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EngineError(
+            f"enter the failed build of {kept.name}: none is kept",
+            detail="Builds are kept when they fail, the latest of each name.",
+            reason="no-failed-build",
+        ) from error
+    return BuildRequest(
+        name=kept.name,
+        argv=tuple(document["argv"]),
+        env=document["env"],
+        mounts=tuple(Mount(Path(source), at) for source, at in document["mounts"]),
+        work=kept / "build",
+        out=kept / "out",
+        log=Path(document["log"]),
+    )
+
+
+def with_terminal(request: BuildRequest) -> BuildRequest:
+    """The request for a person: the same, with a terminal's name and a prompt."""
+    return replace(request, env={**request.env, "TERM": "xterm-256color", "PS1": f"[{request.name}] \\w \\$ "})

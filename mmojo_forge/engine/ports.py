@@ -1,0 +1,60 @@
+"""What the engine needs of the outside: small protocols, which the store and the fetcher fulfil."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from mmojo_forge.model.derivation import Source
+from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
+from mmojo_forge.model.trace import Trace
+
+Clock = Callable[[], float]
+"""Seconds since the epoch."""
+
+OnProgress = Callable[[int, int], None]
+"""Called with bytes so far and bytes in all."""
+
+
+class Metadata(Protocol):
+    """What planning asks a store: no content, no effects."""
+
+    def lookup(self, keys: Sequence[ActionKey]) -> dict[ActionKey, Trace]:
+        """The traces that are known."""
+
+    def lookup_resolved(self, derivations: Sequence[DerivationId]) -> dict[DerivationId, dict[str, TreeId]]:
+        """The trees, by output, of derivations that were realised before."""
+
+    def valid_trees(self, trees: Iterable[TreeId]) -> set[TreeId]:
+        """Which of these trees are present with all their content."""
+
+    def history(self, names: Iterable[str]) -> Mapping[str, Observation]:
+        """What past builds of the same name took."""
+
+
+class Observation(Protocol):
+    """What past builds of one name took."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Highest resident memory."""
+
+
+class SourceFetcher(Protocol):
+    """Gets the bytes of a source."""
+
+    def fetch(self, source: Source, destination: Path, on_progress: OnProgress | None = None) -> None:
+        """Leave the verified content at `destination`; raises FetchError."""
+
+
+class Locks(Protocol):
+    """One lock per key, shared by all forge processes of a store."""
+
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """Hold the key's lock."""

@@ -1,0 +1,103 @@
+"""The scheduler: which ready node starts next, and how many cores it gets. No threads, no clock.
+
+Ready nodes go by longest remaining path, in seconds that history expects. Cores are tokens shared by all nodes:
+a build that can use several shares what is free with the others that are ready. Memory is reserved by what the
+last build of the same name used.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mmojo_forge.engine.graph import Graph
+from mmojo_forge.model.derivation import Derivation, Node, Source, node_id
+
+DEFAULT_BUILD_SECONDS = 10.0
+DEFAULT_FETCH_BYTES_PER_SECOND = 20e6
+MAX_FETCHES = 4
+
+
+def remaining_paths(graph: Graph, expected_seconds: Mapping[str, float]) -> dict[str, float]:
+    """For each node id, the seconds from its start to the end of the last root that needs it."""
+    remaining: dict[str, float] = {}
+    for identifier in reversed(tuple(graph.nodes)):
+        above = max((remaining[user] for user in graph.users[identifier]), default=0.0)
+        remaining[identifier] = above + _seconds(graph.nodes[identifier], expected_seconds)
+    return remaining
+
+
+def _seconds(node: Node, expected: Mapping[str, float]) -> float:
+    if isinstance(node, Source):
+        return node.size / DEFAULT_FETCH_BYTES_PER_SECOND
+    return expected.get(node.name, DEFAULT_BUILD_SECONDS) if isinstance(node, Derivation) else 0.0
+
+
+@dataclass(slots=True)
+class Budget:
+    """What the machine has for builds that run at the same time: `cores`, `memory_bytes`, and download slots."""
+
+    cores: int
+    memory_bytes: int
+    fetches: int = MAX_FETCHES
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one running node holds until it is given back."""
+
+    cores: int = 0
+    memory_bytes: int = 0
+    fetches: int = 0
+
+
+@dataclass(slots=True)
+class Schedule:
+    """Ready nodes, best first, and what is left of the budget."""
+
+    budget: Budget
+    priority: Mapping[str, float]
+    memory_by_name: Mapping[str, int]
+    _builds: list[tuple[float, str, Node]] = field(default_factory=list)
+    _fetches: list[tuple[float, str, Node]] = field(default_factory=list)
+    _running: int = 0
+
+    def add(self, node: Node) -> None:
+        """Note that a node is ready."""
+        identifier = node_id(node)
+        queue = self._fetches if isinstance(node, Source) else self._builds
+        heapq.heappush(queue, (-self.priority.get(identifier, 0.0), identifier, node))
+
+    def take(self) -> tuple[Node, Grant] | None:
+        """The next node that the budget allows, with what it was granted; None when nothing fits now."""
+        if self._fetches and self.budget.fetches > 0:
+            return self._start(heapq.heappop(self._fetches)[2], Grant(fetches=1))
+        if not self._builds or self.budget.cores < 1:
+            return None
+        node = self._builds[0][2]
+        memory = self.memory_by_name.get(node.name, 0)
+        if memory > self.budget.memory_bytes and self._running:
+            return None
+        heapq.heappop(self._builds)
+        return self._start(node, Grant(cores=self._cores(node), memory_bytes=memory))
+
+    def give_back(self, grant: Grant) -> None:
+        """Return what a node held."""
+        self.budget.cores += grant.cores
+        self.budget.memory_bytes += grant.memory_bytes
+        self.budget.fetches += grant.fetches
+        self._running -= 1
+
+    def _start(self, node: Node, grant: Grant) -> tuple[Node, Grant]:
+        self.budget.cores -= grant.cores
+        self.budget.memory_bytes -= grant.memory_bytes
+        self.budget.fetches -= grant.fetches
+        self._running += 1
+        return node, grant
+
+    def _cores(self, node: Node) -> int:
+        if not (isinstance(node, Derivation) and node.parallel):
+            return 1
+        rivals = sum(isinstance(other, Derivation) and other.parallel for _, _, other in self._builds)
+        return max(1, self.budget.cores // (rivals + 1))

@@ -1,0 +1,54 @@
+"""What a run is asked to do, apart from its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmojo_forge.engine.ports import Clock, SourceFetcher
+from mmojo_forge.engine.reporter import Reporter
+from mmojo_forge.executor.request import Executor
+from mmojo_forge.model.digest import BlobDigest
+from mmojo_forge.store.protocol import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`jobs`: cores for all builds together; `keep_going`: build what does not need a failed node."""
+
+    jobs: int
+    memory_bytes: int
+    keep_going: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where what is no store object lies: partial downloads, and failed builds as they were left. On the store's
+    file system, so that both can be renamed from and into it."""
+
+    downloads: Path
+    failed: Path
+
+    def download(self, digest: BlobDigest) -> Path:
+        """Where a source is downloaded to; partial content stays there for the next try."""
+        return self.downloads / digest
+
+    def failed_build(self, name: str) -> Path:
+        """Where the latest failed build of a name is kept."""
+        return self.failed / name
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that the engine acts through. Two of them could be open in one process.
+
+    The executor and the fetcher are made when first needed: a run that finds everything in the store needs neither.
+    """
+
+    store: Store
+    executor: Callable[[], Executor]
+    fetcher: Callable[[], SourceFetcher]
+    reporter: Reporter
+    clock: Clock
+    places: Places

@@ -1,0 +1,130 @@
+"""The workspace: a folder with `forge.lock`, recipes and toolchains, and where its store and results lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmojo_forge.engine import host_facts
+from mmojo_forge.engine.graph import Graph
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.model.lockfile import Lock, LockError
+from mmojo_forge.recipe.api import Package
+from mmojo_forge.recipe.evaluate import Evaluator, Instance
+from mmojo_forge.recipe.loader import Loader
+
+LOCK_NAME = "forge.lock"
+FORGE_ROOT = Path(__file__).resolve().parent.parent
+
+
+class WorkspaceError(ForgeError):
+    """No workspace here, or none that can be written to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where everything of one project lies."""
+
+    root: Path
+    store: Path
+
+    @classmethod
+    def find(cls, start: Path, store: Path | None = None) -> Workspace:
+        """The workspace that `start` lies in, found upwards by forge.lock; raises WorkspaceError."""
+        for folder in (start, *start.parents):
+            if (folder / LOCK_NAME).is_file():
+                return cls(folder, store or folder / "store")
+        raise WorkspaceError(
+            f"find workspace: no {LOCK_NAME} in {start} or above",
+            detail=f"Go into a workspace, or start one here with `touch {LOCK_NAME}` and `forge lock`.",
+            reason="no-workspace",
+        )
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock file."""
+        return self.root / LOCK_NAME
+
+    @property
+    def results(self) -> Path:
+        """Where `forge realize` leaves its links."""
+        return self.root / "out"
+
+    def read_lock(self) -> Lock:
+        """The parsed lock; an empty file is an empty lock. Raises LockError."""
+        text = self.lock_path.read_text(encoding="utf-8")
+        return Lock.parse(text, origin=str(self.lock_path)) if text.strip() else Lock()
+
+    def write_lock(self, lock: Lock) -> bool:
+        """Replace the lock file if its text changes; true if it did. The old file stays until the new is complete."""
+        text = lock.dump()
+        if self.lock_path.read_text(encoding="utf-8") == text:
+            return False
+        temporary = self.lock_path.with_name(f".{LOCK_NAME}.{os.getpid()}")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.lock_path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise LockError(f"write {self.lock_path}: {error.strerror}", reason="lock-unwritable") from error
+        return True
+
+    def evaluator(
+        self, lock: Lock, *, overrides: Mapping[str, Mapping[str, str]] | None = None, locking: bool = False
+    ) -> Evaluator:
+        """An evaluator of this workspace's recipes against `lock`."""
+        return Evaluator(
+            Loader(self.root),
+            lock,
+            forge_root=FORGE_ROOT,
+            host_facts=host_facts.read,
+            overrides=overrides,
+            locking=locking,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Targets as the user names them, with the options set for each package."""
+
+    targets: tuple[str, ...]
+    overrides: Mapping[str, Mapping[str, str]]
+
+    @classmethod
+    def parse(cls, targets: Iterable[str], settings: Iterable[str] = ()) -> Request:
+        """The request of `TARGET…` and `--set [TARGET:]NAME=VALUE…`; a bare NAME is set for every target named."""
+        names = tuple(dict.fromkeys(targets))
+        overrides: dict[str, dict[str, str]] = {}
+        for setting in settings:
+            left, equals, value = setting.partition("=")
+            package, colon, option = left.rpartition(":")
+            if not equals or not option:
+                raise WorkspaceError(f"set {setting!r}: not NAME=VALUE or TARGET:NAME=VALUE", reason="bad-setting")
+            for name in (package,) if colon else (target_name(target) for target in names):
+                overrides.setdefault(name, {})[option.replace("-", "_")] = value
+        return cls(names, overrides)
+
+    def instantiate(self, evaluator: Evaluator) -> dict[str, Instance]:
+        """Each target's derivation and output."""
+        return {target: evaluator.instantiate(as_package(target)) for target in self.targets}
+
+
+def target_name(target: str) -> str:
+    """The recipe that a target as typed means: what stands before `^output`."""
+    return target.partition("^")[0]
+
+
+def as_package(target: str) -> Package:
+    """`package`, `package.variant` or `package.variant^output`."""
+    name, _, output = target.partition("^")
+    return Package(name, wanted=output or None)
+
+
+def graph_of(instances: Mapping[str, Instance]) -> Graph:
+    """The graph of instantiated targets."""
+    return Graph.of(instance.node for instance in instances.values())

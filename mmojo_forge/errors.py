@@ -1,0 +1,52 @@
+"""The one exception base: an operation on an object failed for a cause, and here is what to do next.
+
+Concrete classes live beside the code that raises them:
+
+    ForgeError
+    ├── CanonicalError       model/canonical.py    a value that has no canonical form
+    ├── TreeError            model/tree.py         a file tree that cannot be a store object
+    ├── DerivationError      model/derivation.py   a build step that cannot be described
+    ├── LockError            model/lockfile.py     forge.lock missing, foreign, stale
+    ├── RecipeError          recipe/               a recipe that is impure, cyclic or wrong
+    ├── StoreError           store/                disk full, corrupt, half-written
+    ├── ExecutorError        executor/             the sandbox cannot be made here
+    ├── FetchError           fetch/                a source that cannot be had, or is not what was pinned
+    ├── ArchiveError         fetch/archive/        an archive that must not be unpacked
+    ├── ApeError             ape/                  a file that cannot be linked or read
+    └── EngineError          engine/               a build failed, an output is missing
+
+A failed *build* is a value (`BuildResult`); an exception means the operation asked for cannot go on.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a `forge` process ends with."""
+
+    DONE = 0
+    BUILD_FAILED = 1
+    INPUT_ERROR = 2
+    ENVIRONMENT_ERROR = 3
+    INTERRUPTED = 130
+
+
+class ForgeError(Exception):
+    """An operation that could not be done.
+
+    `message` reads "operation object: cause"; `detail` says what to do next; `reason` is the stable,
+    machine-readable name of the failure that tests and `--json` output rely on.
+    """
+
+    exit_code = ExitCode.INPUT_ERROR
+
+    def __init__(self, message: str, *, detail: str = "", reason: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.detail}" if self.detail else self.message

@@ -1,0 +1,1 @@
+"""Run one BuildRequest in isolation. Knows no derivation and no store."""

@@ -1,0 +1,154 @@
+"""What an executor is asked for, and what it answers: plain values that spell everything out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from mmojo_forge.errors import ExitCode, ForgeError
+from mmojo_forge.model.limits import Limits
+
+WORK = "/build"
+OUT = "/forge/out"
+
+# What the sandbox itself puts there; an input may lie neither at nor below these.
+_RESERVED = ("/proc", "/dev", "/tmp", WORK, OUT, "/bin", "/sbin", "/lib", "/lib64")
+# Inputs may lie below these, but not take their place.
+_SHARED = ("/", "/etc", "/forge", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/hosts")
+
+
+class ExecutorError(ForgeError):
+    """The sandbox cannot be made on this machine; `reason` says why, `detail` what to do about it."""
+
+    exit_code = ExitCode.ENVIRONMENT_ERROR
+
+
+class BadRequestError(ExecutorError):
+    """A request that no executor could run: a mount over `/proc`, a variable with a NUL, no command."""
+
+    exit_code = ExitCode.INPUT_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A read-only input: the file or directory `source` on this machine, seen at `at` in the sandbox."""
+
+    source: Path
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """One build, completely described.
+
+    `work` is an existing empty directory on this machine that becomes `/build`; `out` becomes
+    `/forge/out`. Both belong to the caller, who looks at `out` afterwards. `env` is the whole environment but for
+    `PWD`, which is always `/build`. `log` is the file that receives stdout and stderr, zstd-compressed as they come.
+    Executors may assume that mounts are absolute, normalised, apart from one another and clear of the sandbox's own.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+    work: Path
+    out: Path
+    log: Path
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if not self.argv or not self.argv[0]:
+            raise self._refusal("there is no command", "empty-command")
+        if any("\0" in text for text in (*self.argv, *self.env, *self.env.values())):
+            raise self._refusal("a NUL in the command or the environment", "nul-character")
+        if any(not key or "=" in key for key in self.env):
+            raise self._refusal("a variable with no name, or with '=' in it", "bad-variable")
+        if self.env.get("PWD", WORK) != WORK:
+            raise self._refusal(f"PWD is always {WORK}", "bad-variable")
+        if not all(path.is_absolute() for path in (self.work, self.out, self.log)):
+            raise self._refusal("work, out and log must be absolute paths", "relative-path")
+        self._check_mounts()
+
+    def _check_mounts(self) -> None:
+        places = sorted((mount.at for mount in self.mounts), key=lambda at: at.split("/"))
+        for mount in self.mounts:
+            if not mount.source.is_absolute():
+                raise self._refusal(f"mount source is not absolute: {mount.source}", "relative-path")
+            if not _is_free(mount.at):
+                raise self._refusal(f"nothing can be mounted at {mount.at!r}", "bad-mount")
+        for before, after in zip(places, places[1:], strict=False):
+            if after == before or after.startswith(before + "/"):
+                raise self._refusal(f"mount {after!r} lies in mount {before!r}", "bad-mount")
+
+    def _refusal(self, cause: str, reason: str) -> BadRequestError:
+        return BadRequestError(f"build {self.name}: {cause}", reason=reason)
+
+
+class Outcome(StrEnum):
+    """How a build ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SIGNALLED = "signalled"
+    WALL_LIMIT = "wall-limit"
+    SILENCE_LIMIT = "silence-limit"
+    MEMORY_LIMIT = "memory-limit"
+    PROCESS_LIMIT = "process-limit"
+    OUTPUT_LIMIT = "output-limit"
+    LOG_LIMIT = "log-limit"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """How a build went. When it is returned, every process of the build is dead.
+
+    `exit_code` is that of the builder, 128 + signal, 127 if the builder cannot be executed, or 137 if a limit or
+    the caller ended it; `seconds` wall time; `peak_memory_bytes` the highest sum of memory that was seen (0 if the
+    build was over before the first look).
+    """
+
+    outcome: Outcome
+    exit_code: int
+    seconds: float
+    peak_memory_bytes: int = 0
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the builder ended by itself with exit code 0."""
+        return self.outcome is Outcome.SUCCEEDED
+
+
+class Cancellation(Protocol):
+    """Tells a running build that it is no longer wanted."""
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when the build is to stop."""
+
+
+class Executor(Protocol):
+    """Runs builds. Safe to call from several threads at once."""
+
+    def run(
+        self,
+        request: BuildRequest,
+        *,
+        cancellation: Cancellation | None = None,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> BuildResult:
+        """The result of the build; `on_output` gets chunks of its output as they come.
+
+        Raises ExecutorError where the sandbox itself cannot be made; a failing builder is a result. Whatever
+        is raised, by `on_output` too, every process of the build is dead by then.
+        """
+
+
+def _is_free(at: str) -> bool:
+    """Whether an input may be seen at this path."""
+    path = PurePosixPath(at)
+    if not path.is_absolute() or str(path) != at or at.startswith("//") or ".." in path.parts or "\0" in at:
+        return False
+    return at not in _SHARED and not any(at == taken or at.startswith(taken + "/") for taken in _RESERVED)

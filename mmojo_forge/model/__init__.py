@@ -1,0 +1,1 @@
+"""Values: no files, no clock, no environment. Everything else is built on these."""

@@ -1,0 +1,81 @@
+"""Canonical JSON: the bytes that identities are made of (RFC 8785, the JSON Canonicalization Scheme).
+
+The subset used here has no floating-point numbers, and object keys are ASCII, so that ordering by code point
+and by UTF-16 code unit (section 3.2.3 of the RFC) are the same thing.
+The encoder is ours because every key and id rests on its bytes: a library upgrade must never change them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from json.encoder import encode_basestring
+
+from mmojo_forge.errors import ForgeError
+
+Json = str | int | bool | None | Sequence["Json"] | Mapping[str, "Json"]
+
+# Beyond this an IEEE 754 double, which RFC 8785 prescribes for numbers, is no longer exact.
+_LARGEST_INTEGER = 2**53 - 1
+
+
+class CanonicalError(ForgeError):
+    """A value that RFC 8785 (or our subset of it) cannot express."""
+
+
+def encode(value: Json) -> bytes:
+    """The canonical UTF-8 bytes of `value`; raises CanonicalError for anything but the JSON subset above."""
+    try:
+        return _text(value).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CanonicalError(f"encode text: {error.reason}", reason="canonical-surrogate") from error
+
+
+def _text(value: Json) -> str:
+    # Exact types first: they are nearly all there is, and this runs millions of times for a large graph.
+    kind = type(value)
+    if kind is str:
+        return encode_basestring(value)  # type: ignore[arg-type]
+    if kind is dict:
+        return _object(value)  # type: ignore[arg-type]
+    if kind is list or kind is tuple:
+        return _array(value)  # type: ignore[arg-type]
+    return _other_text(value)
+
+
+def _other_text(value: Json) -> str:
+    if isinstance(value, str):
+        return encode_basestring(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "null"
+    if isinstance(value, int):
+        return _integer(value)
+    if isinstance(value, Mapping):
+        return _object(value)
+    if isinstance(value, (list, tuple)):
+        return _array(value)
+    raise CanonicalError(f"encode {type(value).__name__}: not a JSON value", reason="canonical-type")
+
+
+def _array(value: Sequence[Json]) -> str:
+    return f"[{','.join([encode_basestring(item) if type(item) is str else _text(item) for item in value])}]"
+
+
+def _object(value: Mapping[str, Json]) -> str:
+    if not value:
+        return "{}"
+    try:
+        keys = sorted(value)
+        ascii_only = "".join(keys).isascii()
+    except TypeError as error:
+        raise CanonicalError("encode object: a key is not text", reason="canonical-key") from error
+    if not ascii_only:
+        raise CanonicalError("encode object: a key is not ASCII", reason="canonical-key")
+    return f"{{{','.join([f'{encode_basestring(key)}:{_text(value[key])}' for key in keys])}}}"
+
+
+def _integer(value: int) -> str:
+    if abs(value) > _LARGEST_INTEGER:
+        raise CanonicalError(f"encode {value}: beyond 2**53 - 1", reason="canonical-integer")
+    return str(int(value))

@@ -1,0 +1,212 @@
+"""Derivations and sources: the build graph as immutable data.
+
+A derivation names its inputs by reference to other derivations; its id (known before anything is built) hashes
+that graph. Its *action key* hashes the same document with every input replaced by the tree it was built to, so a
+toolchain that is rebuilt to the same bytes changes no key above it.
+Both are BLAKE3 over canonical JSON, and the documents are kept: explanations walk the very bytes that were hashed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.model import canonical
+from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, Sha256, TreeId, blake3_hex
+from mmojo_forge.model.label import REPRODUCIBLE, Label
+from mmojo_forge.model.limits import Limits
+from mmojo_forge.model.tree import Tree
+
+SCHEMA = 1
+BUILTIN = "builtin:"
+"""Prefix of builders that forge itself runs, outside any sandbox, on data that it treats as hostile."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+_INPUT = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,99}")
+_OUTPUT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class DerivationError(ForgeError):
+    """A build step that cannot be described: a bad name, a variable that the sandbox owns, no output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A fixed-output derivation: one file whose content is known beforehand. Only these touch the network.
+
+    The locator says where to look; it is no part of the identity, so a mirror may change without a rebuild.
+    """
+
+    name: str
+    locator: str
+    digest: BlobDigest
+    size: int
+    sha256: Sha256
+    executable: bool = False
+    mirrors: tuple[str, ...] = ()
+    tree: TreeId = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        tree = Tree.of_file(self.digest, self.size, executable=self.executable)
+        object.__setattr__(self, "tree", tree.id)
+
+    @property
+    def label(self) -> Label:
+        """Sources are the same everywhere."""
+        return REPRODUCIBLE
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """Files of the workspace (patches, our own linker), hashed when the recipe is instantiated."""
+
+    name: str
+    path: str
+    tree: TreeId
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+
+    @property
+    def label(self) -> Label:
+        """Workspace files are part of what is described, not of the host."""
+        return REPRODUCIBLE
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One edge of the graph: which output of which node, and where the sandbox shows it.
+
+    `at` is an absolute path in the sandbox; `/forge/<input name>` unless a recipe has a reason.
+    """
+
+    node: Node
+    output: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Derivation:
+    """One build step. Callers may assume that names are valid and that the label covers all inputs.
+
+    `parallel` says that the builder can use several cores (it is told how many in FORGE_JOBS, which, like the
+    limits, is no part of the identity: a reproducible build must not depend on it).
+    """
+
+    name: str
+    builder: str
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    inputs: Mapping[str, Input]
+    outputs: tuple[str, ...] = ("out",)
+    system: str = "x86_64-linux"
+    label: Label = REPRODUCIBLE
+    limits: Limits = Limits()
+    parallel: bool = False
+    id: DerivationId = field(init=False)
+
+    def __post_init__(self) -> None:
+        _check_derivation(self)
+        label = self.label.joined(edge.node.label for edge in self.inputs.values())
+        object.__setattr__(self, "label", label)
+        object.__setattr__(self, "id", DerivationId(blake3_hex(self.encode())))
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether forge itself is the builder."""
+        return self.builder.startswith(BUILTIN)
+
+    def encode(self) -> bytes:
+        """The canonical bytes of the derivation; its id is their BLAKE3."""
+        return canonical.encode(self.document({name: _reference(edge) for name, edge in self.inputs.items()}))
+
+    def preimage(self, trees: Mapping[str, TreeId]) -> bytes:
+        """The action key's preimage, given the tree each input was built to, by input name."""
+        inputs: dict[str, canonical.Json] = {
+            name: {"at": edge.at, "tree": trees[name]} for name, edge in self.inputs.items()
+        }
+        return canonical.encode(self.document(inputs))
+
+    def document(self, inputs: Mapping[str, canonical.Json]) -> canonical.Json:
+        """The derivation as JSON with its inputs named as given."""
+        return {
+            "args": self.args,
+            "builder": self.builder,
+            "env": self.env,
+            "inputs": inputs,
+            "label": self.label.to_json(),
+            "name": self.name,
+            "outputs": self.outputs,
+            "schema": SCHEMA,
+            "system": self.system,
+        }
+
+
+Node = Source | LocalSource | Derivation
+
+
+def node_id(node: Node) -> str:
+    """What identifies a node within a graph: a derivation's id, a source's tree."""
+    return node.id if isinstance(node, Derivation) else f"source:{node.tree}"
+
+
+def action_key(preimage: bytes) -> ActionKey:
+    """The key under which a build trace is kept."""
+    return ActionKey(blake3_hex(preimage))
+
+
+def _reference(edge: Input) -> canonical.Json:
+    if isinstance(edge.node, Derivation):
+        return {"at": edge.at, "derivation": edge.node.id, "output": edge.output}
+    return {"at": edge.at, "tree": edge.node.tree}
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise DerivationError(f"describe {name!r}: not a valid name", reason="derivation-bad-name")
+
+
+def _check_derivation(derivation: Derivation) -> None:
+    _check_name(derivation.name)
+    if not derivation.outputs or len(set(derivation.outputs)) != len(derivation.outputs):
+        raise DerivationError(
+            f"describe {derivation.name}: outputs must be one or more, each named once",
+            reason="derivation-bad-output",
+        )
+    for output in derivation.outputs:
+        if not _OUTPUT.fullmatch(output):
+            raise DerivationError(
+                f"describe {derivation.name}: {output!r} is no output name", reason="derivation-bad-output"
+            )
+    for variable, value in derivation.env.items():
+        if not _VARIABLE.fullmatch(variable) or "\0" in value:
+            raise DerivationError(
+                f"describe {derivation.name}: {variable!r} is no environment variable",
+                reason="derivation-bad-env",
+            )
+    for name, edge in derivation.inputs.items():
+        if _INPUT.fullmatch(name) is None or edge.at != f"/forge/{name}" or edge.output not in _outputs(edge.node):
+            _check_input(derivation.name, name, edge)
+
+
+def _outputs(node: Node) -> tuple[str, ...]:
+    return node.outputs if isinstance(node, Derivation) else ("out",)
+
+
+def _check_input(owner: str, name: str, edge: Input) -> None:
+    if not _INPUT.fullmatch(name):
+        raise DerivationError(f"describe {owner}: {name!r} is no input name", reason="derivation-bad-input")
+    if not edge.at.startswith("/") or ".." in edge.at.split("/"):
+        raise DerivationError(
+            f"describe {owner}: input {name} cannot be shown at {edge.at!r}", reason="derivation-bad-input"
+        )
+    outputs = _outputs(edge.node)
+    if edge.output not in outputs:
+        raise DerivationError(
+            f"describe {owner}: {edge.node.name} has no output {edge.output!r}, only {', '.join(outputs)}",
+            reason="derivation-no-such-output",
+        )

@@ -1,0 +1,188 @@
+"""`forge.lock`: every pin, in one generated file that two people can merge.
+
+One TOML table per pin, sorted by name, no global checksum, nothing of the machine that wrote it:
+
+    schema = 1
+    [source."zig-0.15.2.whl"]             one fixed source
+    [userland."base"]                     what a Debian userland was asked to hold
+    [userland."base".package."bash"]      one package of its closure
+    [output."mmojo-server.ape"]           the tree a reproducible target is expected to give, for one derivation
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.model.digest import BlobDigest, DerivationId, Sha256, TreeId
+
+SCHEMA = 1
+HEADER = "# Written by `forge lock`; edit recipes, not this file.\n"
+
+
+class LockError(ForgeError):
+    """A lock file that is missing, malformed, of a foreign schema, or without a pin that is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One fixed source: where it was found and what exactly it is. `size` in bytes."""
+
+    name: str
+    locator: str
+    sha256: Sha256
+    blake3: BlobDigest
+    size: int
+    mirrors: tuple[str, ...] = ()
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Userland:
+    """The closure of a Debian userland: what was asked for, and each package it came to, by name."""
+
+    name: str
+    suite: str
+    architecture: str
+    packages: tuple[str, ...]
+    closure: Mapping[str, Pin]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedOutput:
+    """What a reproducible target is expected to be built to, as long as its derivation is this one."""
+
+    target: str
+    derivation: DerivationId
+    tree: TreeId
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """All pins by name. Empty where nothing was locked yet."""
+
+    sources: Mapping[str, Pin] = field(default_factory=dict)
+    userlands: Mapping[str, Userland] = field(default_factory=dict)
+    outputs: Mapping[str, ExpectedOutput] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str, *, origin: str = "forge.lock") -> Lock:
+        """The lock that `text` holds; raises LockError (`lock-malformed`, `lock-schema`)."""
+        document = _load(text, origin)
+        return cls(
+            sources={name: _pin(name, row) for name, row in document.source.items()},
+            userlands={name: _userland(name, row) for name, row in document.userland.items()},
+            outputs={
+                name: ExpectedOutput(name, DerivationId(row.derivation), TreeId(row.tree))
+                for name, row in document.output.items()
+            },
+        )
+
+    def dump(self) -> str:
+        """The text of the file: sorted, one table per pin."""
+        document: dict[str, Any] = {"schema": SCHEMA}
+        if self.sources:
+            document["source"] = {name: _pin_row(self.sources[name]) for name in sorted(self.sources)}
+        if self.userlands:
+            document["userland"] = {name: _userland_row(self.userlands[name]) for name in sorted(self.userlands)}
+        if self.outputs:
+            document["output"] = {
+                name: {"derivation": self.outputs[name].derivation, "tree": self.outputs[name].tree}
+                for name in sorted(self.outputs)
+            }
+        return HEADER + tomli_w.dumps(document, multiline_strings=False)
+
+
+_Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _PinRow(_Row):
+    locator: str
+    sha256: _Hex
+    blake3: _Hex
+    size: Annotated[int, Field(ge=0)]
+    mirrors: tuple[str, ...] = ()
+    version: str = ""
+
+
+class _UserlandRow(_Row):
+    suite: str
+    architecture: str
+    packages: tuple[str, ...]
+    package: dict[str, _PinRow] = {}
+
+
+class _OutputRow(_Row):
+    derivation: _Hex
+    tree: _Hex
+
+
+class _Document(_Row):
+    lock_schema: Annotated[int, Field(alias="schema")]
+    source: dict[str, _PinRow] = {}
+    userland: dict[str, _UserlandRow] = {}
+    output: dict[str, _OutputRow] = {}
+
+
+def _load(text: str, origin: str) -> _Document:
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise LockError(
+            f"read {origin}: not TOML: {error}",
+            detail="A merge conflict? Keep both sides' tables and run `forge lock --check`.",
+            reason="lock-malformed",
+        ) from error
+    if raw.get("schema") != SCHEMA:
+        raise LockError(
+            f"read {origin}: schema {raw.get('schema')!r} is not {SCHEMA}",
+            detail="It was written by another version of forge: use that version, or write it anew with `forge lock`.",
+            reason="lock-schema",
+        )
+    try:
+        return _Document.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise LockError(
+            f"read {origin}: {place}: {first['msg']}",
+            detail="The file is written by `forge lock` only; restore it from version control or write it anew.",
+            reason="lock-malformed",
+        ) from error
+
+
+def _pin(name: str, row: _PinRow) -> Pin:
+    return Pin(name, row.locator, Sha256(row.sha256), BlobDigest(row.blake3), row.size, row.mirrors, row.version)
+
+
+def _userland(name: str, row: _UserlandRow) -> Userland:
+    closure = {package: _pin(package, pin) for package, pin in row.package.items()}
+    return Userland(name, row.suite, row.architecture, row.packages, closure)
+
+
+def _pin_row(pin: Pin) -> dict[str, Any]:
+    row: dict[str, Any] = {"locator": pin.locator, "sha256": pin.sha256, "blake3": pin.blake3, "size": pin.size}
+    if pin.mirrors:
+        row["mirrors"] = list(pin.mirrors)
+    if pin.version:
+        row["version"] = pin.version
+    return row
+
+
+def _userland_row(userland: Userland) -> dict[str, Any]:
+    return {
+        "suite": userland.suite,
+        "architecture": userland.architecture,
+        "packages": list(userland.packages),
+        "package": {name: _pin_row(userland.closure[name]) for name in sorted(userland.closure)},
+    }

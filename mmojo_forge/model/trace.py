@@ -1,0 +1,44 @@
+"""Build traces: what an action key was built to, by whom, from which preimage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mmojo_forge.model import canonical
+from mmojo_forge.model.digest import ActionKey, TreeId
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One named result: its tree and how many bytes of content it has."""
+
+    tree: TreeId
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One row of the build trace. `preimage` hashes to `key`; `log` names the kept log, if there is one.
+
+    `started` is in seconds since the epoch, `seconds` the wall time of the build: facts about the build, which
+    never enter an identity.
+    """
+
+    key: ActionKey
+    name: str
+    preimage: bytes
+    outputs: Mapping[str, Output]
+    builder: str = "local"
+    started: float = 0.0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+    def fingerprint(self) -> bytes:
+        """The canonical bytes that a signature covers: what is claimed, nothing of when or where."""
+        outputs: dict[str, canonical.Json] = {
+            name: {"size": output.size, "tree": output.tree} for name, output in self.outputs.items()
+        }
+        return canonical.encode({"builder": self.builder, "key": self.key, "outputs": outputs, "schema": SCHEMA})

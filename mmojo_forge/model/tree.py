@@ -1,0 +1,206 @@
+"""File trees: what a store object is made of, and the canonical manifest that its id is the BLAKE3 of.
+
+A tree has names, kinds, the executable bit, blob digests and symlink targets: no times, owners or other modes.
+Its root is a directory or a single file. The manifest is canonical JSON:
+
+    {"entries":[["","d"],["bin","d"],["bin/sh","x","<blake3>",1234],["lib","l","usr/lib"]],"schema":1}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.model import canonical
+from mmojo_forge.model.digest import BlobDigest, TreeId, blake3_hex, is_hex_digest
+
+SCHEMA = 1
+MAX_PATH_BYTES = 4096
+MAX_NAME_BYTES = 255
+MAX_DEPTH = 128
+
+
+class TreeError(ForgeError):
+    """A file tree, or a manifest, that cannot be a store object."""
+
+
+class Kind(StrEnum):
+    """What an entry is; the values are those of the manifest."""
+
+    FILE = "f"
+    EXECUTABLE = "x"
+    SYMLINK = "l"
+    DIRECTORY = "d"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a tree. `digest` and `size` (bytes) are set for files, `target` for symlinks."""
+
+    path: str
+    kind: Kind
+    digest: BlobDigest | None = None
+    size: int = 0
+    target: str | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the entry has content in a blob."""
+        return self.digest is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A whole file tree. Callers may assume that entries are sorted, complete and safe to check out:
+
+    the root comes first, every parent is a directory that precedes its children, no path has `.`, `..`, empty
+    or NUL-bearing parts, and no symlink is absolute or leads out of the tree.
+    """
+
+    entries: tuple[Entry, ...]
+    id: TreeId = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check(self.entries)
+        object.__setattr__(self, "id", TreeId(blake3_hex(self.encode())))
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Tree:
+        """The tree with these entries, in any order; the root directory may be left out."""
+        listed = sorted(entries, key=lambda entry: sort_key(entry.path))
+        if not listed or listed[0].path:
+            listed.insert(0, Entry("", Kind.DIRECTORY))
+        return cls(tuple(listed))
+
+    @classmethod
+    def of_file(cls, digest: BlobDigest, size: int, *, executable: bool = False) -> Tree:
+        """The tree whose root is one file: what a source is."""
+        return cls((Entry("", Kind.EXECUTABLE if executable else Kind.FILE, digest, size),))
+
+    @classmethod
+    def parse(cls, manifest: bytes) -> Tree:
+        """The tree a manifest describes; raises TreeError unless it is canonical and keeps every rule."""
+        tree = cls(tuple(_parse_rows(manifest)))
+        if tree.encode() != manifest:
+            raise TreeError("read tree manifest: not in canonical form", reason="tree-not-canonical")
+        return tree
+
+    def encode(self) -> bytes:
+        """The canonical manifest."""
+        return canonical.encode({"entries": [_row(entry) for entry in self.entries], "schema": SCHEMA})
+
+    @property
+    def size(self) -> int:
+        """Bytes of content, each blob counted as often as it occurs."""
+        return sum(entry.size for entry in self.entries)
+
+    @property
+    def root_is_file(self) -> bool:
+        """Whether the tree is one file rather than a directory."""
+        return self.entries[0].is_file
+
+    def files(self) -> Iterator[Entry]:
+        """The entries that have content."""
+        return (entry for entry in self.entries if entry.digest is not None)
+
+
+def sort_key(path: str) -> tuple[bytes, ...]:
+    """Orders paths part by part in UTF-8 bytes, so that a directory precedes all below it."""
+    return tuple(part.encode("utf-8", "surrogatepass") for part in path.split("/")) if path else ()
+
+
+def check_name(name: str) -> None:
+    """Raise TreeError unless `name` can be one part of a path on every file system we check out to."""
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        raise TreeError(f"add {name!r} to a tree: not a file name", reason="tree-bad-name")
+    try:
+        length = len(name.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise TreeError(f"add {name!r} to a tree: not UTF-8", reason="tree-bad-name") from error
+    if length > MAX_NAME_BYTES:
+        raise TreeError(f"add {name[:40]!r}… to a tree: name too long", reason="tree-bad-name")
+
+
+def check_symlink(path: str, target: str) -> None:
+    """Raise TreeError unless `target`, resolved by text alone, stays inside the tree `path` lies in."""
+    if target.startswith("/"):
+        raise TreeError(f"add symlink {path}: target {target} is absolute", reason="symlink-absolute")
+    if not target or "\0" in target:
+        raise TreeError(f"add symlink {path}: target is empty or has NUL", reason="symlink-bad-target")
+    depth = path.count("/")
+    for part in target.split("/"):
+        if part == "..":
+            depth -= 1
+        elif part not in {"", "."}:
+            depth += 1
+        if depth < 0:
+            raise TreeError(f"add symlink {path}: target {target} leaves the tree", reason="symlink-escapes")
+
+
+def _check(entries: tuple[Entry, ...]) -> None:
+    if not entries or entries[0].path:
+        raise TreeError("make tree: no root entry", reason="tree-no-root")
+    if entries[0].kind is Kind.SYMLINK:
+        raise TreeError("make tree: the root is a symlink", reason="tree-bad-root")
+    directories = {""} if entries[0].kind is Kind.DIRECTORY else set[str]()
+    previous: tuple[bytes, ...] = ()
+    for entry in entries[1:]:
+        _check_entry(entry, directories)
+        key = sort_key(entry.path)
+        if key <= previous:
+            raise TreeError(f"make tree: {entry.path} out of order or twice", reason="tree-order")
+        previous = key
+    _check_content(entries[0])
+
+
+def _check_entry(entry: Entry, directories: set[str]) -> None:
+    parent, _, name = entry.path.rpartition("/")
+    check_name(name)
+    if parent not in directories:
+        raise TreeError(f"make tree: {entry.path} has no parent directory", reason="tree-no-parent")
+    if len(entry.path.encode()) > MAX_PATH_BYTES or entry.path.count("/") >= MAX_DEPTH:
+        raise TreeError(f"make tree: {entry.path[:80]}… is too long or deep", reason="tree-bad-name")
+    if entry.kind is Kind.DIRECTORY:
+        directories.add(entry.path)
+    elif entry.kind is Kind.SYMLINK:
+        check_symlink(entry.path, entry.target or "")
+    _check_content(entry)
+
+
+def _check_content(entry: Entry) -> None:
+    has_content = entry.kind in {Kind.FILE, Kind.EXECUTABLE}
+    if has_content != (entry.digest is not None) or (entry.kind is Kind.SYMLINK) != (entry.target is not None):
+        raise TreeError(f"make tree: {entry.path!r} is not a well-formed {entry.kind.name}", reason="tree-entry")
+    if entry.digest is not None and (not is_hex_digest(entry.digest) or entry.size < 0):
+        raise TreeError(f"make tree: {entry.path!r} has a malformed digest or size", reason="tree-entry")
+
+
+def _row(entry: Entry) -> list[canonical.Json]:
+    if entry.digest is not None:
+        return [entry.path, entry.kind.value, entry.digest, entry.size]
+    if entry.target is not None:
+        return [entry.path, entry.kind.value, entry.target]
+    return [entry.path, entry.kind.value]
+
+
+def _parse_rows(manifest: bytes) -> Iterator[Entry]:
+    try:
+        document = json.loads(manifest)
+        if document["schema"] != SCHEMA:
+            raise TreeError(f"read tree manifest: schema {document['schema']} is not {SCHEMA}", reason="tree-schema")
+        for row in document["entries"]:
+            yield _entry(*row)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TreeError(f"read tree manifest: {error}", reason="tree-malformed") from error
+
+
+def _entry(path: str, kind: str, content: str | None = None, size: int = 0) -> Entry:
+    parsed = Kind(kind)
+    if parsed is Kind.SYMLINK:
+        return Entry(path, parsed, target=content)
+    if not isinstance(path, str) or not isinstance(size, int):
+        raise TypeError("an entry is path, kind, digest, size")
+    return Entry(path, parsed, BlobDigest(content) if content is not None else None, size)

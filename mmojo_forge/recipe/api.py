@@ -1,0 +1,327 @@
+"""What recipes are written with: plain values that say what is wanted, and do nothing.
+
+A recipe is a function. Its parameters without defaults name its inputs (other packages; `llama_cpp` means the
+package `llama-cpp`), those with defaults are its options. It returns a Spec, which the evaluator turns into a
+derivation once the inputs are instantiated:
+
+    @recipe("hello")
+    def hello(zig: Package, userland: Package, *, greeting: str = "hello") -> Spec:
+        return build("hello", userland=userland, inputs={"zig": zig}, phases={"build": "..."})
+
+A parameter called `host` receives the facts of this machine, and labels the result host-specific.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, overload
+
+from mmojo_forge.model import canonical
+from mmojo_forge.model.limits import Limits
+from mmojo_forge.recipe.host import Host
+
+__all__ = [
+    "Debian",
+    "DebianFile",
+    "Files",
+    "Git",
+    "Host",
+    "Npm",
+    "Package",
+    "Pypi",
+    "Recipe",
+    "Spec",
+    "Url",
+    "build",
+    "forge_files",
+    "quote",
+    "recipe",
+    "unpack",
+]
+
+OptionValue = str | int | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """Another recipe's result, by name: `package` or `package.variant`, with options, and one of its outputs."""
+
+    name: str
+    options: tuple[tuple[str, OptionValue], ...] = ()
+    wanted: str | None = None
+
+    def variant(self, variant: str) -> Package:
+        """The sibling `package.variant`."""
+        return Package(f"{self.name.partition('.')[0]}.{variant}", self.options, self.wanted)
+
+    def with_options(self, **options: OptionValue) -> Package:
+        """The same package with these options set."""
+        return Package(self.name, tuple(sorted({**dict(self.options), **options}.items())), self.wanted)
+
+    def output(self, output: str) -> Package:
+        """The same package, but this output of it instead of the first."""
+        return replace(self, wanted=output)
+
+
+@dataclass(frozen=True, slots=True)
+class Pypi:
+    """One file of a release on the Python package index."""
+
+    project: str
+    version: str
+    file: str
+    executable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The pin's name in forge.lock."""
+        return self.file
+
+    @property
+    def locator(self) -> str:
+        """Where to look, in the grammar of `fetch`."""
+        return f"pypi:{self.project}=={self.version}/{self.file}"
+
+
+@dataclass(frozen=True, slots=True)
+class DebianFile:
+    """One file of Debian's pool, for instance an upstream source archive: `pool/main/o/openssl/…`."""
+
+    path: str
+    executable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The pin's name in forge.lock."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def locator(self) -> str:
+        """Where to look, in the grammar of `fetch`."""
+        return f"debian:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Npm:
+    """The tarball of one version of an npm package."""
+
+    package: str
+    version: str
+    executable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The pin's name in forge.lock."""
+        return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
+    @property
+    def locator(self) -> str:
+        """Where to look, in the grammar of `fetch`."""
+        return f"npm:{self.package}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A file on the web, with mirrors that are tried in turn."""
+
+    url: str
+    mirrors: tuple[str, ...] = ()
+    file: str = ""
+    executable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The pin's name in forge.lock."""
+        return self.file or self.url.rpartition("/")[2]
+
+    @property
+    def locator(self) -> str:
+        """Where to look, in the grammar of `fetch`."""
+        return f"url:{self.url}"
+
+
+@dataclass(frozen=True, slots=True)
+class Git:
+    """The files of one commit of a git repository, as one tar archive."""
+
+    url: str
+    commit: str
+    executable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The pin's name in forge.lock."""
+        return f"{self.url.rstrip('/').rpartition('/')[2].removesuffix('.git')}-{self.commit[:12]}.tar"
+
+    @property
+    def locator(self) -> str:
+        """Where to look, in the grammar of `fetch`."""
+        return f"git:{self.url}#{self.commit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Debian:
+    """Debian packages and all they depend on, as one userland; the closure is resolved by `forge lock`."""
+
+    name: str
+    suite: str
+    packages: tuple[str, ...]
+    architecture: str = "amd64"
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """A file or folder that lies beside the recipe: patches, our own sources."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgeFiles:
+    """A file or folder of forge itself, which some builds run inside the sandbox (the APE linker)."""
+
+    path: str
+
+
+Fixed = Pypi | DebianFile | Npm | Url | Git
+Wanted = Package | Fixed | Debian | Files | ForgeFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A derivation in the making: everything but the identity of its inputs. `at` overrides where inputs lie."""
+
+    name: str
+    builder: str
+    args: tuple[str, ...]
+    inputs: Mapping[str, Wanted]
+    env: Mapping[str, str] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ("out",)
+    at: Mapping[str, str] = field(default_factory=dict)
+    parallel: bool = False
+    limits: Limits = Limits()
+
+
+Returned = Spec | Package
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe function with its target name; `variants` are further targets that preset options.
+
+    `inputs` are its parameters without defaults: the packages it is built from (and perhaps `host`); `options` are
+    those with defaults.
+    """
+
+    name: str
+    function: Callable[..., Returned]
+    variants: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
+    inputs: tuple[str, ...] = field(init=False)
+    options: Mapping[str, OptionValue] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", self._parameters_without_defaults())
+        object.__setattr__(self, "options", self._parameters_with_defaults())
+
+    def _parameters_without_defaults(self) -> tuple[str, ...]:
+        code = self.function.__code__
+        positional = code.co_varnames[: code.co_argcount]
+        keyword_only = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+        defaulted = len(self.function.__defaults__ or ())
+        with_default = (*positional[len(positional) - defaulted :], *(self.function.__kwdefaults__ or {}))
+        return tuple(name for name in (*positional, *keyword_only) if name not in with_default)
+
+    def _parameters_with_defaults(self) -> dict[str, OptionValue]:
+        code = self.function.__code__
+        defaults = self.function.__defaults__ or ()
+        names = code.co_varnames[: code.co_argcount][code.co_argcount - len(defaults) :]
+        return {**dict(zip(names, defaults, strict=True)), **(self.function.__kwdefaults__ or {})}
+
+    @property
+    def summary(self) -> str:
+        """The first line of the recipe's docstring."""
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+
+@overload
+def recipe(name: str) -> Callable[[Callable[..., Returned]], Recipe]: ...
+@overload
+def recipe(
+    name: str, *, variants: Mapping[str, Mapping[str, OptionValue]]
+) -> Callable[[Callable[..., Returned]], Recipe]: ...
+def recipe(name: str, **more: Any) -> Callable[[Callable[..., Returned]], Recipe]:
+    """Make a function the recipe of the target `name` (`package` or `package.variant`)."""
+
+    def declare(function: Callable[..., Returned]) -> Recipe:
+        return Recipe(name, function, more.get("variants", {}))
+
+    return declare
+
+
+def build(
+    name: str,
+    *,
+    userland: Wanted,
+    phases: Mapping[str, str],
+    inputs: Mapping[str, Wanted] | None = None,
+    env: Mapping[str, str] | None = None,
+    outputs: tuple[str, ...] = ("out",),
+    at: Mapping[str, str] | None = None,
+    parallel: bool = False,
+    limits: Limits = Limits(),
+) -> Spec:
+    """A build by bash: phases of shell text, run in order in /build, each output left in /forge/out/<output>.
+
+    The userland lies at /usr; every other input at /forge/<input name> unless `at` says otherwise.
+    """
+    script = "".join(f"printf 'forge-phase: %s\\n' {quote(phase)}\n{text.strip()}\n" for phase, text in phases.items())
+    return Spec(
+        name=name,
+        builder="/bin/bash",
+        args=("-eu", "-o", "pipefail", "-c", script),
+        inputs={**(inputs or {}), "userland": userland},
+        env=env or {},
+        outputs=outputs,
+        at={"userland": "/usr", **(at or {})},
+        parallel=parallel,
+        limits=limits,
+    )
+
+
+def unpack(
+    name: str,
+    *archives: Wanted,
+    strip_components: int = 0,
+    subpath: str = "",
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+    root_tree: bool = False,
+    symlinks: Mapping[str, str] | None = None,
+) -> Spec:
+    """A tree unpacked from archives by forge's own extraction, one after the other, in order.
+
+    `subpath` keeps only what lies below it. `root_tree` is for Debian packages that together make a root file
+    system: /bin and the like are merged into usr/ and absolute symlinks become relative. `symlinks` (path: target)
+    are added at the end, for what Debian's maintainer scripts would have made.
+    """
+    inputs = {f"archive-{index:03}": archive for index, archive in enumerate(archives)}
+    options: dict[str, canonical.Json] = {
+        "exclude": exclude,
+        "include": include,
+        "root_tree": root_tree,
+        "strip_components": strip_components,
+        "subpath": subpath,
+        "symlinks": symlinks or {},
+    }
+    return Spec(name=name, builder="builtin:unpack", args=(canonical.encode(options).decode(),), inputs=inputs)
+
+
+def forge_files(path: str) -> ForgeFiles:
+    """A file or folder of forge's own package, as an input."""
+    return ForgeFiles(path)
+
+
+def quote(text: str) -> str:
+    """`text` as one word of POSIX shell."""
+    return "'" + text.replace("'", "'\"'\"'") + "'"

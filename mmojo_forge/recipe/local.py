@@ -1,0 +1,49 @@
+"""Workspace files as inputs: the tree a file or folder would be stored as."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from blake3 import blake3
+
+from mmojo_forge.model.digest import BlobDigest
+from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.recipe.errors import RecipeError
+
+_CHUNK = 1 << 20
+IGNORED = frozenset({"__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
+
+
+def read_local_tree(path: Path) -> Tree:
+    """The tree of a workspace file or folder, caches of the interpreter left out; raises RecipeError."""
+    try:
+        return Tree.of(_entries(path, ""))
+    except OSError as error:
+        raise RecipeError(f"read {path}: {error.strerror}", reason="local-files-missing") from error
+
+
+def _entries(path: Path, name: str) -> Iterator[Entry]:
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        yield Entry(name, Kind.SYMLINK, target=os.readlink(path))
+    elif stat.S_ISREG(status.st_mode):
+        kind = Kind.EXECUTABLE if status.st_mode & stat.S_IXUSR else Kind.FILE
+        yield Entry(name, kind, _digest(path), status.st_size)
+    elif stat.S_ISDIR(status.st_mode):
+        yield Entry(name, Kind.DIRECTORY)
+        for child in sorted(os.listdir(path)):
+            if child not in IGNORED:
+                yield from _entries(path / child, f"{name}/{child}" if name else child)
+    else:
+        raise RecipeError(f"read {path}: neither file, folder nor symlink", reason="local-files-kind")
+
+
+def _digest(path: Path) -> BlobDigest:
+    hasher = blake3()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            hasher.update(chunk)
+    return BlobDigest(hasher.hexdigest())

@@ -1,0 +1,95 @@
+"""Golden vectors: derivation bytes, ids, preimages and keys. A change here changes every cache in the world.
+
+`FORGE_TEST_ACCEPT=1` rewrites the files and marks the tests skipped, so that a changed key is a reviewed diff.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.workspace import as_package
+from mmojo_forge.model.derivation import Derivation, action_key
+from mmojo_forge.model.digest import BlobDigest, Sha256, TreeId, blake3_hex
+from mmojo_forge.model.lockfile import Lock, Pin, Userland
+from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.recipe.evaluate import Evaluator
+from mmojo_forge.recipe.loader import Loader
+
+HERE = Path(__file__).resolve().parent
+TARGETS = ("compiler", "compiler.userland", "app", "app.v3", "app.native")
+
+
+def pin(name: str, locator: str) -> Pin:
+    return Pin(
+        name, locator, Sha256(blake3_hex(f"sha256 {name}".encode())), BlobDigest(blake3_hex(name.encode())), len(name)
+    )
+
+
+LOCK = Lock(
+    {
+        "compiler-1.0.whl": pin("compiler-1.0.whl", "pypi:compiler==1.0/compiler-1.0.whl"),
+        "app-1.tar.gz": pin("app-1.tar.gz", "url:https://example.org/app-1.tar.gz"),
+    },
+    {
+        "base": Userland(
+            "base",
+            "bookworm",
+            "amd64",
+            ("bash", "make"),
+            {name: pin(name, f"debian:pool/{name}.deb") for name in ("bash", "libc6", "make")},
+        )
+    },
+)
+
+
+def compare(path: Path, text: str) -> None:
+    if os.environ.get("FORGE_TEST_ACCEPT"):
+        path.write_text(text)
+        pytest.skip(f"rewrote {path.name}")
+    assert path.read_text() == text
+
+
+def tell(node: Derivation) -> str:
+    """The derivation, and its key if every input had been built to a tree made of its own name."""
+    trees = {name: TreeId(blake3_hex(f"tree {name}".encode())) for name in node.inputs}
+    preimage = node.preimage(trees)
+    return "\n".join(
+        (
+            f"derivation {node.id}",
+            node.encode().decode(),
+            f"action key {action_key(preimage)}",
+            preimage.decode(),
+            "",
+        )
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_derivation_bytes_and_keys_are_those_on_file(target: str) -> None:
+    evaluator = Evaluator(
+        Loader(HERE / "workspace"), LOCK, forge_root=HERE, host_facts=lambda: {"cpu.model": "Golden CPU", "os": "linux"}
+    )
+    node = evaluator.instantiate(as_package(target)).node
+    compare(HERE / "cases" / f"{target}.txt", "\n".join(tell(each) for each in Graph.of([node]).derivations()))
+
+
+def test_tree_manifest_and_id_are_those_on_file() -> None:
+    digest = BlobDigest(blake3_hex(b"content"))
+    tree = Tree.of(
+        [
+            Entry("bin", Kind.DIRECTORY),
+            Entry("bin/run", Kind.EXECUTABLE, digest, 7),
+            Entry("bin/ru", Kind.SYMLINK, target="run"),
+            Entry("bin-2", Kind.DIRECTORY),
+            Entry('naïve "file"\n', Kind.FILE, digest, 7),
+        ]
+    )
+    compare(HERE / "cases" / "tree.txt", f"{tree.id}\n{tree.encode().decode()}\n")
+
+
+def test_lock_text_is_that_on_file() -> None:
+    compare(HERE / "cases" / "forge.lock.txt", LOCK.dump())

@@ -1,0 +1,203 @@
+"""The layers of the house: who may import whom. A rule without a check decays."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "mmojo_forge"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MIDDLE = ("recipe", "store", "executor", "fetch", "ape")
+
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "model": {"errors", "model"},
+    **{layer: {"errors", "model", layer} for layer in MIDDLE},
+    "engine": {"errors", "model", *MIDDLE, "engine"},
+    "cli": {"errors", "model", *MIDDLE, "engine", "cli"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+
+# Imports inside functions, each with the reason why it is late: start-up time, and nothing else.
+LATE_IMPORTS = {
+    ("cli/main.py", "site"): "started with -S; installed packages are not needed on the no-op path",
+    ("cli/main.py", "mmojo_forge.cli.commands"): "click, rich and the engine are not needed on the no-op path",
+    ("cli/commands.py", "difflib"): "only for a typing error",
+    ("cli/context.py", "mmojo_forge.fetch.fetcher"): "requests is needed only to download",
+    ("cli/context.py", "mmojo_forge.executor.bubblewrap"): "needed only to build",
+    ("cli/locations.py", "tomllib"): "most users have no configuration file",
+    ("cli/terminal.py", "rich.console"): "only where a person looks on",
+    ("cli/terminal.py", "rich.live"): "only where a person looks on",
+    ("cli/terminal.py", "rich.table"): "only where a person looks on",
+    ("cli/terminal.py", "rich.text"): "only where a person looks on",
+    ("recipe/evaluate.py", "pydantic"): "only where an option is not of its plain type already",
+    ("store/known.py", "hashlib"): "only for a link whose path is too long for a file name",
+}
+# `if TYPE_CHECKING` is allowed where the module is imported late for start-up time anyway, for the annotation.
+TYPE_CHECKING_MODULES = {"cli/context.py"}
+# The no-op path may import the standard library and these modules only.
+NOOP_MODULES = {
+    "cli/main.py",
+    "cli/noop.py",
+    "cli/locations.py",
+    "engine/evaluation_cache.py",
+    "store/known.py",
+    "store/layout.py",
+}
+# Beside the CLI nobody reads the environment, the arguments, or prints; `ape` is a program of its own in the sandbox.
+CLI_ONLY = {("os", "environ"), ("os", "getenv"), ("sys", "argv"), ("sys", "exit"), ("sys", "stdout")}
+CLI_LIKE = {"ape/__main__.py"}
+
+
+def layer_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def imported_modules(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        yield node.module or ""
+
+
+def module_file(module: str, names: list[str]) -> Iterator[str]:
+    """The package files that `from module import names` reaches."""
+    relative = module.removeprefix("mmojo_forge").lstrip(".").replace(".", "/")
+    for name in names:
+        candidate = f"{relative}/{name}.py".lstrip("/")
+        if (PACKAGE / candidate).is_file():
+            yield candidate
+    for candidate in (f"{relative}.py", f"{relative}/__init__.py".lstrip("/")):
+        if (PACKAGE / candidate).is_file():
+            yield candidate
+
+
+def module_level_imports(path: Path) -> Iterator[tuple[str, list[str]]]:
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_only_from_its_own_layer_and_those_below(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        for module in imported_modules(node):
+            if module.startswith("mmojo_forge."):
+                layer = module.split(".")[1]
+                assert layer in ALLOWED[layer_of(path)], f"{name_of(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_stand_at_the_top_unless_they_are_late_for_a_listed_reason(path: Path) -> None:
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.If):
+            continue
+        if isinstance(function, ast.If) and "TYPE_CHECKING" not in ast.dump(function.test):
+            continue
+        for node in ast.walk(function):
+            for module in imported_modules(node):
+                if isinstance(function, ast.If):
+                    assert name_of(path) in TYPE_CHECKING_MODULES, f"{name_of(path)} hides {module}"
+                else:
+                    assert (name_of(path), module) in LATE_IMPORTS, f"{name_of(path)} imports {module} late"
+
+
+def test_every_listed_late_import_is_still_there() -> None:
+    found = set()
+    for path in MODULES:
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                found.update(
+                    (name_of(path), module) for node in ast.walk(function) for module in imported_modules(node)
+                )
+    assert set(LATE_IMPORTS) <= found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    edges = {
+        name_of(path): {file for module, names in module_level_imports(path) for file in module_file(module, names)}
+        for path in MODULES
+    }
+    # The recipe package's __init__ re-exports its API, which is the one place where a package imports downwards.
+    state: dict[str, int] = {}
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert state.get(module) != 1, f"circle: {' -> '.join((*trail, module))}"
+        if module in state:
+            return
+        state[module] = 1
+        for target in edges.get(module, ()):
+            if target != module and not target.endswith("__init__.py"):
+                visit(target, (*trail, module))
+        state[module] = 2
+
+    for module in edges:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_the_command_line_touches_arguments_environment_and_exit(path: Path) -> None:
+    if layer_of(path) in {"cli", "__main__"} or name_of(path) in CLI_LIKE:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in CLI_ONLY, f"{name_of(path)}:{node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"{name_of(path)}:{node.lineno}"
+
+
+def test_the_no_op_path_imports_the_standard_library_and_itself_only() -> None:
+    for name in NOOP_MODULES:
+        for module, names in module_level_imports(PACKAGE / name):
+            if module.startswith("mmojo_forge"):
+                reached = {file for file in module_file(module, names) if not file.endswith("__init__.py")}
+                assert reached <= NOOP_MODULES, f"{name} imports {module}"
+            else:
+                assert module.split(".")[0] in {
+                    "__future__",
+                    "os",
+                    "sys",
+                    "json",
+                    "zlib",
+                    "sqlite3",
+                    "collections",
+                    "dataclasses",
+                }, f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400, name_of(path)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            docstring = len((ast.get_docstring(node) or "").splitlines())
+            lines = (node.end_lineno or 0) - node.lineno + 1 - docstring
+            assert lines <= 45, f"{name_of(path)}: {node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_module_keeps_mutable_state(path: Path) -> None:
+    for node in ast.parse(path.read_text()).body:
+        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        name = targets[0].id if targets and isinstance(targets[0], ast.Name) else ""
+        if isinstance(value, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp):
+            assert name == "__all__" or (name.isupper() or name.lstrip("_").isupper()), f"{name_of(path)}: {name}"
+        for call in ast.walk(node) if isinstance(node, ast.FunctionDef) else ():
+            assert not isinstance(call, ast.Global), f"{name_of(path)}: global"

@@ -1,0 +1,37 @@
+from mmojo_forge.recipe import Debian, Spec, recipe, unpack
+
+# What build scripts may take for granted: a POSIX shell and its tools, make, patch, and the two languages that
+# build systems are written in. No compiler: those are toolchains of their own.
+PACKAGES = (
+    "bash",
+    "coreutils",
+    "dash",
+    "diffutils",
+    "file",
+    "findutils",
+    "gawk",
+    "grep",
+    "gzip",
+    "libc-bin",
+    "make",
+    "patch",
+    "perl",
+    "python3-minimal",
+    "python3",
+    "sed",
+    "tar",
+    "xz-utils",
+)
+
+
+@recipe("userland")
+def userland() -> Spec:
+    """Debian 12's shell, coreutils, make, patch, perl and python, as one tree that sandboxes show at /usr."""
+    return unpack(
+        "userland",
+        Debian("base", "bookworm", PACKAGES),
+        root_tree=True,
+        include=("usr/*",),
+        exclude=("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*", "usr/share/lintian/*"),
+        symlinks={"usr/bin/awk": "gawk"},
+    )
