@@ -33,20 +33,25 @@ def run(node: Derivation, inputs: Mapping[str, Path], out: Path) -> BuildResult:
 def _unpack(node: Derivation, inputs: Mapping[str, Path], destination: Path) -> None:
     options: dict[str, Any] = json.loads(node.args[0])
     order: list[str] = json.loads(node.args[1])
-    destination.mkdir()
+    debian_usr = options.get("debian_usr", False)
+    whole = destination.with_name("root") if debian_usr else destination
+    whole.mkdir()
     extract_all(
         [inputs[name] for name in order],
-        destination,
+        whole,
         ExtractOptions(
-            strip_components=options["strip_components"],
-            subpath=options["subpath"] or None,
-            include=tuple(options["include"]),
-            exclude=tuple(options["exclude"]),
-            merge_usr=options["root_tree"],
-            root_links=options["root_tree"],
+            strip_components=options.get("strip_components", 0),
+            subpath=options.get("subpath"),
+            include=tuple(options.get("include", ())),
+            exclude=tuple(options.get("exclude", ())),
+            merge_usr=debian_usr,
+            root_links=debian_usr,
+            may_be_empty=debian_usr,
         ),
     )
-    for path, target in sorted(options["symlinks"].items()):
+    if debian_usr:
+        (whole / "usr").rename(destination)
+    for path, target in sorted(options.get("symlinks", {}).items()):
         _add_symlink(node, destination, path, target)
 
 

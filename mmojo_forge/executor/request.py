@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -79,7 +80,7 @@ class BuildRequest:
                 raise self._refusal(f"mount source is not absolute: {mount.source}", "relative-path")
             if not _is_free(mount.at):
                 raise self._refusal(f"nothing can be mounted at {mount.at!r}", "bad-mount")
-        for before, after in zip(places, places[1:], strict=False):
+        for before, after in itertools.pairwise(places):
             if after == before or after.startswith(before + "/"):
                 raise self._refusal(f"mount {after!r} lies in mount {before!r}", "bad-mount")
 

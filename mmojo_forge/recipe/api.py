@@ -296,24 +296,26 @@ def unpack(
     subpath: str = "",
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
-    root_tree: bool = False,
+    debian_usr: bool = False,
     symlinks: Mapping[str, str] | None = None,
 ) -> Spec:
     """A tree unpacked from archives by forge's own extraction, one after the other, in order.
 
-    `subpath` keeps only what lies below it. `root_tree` is for Debian packages that together make a root file
-    system: /bin and the like are merged into usr/ and absolute symlinks become relative. `symlinks` (path: target)
-    are added at the end, for what Debian's maintainer scripts would have made.
+    `subpath` keeps only what lies below it. `debian_usr` is for Debian packages that together make a
+    root file system: /bin and the like are merged into /usr, absolute symlinks become relative, and /usr is the
+    result. `symlinks` (path: target) are added at the end, for what Debian's maintainer scripts would have made.
     """
     inputs = {f"archive-{index:03}": archive for index, archive in enumerate(archives)}
-    options: dict[str, canonical.Json] = {
+    given: dict[str, canonical.Json] = {
         "exclude": exclude,
         "include": include,
-        "root_tree": root_tree,
+        "debian_usr": debian_usr,
         "strip_components": strip_components,
         "subpath": subpath,
         "symlinks": symlinks or {},
     }
+    # What is not asked for is not told, so that an option that is added later changes no key.
+    options = {name: value for name, value in given.items() if value}
     return Spec(name=name, builder="builtin:unpack", args=(canonical.encode(options).decode(),), inputs=inputs)
 
 

@@ -381,12 +381,13 @@ def test_whoever_waits_for_a_lock_is_told_and_may_give_up(store: Store) -> None:
         pass
 
 
-def test_scratch_space_is_gone_afterwards(store: Store) -> None:
+def test_scratch_space_is_gone_when_the_store_is_closed(store: Store) -> None:
     with store.scratch("build") as path:
         assert os.listdir(path) == []
         (path / "closed").mkdir()
         (path / "closed" / "file").write_bytes(b"")
         (path / "closed").chmod(0o500)
+    store.close()
     assert not path.exists()
 
 

@@ -30,8 +30,14 @@ def userland() -> Spec:
     return unpack(
         "userland",
         Debian("base", "bookworm", PACKAGES),
-        root_tree=True,
-        include=("usr/*",),
-        exclude=("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*", "usr/share/lintian/*"),
-        symlinks={"usr/bin/awk": "gawk"},
+        debian_usr=True,
+        exclude=(
+            "usr/share/doc",
+            "usr/share/info",
+            "usr/share/lintian",
+            "usr/share/locale",
+            "usr/share/man",
+            "usr/lib/python3*/sitecustomize.py",  # a link to /etc, which sandboxes do not have
+        ),
+        symlinks={"bin/awk": "gawk"},
     )

@@ -10,4 +10,4 @@ def compiler() -> Spec:
 @recipe("compiler.userland")
 def userland() -> Spec:
     """Debian packages as one tree."""
-    return unpack("userland", Debian("base", "bookworm", ("bash", "make")), root_tree=True)
+    return unpack("userland", Debian("base", "bookworm", ("bash", "make")), debian_usr=True)

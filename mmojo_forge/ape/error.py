@@ -1,0 +1,32 @@
+"""What can be wrong with an APE or with the order to make one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from mmojo_forge.errors import ForgeError
+
+
+class ApeReason(StrEnum):
+    """The machine-readable names of this package's failures."""
+
+    SPEC = "ape-spec"
+    INPUT = "ape-input"
+    FEATURE = "ape-feature"
+    SLICE = "ape-slice"
+    LAUNCHER = "ape-launcher"
+    QUOTE = "ape-pe-quote"
+    SCRIPT = "ape-script"
+    NOT_AN_APE = "ape-not-an-ape"
+    FOREIGN = "ape-foreign"
+    TRUNCATED = "ape-truncated"
+    ALTERED = "ape-altered"
+    NO_ENTRY = "ape-no-entry"
+    NO_HEADER = "ape-no-header"
+
+
+class ApeError(ForgeError):
+    """A file that cannot be linked, read or taken apart."""
+
+    def __init__(self, message: str, *, detail: str = "", reason: ApeReason) -> None:
+        super().__init__(message, detail=detail, reason=str(reason))

@@ -1,0 +1,135 @@
+"""PE as an APE needs it (Microsoft PE/COFF specification; field offsets are those of its tables).
+
+The launcher's PE headers move to offset 64, directly behind the DOS header, and its section data to wherever the
+linker has room; the loader finds both by offsets that are rewritten here. The headers lie inside a single-quoted
+shell string, so none of their bytes may be the quote, 27h.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from mmojo_forge.ape.error import ApeError, ApeReason
+from mmojo_forge.ape.layout import round_up
+
+HEADERS_AT: Final = 64
+QUOTE: Final = 0x27
+_ALIGN: Final = 512
+_AMD64: Final = 0x8664
+_PE32_PLUS: Final = 0x20B
+_DEBUG: Final = 6  # index in the data directory
+
+# Offsets from the PE signature: COFF header at 4, optional header at 24.
+_TIME_DATE_STAMP: Final = 8
+_SIZES: Final = (28, 32, 36)  # SizeOfCode, SizeOfInitializedData, SizeOfUninitializedData
+_SIZE_OF_HEADERS: Final = 24 + 60
+_CHECK_SUM: Final = 24 + 64
+_DIRECTORY: Final = 24 + 112
+_SECTION: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class PeSection:
+    """One section: where it lies in memory and in the file."""
+
+    name: str
+    address: int
+    memory_size: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeImage:
+    """The headers of a PE32+ executable for x86-64, and what they say. `headers` starts with the signature."""
+
+    headers: bytes
+    entry: int
+    subsystem: int
+    sections: tuple[PeSection, ...]
+
+    @property
+    def data_start(self) -> int:
+        """Where section data begins in the file the headers were read from."""
+        return min(section.offset for section in self.sections if section.size)
+
+    @property
+    def data_end(self) -> int:
+        """Where it ends."""
+        return max(section.offset + section.size for section in self.sections)
+
+
+def parse_pe(image: bytes, what: str, reason: ApeReason = ApeReason.LAUNCHER) -> PeImage:
+    """The PE whose bytes (its headers at least) are `image`."""
+    try:
+        if image[:2] != b"MZ":
+            raise ValueError("no MZ")
+        (start,) = struct.unpack_from("<I", image, 0x3C)
+        (signature, machine, count, _, _, _, optional) = struct.unpack_from("<4sHHIIIH", image, start)
+        (magic,) = struct.unpack_from("<H", image, start + 24)
+        if (signature, machine, magic) != (b"PE\0\0", _AMD64, _PE32_PLUS):
+            raise ValueError("not PE32+ for x86-64")
+        (entry,) = struct.unpack_from("<I", image, start + 24 + 16)
+        (subsystem,) = struct.unpack_from("<H", image, start + 24 + 68)
+        first = start + 24 + optional
+        sections = tuple(_parse_section(image, first + index * _SECTION) for index in range(count))
+        if not any(section.size for section in sections):
+            raise ValueError("no section has data")
+    except (struct.error, ValueError) as error:
+        raise ApeError(f"{what}: not a PE executable for x86-64: {error}", reason=reason) from error
+    return PeImage(image[start : first + count * _SECTION], entry, subsystem, sections)
+
+
+def _parse_section(image: bytes, at: int) -> PeSection:
+    name, memory_size, address, size, offset = struct.unpack_from("<8sIIII", image, at)
+    return PeSection(name.rstrip(b"\0").decode("latin-1"), address, memory_size, offset, size)
+
+
+def place_data(pe: PeImage, start: int, what: str) -> tuple[int, bytes]:
+    """The first offset from `start` on where section data may lie, and the headers that say so.
+
+    An offset is a number in the headers like any other: those with a quote among their bytes are passed over.
+    """
+    for step in range(4096):
+        offset = round_up(start, _ALIGN) + step * _ALIGN
+        headers = _move_headers(pe, offset, what)
+        if QUOTE not in headers:
+            return offset, headers
+    at = _move_headers(pe, round_up(start, _ALIGN), what).index(QUOTE)
+    raise ApeError(
+        f"launcher {what}: its PE headers hold the byte 27h, a quote, {at} bytes after their start",
+        detail="the shell would end its string there; change the launcher's code or flags so that the value differs",
+        reason=ApeReason.QUOTE,
+    )
+
+
+def _move_headers(pe: PeImage, offset: int, what: str) -> bytes:
+    headers = bytearray(pe.headers)
+    size = round_up(HEADERS_AT + len(headers), _ALIGN)
+    first_address = min(section.address for section in pe.sections)
+    if size > first_address or offset < size:
+        raise ApeError(f"launcher {what}: no room for its PE headers", reason=ApeReason.LAUNCHER)
+    # Nobody needs these: no date belongs here, only drivers need a checksum, a debug directory names a file offset.
+    for at, width in ((_TIME_DATE_STAMP, 4), (_CHECK_SUM, 4), (_DIRECTORY + 8 * _DEBUG, 8)):
+        headers[at : at + width] = bytes(width)
+    struct.pack_into("<I", headers, _SIZE_OF_HEADERS, size)
+    for at in _SIZES:
+        _avoid_quote(headers, at)
+    first = len(headers) - len(pe.sections) * _SECTION
+    for index, section in enumerate(pe.sections):
+        at = first + index * _SECTION
+        # Rounded up inside its last page, a section's memory size changes nothing.
+        if section.memory_size % 4096:
+            _avoid_quote(headers, at + 8)
+        moved = section.offset + offset - pe.data_start if section.size else 0
+        struct.pack_into("<I", headers, at + 20, moved)
+    return bytes(headers)
+
+
+def _avoid_quote(headers: bytearray, at: int) -> None:
+    (value,) = struct.unpack_from("<I", headers, at)
+    while QUOTE in struct.pack("<I", value) and value % 4096:
+        value += 1
+    struct.pack_into("<I", headers, at, value)

@@ -1,0 +1,80 @@
+"""Writing zip entries into an APE, one after the other, from files of any size."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from mmojo_forge.ape import content
+from mmojo_forge.ape.content import Content
+from mmojo_forge.ape.layout import BLOCK, Piece, place_piece
+from mmojo_forge.ape.spec import Asset
+from mmojo_forge.ape.zipdir import DEFLATED, STORED, ZipEntry, encode_directory, local_size
+
+
+@dataclass(slots=True)
+class EntryWriter:
+    """Appends entries to `stream` at its position, and keeps what the directory must say about them."""
+
+    stream: BinaryIO
+    entries: list[ZipEntry] = field(default_factory=list)
+
+    def add_stored(
+        self, name: str, facts: Content, chunks: Iterable[bytes], *, align: int = BLOCK, mode: int = 0o644
+    ) -> int:
+        """Writes an entry as it is, its data at a multiple of `align`; returns where the data starts."""
+        piece = Piece(local_size(name, facts.size), facts.size, align)
+        place = place_piece(self.stream.tell(), piece)
+        entry = ZipEntry(name, STORED, facts.crc, facts.size, facts.size, place.head, mode)
+        self.pad_to(place.head)
+        self.stream.write(entry.encode_local())
+        for chunk in chunks:
+            self.stream.write(chunk)
+        self.entries.append(entry)
+        return place.data
+
+    def add_deflated(self, name: str, facts: Content, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
+        """Writes an entry compressed. Its local header is written twice: the packed size is known only afterwards."""
+        start = self.stream.tell()
+        entry = ZipEntry(name, DEFLATED, facts.crc, 0, facts.size, start, mode)
+        self.stream.write(entry.encode_local())
+        data_start = self.stream.tell()
+        packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        for chunk in chunks:
+            self.stream.write(packer.compress(chunk))
+        self.stream.write(packer.flush())
+        end = self.stream.tell()
+        entry = replace(entry, packed=end - data_start)
+        self.stream.seek(start)
+        self.stream.write(entry.encode_local())
+        self.stream.seek(end)
+        self.entries.append(entry)
+
+    def add_asset(self, asset: Asset) -> None:
+        """Writes a file: aligned and as it is when the program maps it, else compressed."""
+        facts = content.measure_file(asset.path, "asset")
+        chunks = content.copy_checked(asset.path, "asset", facts)
+        mode = 0o755 if is_executable(asset.path) else 0o644
+        if asset.mapped:
+            self.add_stored(asset.name, facts, chunks, mode=mode)
+        else:
+            self.add_deflated(asset.name, facts, chunks, mode=mode)
+
+    def pad_to(self, offset: int) -> None:
+        """Fills with zeros up to `offset`."""
+        gap = offset - self.stream.tell()
+        while gap > 0:
+            gap -= self.stream.write(bytes(min(gap, content.CHUNK)))
+
+    def finish(self) -> None:
+        """Writes the directory; nothing of the file lies behind it."""
+        self.stream.write(encode_directory(self.entries, self.stream.tell()))
+        self.stream.truncate()
+
+
+def is_executable(path: Path) -> bool:
+    """Whether the file's owner may execute it: the one mode bit that an entry keeps."""
+    return bool(path.stat().st_mode & 0o100)

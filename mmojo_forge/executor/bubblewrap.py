@@ -1,0 +1,289 @@
+"""Runs a build in a bubblewrap sandbox and stays with it until the last of its processes is dead.
+
+    forge ──spawn──▶ bwrap (monitor) ──clone──▶ bwrap (pid 1) ──fork──▶ builder ──▶ …
+      ◀── status pipe: pid of pid 1; exit code; end of file ──┘             │
+      ◀── output pipe: stdout and stderr ───────────────────────────────────┘
+
+1. bwrap starts, tells the pid of the sandbox's pid 1, sets the sandbox up, and waits for the system call filter.
+2. While it waits, forge takes hold of pid 1 by a pidfd (which no other process can take over) and sets its resource
+   limits; then it writes the filter. A forge that dies before leaves bwrap with no filter, and bwrap gives up.
+3. When the builder exits, bwrap writes the exit code and exits, and the kernel kills pid 1 (`--die-with-parent`).
+   At a limit or a cancellation forge kills pid 1 itself.
+4. pid 1's pidfd becomes readable after the kernel has killed and reaped every process in its namespace: a daemon that
+   left its parent, ignores signals and holds the pipe open is dead too. Only then is the rest of the output
+   read, and the result returned.
+
+Everything happens in the thread that calls `run`, with no helper thread or process. That matters: a process's death
+signal follows the *thread* that spawned it, so the sandbox dies with forge, and not while a run is going on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import resource
+import select
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from mmojo_forge.executor import availability, sandbox, seccomp
+from mmojo_forge.executor.build_log import BuildLog
+from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, ExecutorError, Outcome
+from mmojo_forge.executor.sandbox import SandboxCommand
+from mmojo_forge.executor.usage import SandboxMeter
+from mmojo_forge.executor.watch import Watch
+
+_CHUNK = 1 << 16
+_KILLED = 128 + signal.SIGKILL
+_LAST_SIGNAL = 128 + 64
+_NOT_EXECUTABLE = 127
+# The same in every shell and service; soft limits, so a build may raise them again.
+_RESOURCE_LIMITS = ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 4096), (resource.RLIMIT_STACK, 8 << 20))
+
+
+class BubblewrapExecutor:
+    """The Executor of this machine. Holds no state but where bwrap lies; safe to share between threads."""
+
+    def __init__(self, program: Path | None = None) -> None:
+        self._program = program
+        self._found: availability.Bubblewrap | None = None
+
+    def run(
+        self,
+        request: BuildRequest,
+        *,
+        cancellation: Cancellation | None = None,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> BuildResult:
+        """See Executor."""
+        bwrap = self._find()
+        with ExitStack() as stack:
+            log = stack.enter_context(_open_log(request))
+            run = stack.enter_context(_SupervisedRun(request, log, cancellation, on_output))
+            run.spawn(bwrap)
+            result = run.wait()
+        if result is None:
+            raise availability.explain_failure(request.name, bwrap, log.tail, sandbox.find_missing_source(request))
+        return result
+
+    def shell_command(self, request: BuildRequest, argv: tuple[str, ...] = ()) -> SandboxCommand:
+        """The command to enter the request's sandbox as it was left, running `argv` or an interactive shell.
+
+        The caller makes the command's descriptors inheritable and executes bwrap, or passes both to `subprocess`. The
+        filter has been written already. The terminal is a new session's: no job control, and no way to type into it.
+        """
+        bwrap = self._find()
+        command = sandbox.build_command(
+            request, disable_userns=bwrap.can_disable_userns, status=None, argv=argv or ("/bin/sh", "-i")
+        )
+        with os.fdopen(command.filter_pipe, "wb") as pipe:
+            pipe.write(seccomp.build_filter(platform.machine()))
+        command.argv = (str(bwrap.path), *command.argv[1:])
+        return command
+
+    def _find(self) -> availability.Bubblewrap:
+        # Two threads may both look; they find the same.
+        if self._found is None:
+            self._found = availability.find_bubblewrap(self._program)
+        return self._found
+
+
+class _SupervisedRun:
+    """One sandbox from spawn to death. Leaving the context, however, kills it and waits until all of it is dead."""
+
+    def __init__(
+        self,
+        request: BuildRequest,
+        log: BuildLog,
+        cancellation: Cancellation | None,
+        on_output: Callable[[bytes], None] | None,
+    ) -> None:
+        self._request = request
+        self._log = log
+        self._cancellation = cancellation
+        self._on_output = on_output
+        self._stack = ExitStack()
+        self._poll = select.poll()
+        self._watch = Watch(request)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._command: SandboxCommand | None = None
+        self._output = self._status = -1
+        self._status_text = b""
+        self._pid_one: int | None = None
+        self._builder_exit: int | None = None
+        self._verdict: Outcome | None = None
+
+    def __enter__(self) -> _SupervisedRun:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        with self._stack:
+            if self._process is not None and self._process.returncode is None:
+                self._on_output = None
+                self._stop(Outcome.CANCELLED)
+                self._bury()
+
+    def spawn(self, bwrap: availability.Bubblewrap) -> None:
+        """Start bwrap; it waits for the filter before it runs the builder."""
+        with ExitStack() as child:
+            self._output, output = self._open_pipe(child)
+            self._status, status = self._open_pipe(child)
+            command = child.enter_context(
+                sandbox.build_command(self._request, disable_userns=bwrap.can_disable_userns, status=status)
+            )
+            self._command = command
+            self._stack.callback(self._close_filter_pipe)
+            # Not posix_spawn, which can set no umask; with these arguments Python uses vfork.
+            self._process = subprocess.Popen(
+                command.argv,
+                executable=bwrap.path,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                env={},
+                umask=0o022,
+                pass_fds=command.descriptors,
+            )
+
+    def wait(self) -> BuildResult | None:
+        """The result, with every process dead; None if bwrap could not set the sandbox up."""
+        for descriptor in (self._output, self._status):
+            self._poll.register(descriptor, select.POLLIN)
+        if self._cancellation is not None:
+            self._poll.register(self._cancellation.fileno(), select.POLLIN)
+        while self._status != -1:
+            for descriptor, _ in self._poll.poll(self._watch.milliseconds_to_next_look()):
+                self._attend(descriptor)
+            if self._verdict is None:
+                self._stop(self._watch.find_excess())
+        self._bury()
+        return self._judge()
+
+    def _attend(self, descriptor: int) -> None:
+        if descriptor == self._status:
+            self._read_status()
+        elif descriptor == self._output:
+            self._read_output()
+        else:
+            self._poll.unregister(descriptor)
+            self._stop(Outcome.CANCELLED)
+
+    def _read_status(self) -> None:
+        data = os.read(self._status, _CHUNK)
+        if not data:
+            self._poll.unregister(self._status)
+            self._status = -1
+            return
+        *lines, self._status_text = (self._status_text + data).split(b"\n")
+        for line in lines:
+            report = json.loads(line)
+            if "child-pid" in report:
+                self._take_hold(report["child-pid"])
+            self._builder_exit = report.get("exit-code", self._builder_exit)
+
+    def _take_hold(self, pid: int) -> None:
+        """Get hold of the sandbox's pid 1, which waits for its filter; then let it go on, or not."""
+        self._pid_one = os.pidfd_open(pid)
+        self._stack.callback(os.close, self._pid_one)
+        if self._verdict is not None:
+            self._kill()
+            return
+        for kind, soft in _RESOURCE_LIMITS:
+            _, hard = resource.prlimit(pid, kind)
+            wanted = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
+            resource.prlimit(pid, kind, (wanted, hard))
+        self._watch.start_looking(self._stack.enter_context(SandboxMeter(pid)))
+        if self._command is not None:
+            # One write of less than PIPE_BUF: bwrap sees all of the filter or none.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._command.filter_pipe, seccomp.build_filter(platform.machine()))
+        self._close_filter_pipe()
+
+    def _close_filter_pipe(self) -> None:
+        if self._command is not None and self._command.filter_pipe != -1:
+            os.close(self._command.filter_pipe)
+            self._command.filter_pipe = -1
+
+    def _read_output(self) -> None:
+        data = os.read(self._output, _CHUNK)
+        if not data:
+            self._poll.unregister(self._output)
+            self._output = -1
+            return
+        self._watch.note_output()
+        if not self._log.write(data):
+            self._stop(Outcome.LOG_LIMIT)
+        elif self._on_output is not None:
+            self._on_output(data)
+
+    def _stop(self, verdict: Outcome | None) -> None:
+        if verdict is not None and self._verdict is None:
+            self._verdict = verdict
+            self._kill()
+
+    def _kill(self) -> None:
+        """Kill pid 1, and with it the sandbox; bwrap's monitor follows. Before pid 1 is known, `_take_hold` does it."""
+        if self._pid_one is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pid_one, signal.SIGKILL)
+
+    def _bury(self) -> None:
+        """Wait until everything is dead, and take what is left of the output."""
+        if self._process is None:
+            return
+        while self._status != -1:
+            self._read_status()
+        self._process.wait()
+        if self._pid_one is not None:
+            self._kill()
+            gone = select.poll()
+            gone.register(self._pid_one, select.POLLIN)
+            gone.poll()
+        while self._output != -1:
+            self._read_output()
+
+    def _judge(self) -> BuildResult | None:
+        returned = self._process.returncode if self._process is not None else 0
+        if self._verdict is not None:
+            return self._result(self._verdict, _KILLED)
+        if self._builder_exit is None and returned < 0:
+            return self._result(Outcome.SIGNALLED, 128 - returned)
+        if self._builder_exit is None:
+            # That only the builder could not be executed shows nowhere else; no one else has spoken yet.
+            unknown = b"bwrap: execvp " in self._log.tail
+            return self._result(Outcome.FAILED, _NOT_EXECUTABLE) if unknown else None
+        if self._watch.has_too_much_output():
+            return self._result(Outcome.OUTPUT_LIMIT, self._builder_exit)
+        return self._result(_name_outcome(self._builder_exit), self._builder_exit)
+
+    def _result(self, outcome: Outcome, exit_code: int) -> BuildResult:
+        return BuildResult(outcome, exit_code, self._watch.seconds, self._watch.peak_memory_bytes)
+
+    def _open_pipe(self, child: ExitStack) -> tuple[int, int]:
+        """The end that is read here, open as long as the run, and the end for bwrap."""
+        reading, writing = os.pipe()
+        self._stack.callback(os.close, reading)
+        child.callback(os.close, writing)
+        return reading, writing
+
+
+def _name_outcome(exit_code: int) -> Outcome:
+    """A shell's own exit code 128 + n cannot be told from a signal, here as elsewhere."""
+    if exit_code == 0:
+        return Outcome.SUCCEEDED
+    return Outcome.SIGNALLED if 128 < exit_code <= _LAST_SIGNAL else Outcome.FAILED
+
+
+def _open_log(request: BuildRequest) -> BuildLog:
+    try:
+        return BuildLog(request.log, request.limits.log_bytes)
+    except OSError as error:
+        raise ExecutorError(
+            f"build {request.name}: cannot write the log {request.log}: {error.strerror}", reason="no-log"
+        ) from error

@@ -1,0 +1,53 @@
+"""An executor that runs nothing: it records what it is asked for and plays what it was told."""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections.abc import Callable
+
+from mmojo_forge.executor.build_log import BuildLog
+from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Outcome
+
+Script = Callable[[BuildRequest], BuildResult | bytes]
+
+
+class FakeExecutor:
+    """Plays a script instead of a builder.
+
+    The script may write into `request.out`. It returns the result, or bytes: the output of a build that succeeds.
+    `requests` holds every request in the order it came. A build that is cancelled before it starts is not played.
+    """
+
+    def __init__(self, script: Script = lambda request: b"") -> None:
+        self._script = script
+        self._lock = threading.Lock()
+        self.requests: list[BuildRequest] = []
+
+    def run(
+        self,
+        request: BuildRequest,
+        *,
+        cancellation: Cancellation | None = None,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> BuildResult:
+        """See Executor."""
+        with self._lock:
+            self.requests.append(request)
+        with BuildLog(request.log, request.limits.log_bytes) as log:
+            if cancellation is not None and _is_readable(cancellation):
+                return BuildResult(Outcome.CANCELLED, 137, 0.0)
+            played = self._script(request)
+            if isinstance(played, BuildResult):
+                return played
+            if not log.write(played):
+                return BuildResult(Outcome.LOG_LIMIT, 137, 0.0)
+            if played and on_output is not None:
+                on_output(played)
+            return BuildResult(Outcome.SUCCEEDED, 0, 0.0)
+
+
+def _is_readable(cancellation: Cancellation) -> bool:
+    poll = select.poll()
+    poll.register(cancellation.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,193 @@
+"""Compressions: which one a stream is in, and its bytes unpacked, bounded in ratio and in memory per step.
+
+Each decoder is used incrementally with a bound on its output, so that a bomb costs one chunk and not the memory of the
+machine. A stream that stops before its end mark is truncated, whatever the decoder thinks of it.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import zstandard
+
+from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
+from mmojo_forge.fetch.archive.options import MIB, ArchiveLimits
+
+OUTPUT = MIB
+XZ_MEMORY = 512 * MIB
+ZSTD_WINDOW = 128 * MIB
+# The zstd decoder has no bound on its output: 2 KiB unpack to at most 64 MiB (512 run-length blocks of 128 KiB).
+ZSTD_INPUT = 2048
+
+_FAILURES = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError, ValueError)
+
+
+class _Decoder(Protocol):
+    """One frame, member or stream of a compression; `decode` may keep input back for the next call."""
+
+    input_bytes: int
+
+    def decode(self, data: bytes) -> bytes:
+        """What the input kept back and `data` unpack to, or the first part of it."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the end mark has been seen; `rest` is what followed it."""
+
+    @property
+    def hungry(self) -> bool:
+        """Whether more input is needed for more output."""
+
+    @property
+    def rest(self) -> bytes:
+        """Input behind the end mark."""
+
+
+class _Gzip:
+    input_bytes = 1 << 16
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._full = False
+
+    def decode(self, data: bytes) -> bytes:
+        out = self._decoder.decompress(self._decoder.unconsumed_tail + data, OUTPUT)
+        self._full = len(out) == OUTPUT
+        return out
+
+    @property
+    def finished(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def hungry(self) -> bool:
+        return not self._full and not self._decoder.unconsumed_tail
+
+    @property
+    def rest(self) -> bytes:
+        return self._decoder.unused_data
+
+
+class _Buffered:
+    """bz2 and lzma have the same interface, and keep input back by themselves."""
+
+    input_bytes = 1 << 16
+
+    def __init__(self, decoder: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> None:
+        self._decoder = decoder
+
+    def decode(self, data: bytes) -> bytes:
+        return self._decoder.decompress(data, OUTPUT)
+
+    @property
+    def finished(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def hungry(self) -> bool:
+        return self._decoder.needs_input
+
+    @property
+    def rest(self) -> bytes:
+        return self._decoder.unused_data
+
+
+class _Zstd:
+    input_bytes = ZSTD_INPUT
+    hungry = True
+
+    def __init__(self) -> None:
+        self._decoder = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
+
+    def decode(self, data: bytes) -> bytes:
+        return self._decoder.decompress(data)
+
+    @property
+    def finished(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def rest(self) -> bytes:
+        return self._decoder.unused_data
+
+
+_DECODERS: dict[str, Callable[[], _Decoder]] = {
+    "gz": _Gzip,
+    "bz2": lambda: _Buffered(bz2.BZ2Decompressor()),
+    "xz": lambda: _Buffered(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)),
+    "zst": _Zstd,
+}
+
+
+def detect(head: bytes) -> str | None:
+    """The compression that a stream starting with `head` is in: gz, bz2, xz, zst, or None."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gz"
+    if head.startswith(b"\xfd7zXZ\0"):
+        return "xz"
+    if head.startswith(b"BZh") and head[4:10] in {b"1AY&SY", b"\x17rE8P\x90"}:
+        return "bz2"
+    if head[1:4] == b"\xb5\x2f\xfd" and head[:1] == b"\x28":
+        return "zst"
+    if head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F:  # a skippable frame, as pzstd begins with
+        return "zst"
+    return None
+
+
+def unpacked(chunks: Iterator[bytes], compression: str | None, limits: ArchiveLimits) -> Iterator[bytes]:
+    """The content of a stream; raises ArchiveError if it is corrupt, truncated or unpacks to too much."""
+    if compression is None:
+        yield from chunks
+        return
+    packed = size = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal packed
+        for chunk in chunks:
+            packed += len(chunk)
+            yield chunk
+
+    for piece in _frames(counted(), _DECODERS[compression]):
+        size += len(piece)
+        if size > limits.allowed_output(packed):
+            raise ArchiveError(f"{packed} packed bytes unpack to over {size}", reason=Reason.RATIO)
+        yield piece
+
+
+def _frames(chunks: Iterator[bytes], make: Callable[[], _Decoder]) -> Iterator[bytes]:
+    """The content of the frames that `chunks` hold one behind the other, zero bytes of padding allowed."""
+    decoder: _Decoder | None = None
+    for chunk in chunks:
+        position = 0
+        while position < len(chunk):
+            if decoder is None:
+                if chunk[position] == 0:
+                    position += 1
+                    continue
+                decoder = make()
+            data = chunk[position : position + decoder.input_bytes]
+            yield from _step(decoder, data)
+            position += len(data)
+            if decoder.finished:
+                position -= len(decoder.rest)  # all of it lies in `data`: _step leaves nothing kept back
+                decoder = None
+    if decoder is not None:
+        raise ArchiveError("the packed stream ends early", reason=Reason.TRUNCATED)
+
+
+def _step(decoder: _Decoder, data: bytes) -> Iterator[bytes]:
+    """All that the decoder makes of `data`."""
+    while not decoder.finished:
+        try:
+            out = decoder.decode(data)
+        except _FAILURES as error:
+            raise ArchiveError(f"the packed stream cannot be unpacked: {error}", reason=Reason.CORRUPT) from error
+        if out:
+            yield out
+        if decoder.hungry:
+            return
+        data = b""

@@ -1,0 +1,169 @@
+"""Unpacks archives into a directory: finds out the format, asks the parser, places the names, writes the tree.
+
+        tar[.gz|.xz|.zst|.bz2] ─┐
+    deb ── data.tar.* ──────────┴─▶ Member ─▶ Unpacking ─▶ TreeWriter    as the stream goes by
+    zip ── central directory ─▶ [ZipEntry] ─▶ plan, checked as a whole ─▶ TreeWriter in several threads
+
+On a refusal the destination may hold a part of the content; nothing outside it has been touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from mmojo_forge.errors import ExitCode
+from mmojo_forge.fetch.archive import codec, deb, tar, zip_extraction
+from mmojo_forge.fetch.archive import zip as zip_format
+from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
+from mmojo_forge.fetch.archive.options import MIB, ArchiveLimits, Budget, ExtractOptions, ExtractReport
+from mmojo_forge.fetch.archive.stream import ByteSource, ReadAhead, file_chunks
+from mmojo_forge.fetch.archive.unpacking import Unpacking
+from mmojo_forge.fetch.archive.writer import TreeWriter
+
+READ_AHEAD = 8 * MIB
+READ_AHEAD_NEXT = 64 * MIB
+_HEAD_BYTES = 512
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_DESTINATION = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def extract(archive: Path, destination: Path, options: ExtractOptions | None = None) -> ExtractReport:
+    """Unpack an archive into a directory, made if need be; raises ArchiveError for what must not be unpacked."""
+    options = options or ExtractOptions()
+    with _refusing(archive), _open_destination(destination) as root, _Archive(archive, options.limits) as opened:
+        return _unpack(opened, root, options)
+
+
+def extract_all(
+    archives: Sequence[Path], destination: Path, options: ExtractOptions | None = None
+) -> list[ExtractReport]:
+    """Unpack archives one after the other into one directory; the next ones are decompressed meanwhile.
+
+    What comes out is what `extract` for each of them, in this order, makes; only faster. A few of them are held
+    unpacked in memory, at most 64 MiB each.
+    """
+    options = options or ExtractOptions()
+    ahead = max(1, min(os.cpu_count() or 1, 8))
+    waiting, opened = deque(archives), deque[_Archive]()
+    reports = list[ExtractReport]()
+    try:
+        while waiting or opened:
+            while waiting and len(opened) <= ahead:
+                path = waiting.popleft()
+                with _refusing(path):
+                    opened.append(_Archive(path, options.limits, read_ahead=READ_AHEAD_NEXT))
+            with opened[0] as current, _refusing(current.path), _open_destination(destination) as root:
+                reports.append(_unpack(current, root, options))
+            opened.popleft()
+    finally:
+        for archive in opened:
+            archive.close()
+    return reports
+
+
+class _Archive:
+    """An open archive: what it is, and its packed stream (all but zip), which is being decompressed already."""
+
+    def __init__(self, path: Path, limits: ArchiveLimits, read_ahead: int = READ_AHEAD) -> None:
+        self.path = path
+        self.descriptor = _open_archive(path)
+        self.stream: ReadAhead | None = None
+        try:
+            self.size = os.fstat(self.descriptor).st_size
+            self.format = self._detect(limits, read_ahead)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> _Archive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop decompressing and close the file; may be called twice."""
+        if self.stream is not None:
+            self.stream.close()
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def _detect(self, limits: ArchiveLimits, read_ahead: int) -> str:
+        head = os.pread(self.descriptor, _HEAD_BYTES, 0)
+        if head.startswith(zip_format.MAGICS):
+            return "zip"
+        offset, length, name = 0, self.size, "tar"
+        if head.startswith(deb.MAGIC):
+            (offset, length), name = deb.find_data(self.descriptor, self.size), "deb"
+            head = os.pread(self.descriptor, min(length, _HEAD_BYTES), offset)
+        compression = codec.detect(head)
+        if compression is None and not tar.is_header(head) and head != bytes(_HEAD_BYTES):
+            raise ArchiveError("neither tar, zip nor Debian package, by its first bytes", reason=Reason.UNKNOWN_FORMAT)
+        chunks = codec.unpacked(file_chunks(self.descriptor, offset, length), compression, limits)
+        self.stream = ReadAhead(chunks, read_ahead)
+        return name if name == "deb" or compression is None else f"{name}.{compression}"
+
+
+def _unpack(archive: _Archive, root: int, options: ExtractOptions) -> ExtractReport:
+    budget = Budget(options.limits, archive.size)
+    with TreeWriter(root, budget, replace=options.replace) as writer:
+        unpacking = Unpacking(writer, budget, options)
+        if archive.stream is None:
+            zip_extraction.unpack(archive.descriptor, archive.size, unpacking, options.limits)
+        else:
+            source = ByteSource(iter(archive.stream))
+            for member in tar.members(source, options.limits):
+                unpacking.add(member, source.take(member.size))
+            source.drain()
+        return unpacking.finish(archive.format)
+
+
+def _open_archive(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ArchiveError(f"cannot be read: {error.strerror}", reason=Reason.UNREADABLE) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ArchiveError("is no regular file", reason=Reason.UNREADABLE)
+    return descriptor
+
+
+@contextmanager
+def _open_destination(path: Path) -> Iterator[int]:
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, _DESTINATION)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _refusing(archive: Path) -> Iterator[None]:
+    """Names the archive in what is raised, and makes ArchiveError of what the system refuses."""
+    try:
+        yield
+    except ArchiveError as error:
+        raise ArchiveError(
+            f"unpack {archive.name}: {error.message}", detail=error.detail, reason=error.reason
+        ) from error
+    except OSError as error:
+        full = error.errno in _NO_SPACE
+        refusal = ArchiveError(
+            f"unpack {archive.name}: cannot write: {error.strerror or error}",
+            detail="Make room on the disk that the destination lies on." if full else "",
+            reason=Reason.NO_SPACE if full else Reason.CANNOT_WRITE,
+        )
+        refusal.exit_code = ExitCode.ENVIRONMENT_ERROR
+        raise refusal from error

@@ -1,0 +1,258 @@
+"""Writes a file tree below one directory descriptor, whatever the names it is given were meant to do.
+
+Every directory on the way is opened one component at a time with O_NOFOLLOW, from the descriptor of the one above: no
+path is ever resolved by the kernel, so that symlinks in the tree (from this archive, an earlier one or another process)
+cannot lead out of it, and no path is too long for the kernel. A directory, once there, is never replaced. That makes
+the rule for symlinks a proof: a target that is some `..` followed by plain names starts from a real directory and
+stays within the tree; a `..` *after* a name is allowed only behind real directories (`check_symlinks`).
+
+openat2(RESOLVE_BENEATH) would save nothing here: the open descriptors are reused for all files of a directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+
+from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
+from mmojo_forge.fetch.archive.options import Budget
+from mmojo_forge.fetch.archive.placement import TreePath
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_COPY_CHUNK = 1 << 20
+
+Content = Iterable[bytes | memoryview]
+
+
+class TreeWriter:
+    """Writes one archive's entries into a directory that may hold those of earlier ones.
+
+    Callers may assume that nothing outside the directory is touched, that no existing directory is replaced, and that
+    a file or symlink of an earlier archive is replaced only with `replace`. Not for several threads: `sibling` gives
+    each its own.
+    """
+
+    def __init__(self, root: int, budget: Budget, *, replace: bool) -> None:
+        self._root = root
+        self._budget = budget
+        self._replace = replace
+        self._path: TreePath = ()
+        self._descriptors = [root]
+        self._files: set[TreePath] = set()
+        self._symlinks: dict[TreePath, str] = {}
+        self.directories = 0
+
+    def __enter__(self) -> TreeWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(0)
+
+    def sibling(self) -> TreeWriter:
+        """Another writer into the same tree, for another thread; it does not know what this one wrote."""
+        return TreeWriter(self._root, self._budget, replace=self._replace)
+
+    def make_directory(self, path: TreePath) -> None:
+        """See to a directory and those above it."""
+        self._enter(path)
+
+    def write_file(self, path: TreePath, content: Content, *, executable: bool) -> None:
+        """Write a file; one of an earlier archive must have the same bytes and mode, or be replaceable."""
+        directory = self._enter(path[:-1])
+        name = _leaf(path)
+        mode = 0o755 if executable else 0o644
+        try:
+            descriptor = os.open(name, _CREATE, mode, dir_fd=directory)
+        except FileExistsError:
+            if not self._may_replace(path):
+                _compare_file(directory, path, content, executable=executable)
+                self._files.add(path)
+                return
+            _remove(directory, path)
+            descriptor = os.open(name, _CREATE, mode, dir_fd=directory)
+        try:
+            for piece in content:
+                _write(descriptor, piece)
+        finally:
+            os.close(descriptor)
+        self._symlinks.pop(path, None)
+        self._files.add(path)
+
+    def copy_file(self, path: TreePath, source: TreePath) -> int:
+        """Write a copy of a file that this writer wrote before: what a hard link comes to. Returns its size."""
+        if source not in self._files:
+            raise ArchiveError(
+                f"{'/'.join(path)}: hard link to {'/'.join(source)}, no file extracted before it",
+                reason=Reason.HARD_LINK,
+            )
+        if source == path:
+            return 0
+        descriptor = os.open(_leaf(source), _READ, dir_fd=self._enter(source[:-1]))
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ArchiveError(f"{'/'.join(path)}: hard link to no regular file", reason=Reason.HARD_LINK)
+            self._budget.add_file("/".join(path), status.st_size)
+            executable = bool(status.st_mode & stat.S_IXUSR)
+            self.write_file(path, _read(descriptor), executable=executable)
+            return status.st_size
+        finally:
+            os.close(descriptor)
+
+    def make_symlink(self, path: TreePath, target: str) -> None:
+        """Write a symlink whose target has passed `Placement.symlink_target`."""
+        directory = self._enter(path[:-1])
+        name = _leaf(path)
+        try:
+            os.symlink(target.encode(), name, dir_fd=directory)
+        except FileExistsError:
+            if not self._may_replace(path):
+                _compare_symlink(directory, path, target)
+            else:
+                _remove(directory, path)
+                os.symlink(target.encode(), name, dir_fd=directory)
+        self._files.discard(path)
+        self._symlinks[path] = target
+
+    def is_directory(self, path: TreePath) -> bool:
+        """Whether `path` is a real directory, reached through real directories."""
+        try:
+            self._enter(path, create=False)
+        except (ArchiveError, OSError):
+            return False
+        return True
+
+    def check_symlinks(self) -> None:
+        """Raise ArchiveError if a `..` in a symlink's target comes after what is not a real directory.
+
+        By text `a/../b` stays in the directory it starts from; where `a` is a symlink, or becomes one later, it may
+        lead anywhere. Real directories are never replaced, so that what holds now holds on.
+        """
+        for path, target in self._symlinks.items():
+            if not _has_inner_dotdot(target):
+                continue
+            here = list(path[:-1])
+            for part in target.split("/"):
+                if part != "..":
+                    here += [part] if part not in {"", "."} else []
+                elif not here or not self.is_directory(tuple(here)):
+                    raise ArchiveError(
+                        f"{'/'.join(path)}: symlink to {target} goes up from what is no directory",
+                        reason=Reason.SYMLINK_ESCAPES,
+                    )
+                else:
+                    here.pop()
+
+    def _may_replace(self, path: TreePath) -> bool:
+        """In a tar a later entry replaces an earlier one of the same name, as `tar -r` makes them."""
+        return self._replace or path in self._files or path in self._symlinks
+
+    def _enter(self, path: TreePath, *, create: bool = True) -> int:
+        """The descriptor of a directory, valid until the next call."""
+        if path == self._path:
+            return self._descriptors[-1]
+        common = 0
+        for mine, wanted in zip(self._path, path, strict=False):
+            if mine != wanted:
+                break
+            common += 1
+        self._leave(common)
+        for depth in range(common, len(path)):
+            self._descriptors.append(self._open(path[: depth + 1], create=create))
+            self._path = path[: depth + 1]
+        return self._descriptors[-1]
+
+    def _open(self, path: TreePath, *, create: bool) -> int:
+        name, above = _leaf(path), self._descriptors[-1]
+        for _ in range(2):
+            try:
+                return os.open(name, _DIRECTORY, dir_fd=above)
+            except FileNotFoundError as error:
+                if not create:
+                    raise ArchiveError(f"{'/'.join(path)}: no such directory", reason=Reason.CORRUPT) from error
+                self._budget.add_member()
+                self.directories += 1
+                _make_directory(name, above)
+            except OSError as error:
+                mode = os.stat(name, dir_fd=above, follow_symlinks=False).st_mode
+                if stat.S_ISLNK(mode):
+                    raise ArchiveError(f"{'/'.join(path)}: is a symlink", reason=Reason.THROUGH_SYMLINK) from error
+                if not stat.S_ISDIR(mode):
+                    raise ArchiveError(f"{'/'.join(path)}: is no directory", reason=Reason.DUPLICATE) from error
+                raise
+        raise ArchiveError(f"{'/'.join(path)}: vanishes while it is made", reason=Reason.CANNOT_WRITE)
+
+    def _leave(self, depth: int) -> None:
+        """Close all directories but `depth` levels below the root."""
+        while len(self._descriptors) > depth + 1:
+            os.close(self._descriptors.pop())
+        self._path = self._path[:depth]
+
+
+def _leaf(path: TreePath) -> bytes:
+    if not path:
+        raise ArchiveError("the root of the archive is no directory", reason=Reason.BAD_NAME)
+    return path[-1].encode()
+
+
+def _make_directory(name: bytes, above: int) -> None:
+    with contextlib.suppress(FileExistsError):  # somebody else was faster; opening it tells whether it is a directory
+        os.mkdir(name, 0o755, dir_fd=above)
+
+
+def _write(descriptor: int, piece: bytes | memoryview) -> None:
+    written = os.write(descriptor, piece)
+    while written < len(piece):
+        piece = piece[written:]
+        written = os.write(descriptor, piece)
+
+
+def _read(descriptor: int) -> Iterator[bytes]:
+    while chunk := os.read(descriptor, _COPY_CHUNK):
+        yield chunk
+
+
+def _remove(directory: int, path: TreePath) -> None:
+    """Remove a file or symlink; a directory is refused."""
+    if stat.S_ISDIR(os.stat(_leaf(path), dir_fd=directory, follow_symlinks=False).st_mode):
+        raise ArchiveError(f"{'/'.join(path)}: is a directory already", reason=Reason.DUPLICATE)
+    os.unlink(_leaf(path), dir_fd=directory)
+
+
+def _compare_file(directory: int, path: TreePath, content: Content, *, executable: bool) -> None:
+    """Raise ArchiveError unless the file there has this content and mode."""
+    differs = ArchiveError(f"{'/'.join(path)}: is there already, with other content", reason=Reason.DUPLICATE)
+    try:
+        descriptor = os.open(_leaf(path), _READ, dir_fd=directory)
+    except OSError as error:
+        raise differs from error
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode) or bool(mode & stat.S_IXUSR) != executable:
+            raise differs
+        for piece in content:
+            if file.read(len(piece)) != piece:
+                raise differs
+        if file.read(1):
+            raise differs
+
+
+def _compare_symlink(directory: int, path: TreePath, target: str) -> None:
+    try:
+        if os.readlink(_leaf(path), dir_fd=directory) == target.encode():
+            return
+    except OSError:
+        pass  # no symlink, so not the same one
+    raise ArchiveError(f"{'/'.join(path)}: is there already, and no symlink to {target}", reason=Reason.DUPLICATE)
+
+
+def _has_inner_dotdot(target: str) -> bool:
+    parts = [part for part in target.split("/") if part not in {"", "."}]
+    return ".." in parts[next((i for i, part in enumerate(parts) if part != ".."), len(parts)) :]

@@ -1,0 +1,114 @@
+"""What can go wrong between a locator and its bytes: with one URL (UrlFailure), and in the end (FetchError)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from mmojo_forge.errors import ExitCode, ForgeError
+from mmojo_forge.fetch.url import redacted
+
+
+class Kind(StrEnum):
+    """How one URL failed. The values are the reasons of FetchError; the order is that of how much each one tells:
+
+    where several URLs failed in several ways, the first kind of this list names the error.
+    """
+
+    MISMATCH = "hash-mismatch"
+    TOO_LARGE = "size-exceeded"
+    INSECURE = "insecure-redirect"
+    REDIRECTS = "too-many-redirects"
+    UNREACHABLE = "network-unreachable"
+    STALLED = "server-stalled"
+    TRUNCATED = "truncated"
+    SERVER = "server-error"
+    REFUSED = "request-refused"
+    GONE = "not-found"
+
+
+TRANSIENT = frozenset({Kind.UNREACHABLE, Kind.STALLED, Kind.TRUNCATED, Kind.SERVER})
+"""What may be better a moment later."""
+
+_OF_THE_MACHINE = frozenset(
+    {"network-unreachable", "server-stalled", "disk-full", "write-failed", "cancelled", "state-unwritable"}
+    | {"apt-missing", "git-missing", "debian-mirror-unknown", "debian-keyring-missing", "npm-registry-unknown"}
+)
+
+
+class UrlFailure(Exception):
+    """One URL that did not give what it was asked for. `retry_after` is what the server asked for, in seconds."""
+
+    def __init__(self, url: str, kind: Kind, cause: str, *, retry_after: float | None = None) -> None:
+        super().__init__(f"{redacted(url)}: {cause}")
+        self.url = redacted(url)
+        self.kind = kind
+        self.cause = cause
+        self.retry_after = retry_after
+
+    @property
+    def transient(self) -> bool:
+        """Whether another try makes sense."""
+        return self.kind in TRANSIENT
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Content that is not what was pinned: both digests (`algorithm:hex`), who gave it, and where it is kept."""
+
+    expected: str
+    got: str
+    origin: str
+    kept: Path | None
+
+
+class FetchError(ForgeError):
+    """A source that cannot be had, or is not what was pinned. `attempts` are (URL, cause) in the order tried."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        detail: str = "",
+        reason: str,
+        attempts: Sequence[tuple[str, str]] = (),
+        mismatch: Mismatch | None = None,
+    ) -> None:
+        super().__init__(message, detail=detail, reason=reason)
+        self.attempts = tuple(attempts)
+        self.mismatch = mismatch
+        if reason in _OF_THE_MACHINE:
+            self.exit_code = ExitCode.ENVIRONMENT_ERROR
+
+
+_ADVICE = {
+    Kind.MISMATCH: "Nothing of it was stored. If upstream changed the file on purpose: forge lock --update NAME.",
+    Kind.TOO_LARGE: "The server sends more than the pinned size, so it is another file; nothing of it was kept.",
+    Kind.INSECURE: "A redirect from https to http is never followed.",
+    Kind.UNREACHABLE: "Check the network and the proxy settings (https_proxy), or use a cache that has it by hash.",
+    Kind.STALLED: "The server answers too slowly; try again later, what has arrived so far is kept.",
+    Kind.TRUNCATED: "The connection breaks off; try again, what has arrived so far is kept.",
+}
+
+
+def error_of(what: str, failures: Sequence[UrlFailure], mismatch: Mismatch | None = None) -> FetchError:
+    """The error that says why none of the URLs gave `what`; `failures` must not be empty."""
+    kinds = {failure.kind for failure in failures}
+    kind = next(kind for kind in Kind if kind in kinds)
+    tried = "\n".join(f"  {failure}" for failure in failures)
+    kept = f"\nThe bytes are kept at {mismatch.kept}." if mismatch and mismatch.kept else ""
+    return FetchError(
+        f"fetch {what}: {_headline(kind, failures, mismatch)}",
+        detail=f"{_ADVICE.get(kind, '')}{kept}\nTried:\n{tried}".strip(),
+        reason=kind.value,
+        attempts=[(failure.url, failure.cause) for failure in failures],
+        mismatch=mismatch,
+    )
+
+
+def _headline(kind: Kind, failures: Sequence[UrlFailure], mismatch: Mismatch | None) -> str:
+    if kind is Kind.MISMATCH and mismatch is not None:
+        return f"expected {mismatch.expected}, got {mismatch.got} from {mismatch.origin}"
+    return next(failure.cause for failure in failures if failure.kind is kind)

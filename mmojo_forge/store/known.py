@@ -1,0 +1,98 @@
+"""The no-op path: what derivations were realised to, asked of the database and of nothing else.
+
+A second `forge realize` should cost little more than starting Python, so this module imports only sqlite3 and os, and
+deals in plain text: no store is opened, nothing is cleaned up and nothing is written unless a root link has changed.
+Everything here may answer "not known": the caller then opens a LocalStore and goes the long way.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable
+
+from mmojo_forge.store import layout
+
+SCHEMA = 1
+APPLICATION_ID = 0x666F7267
+
+_RESOLVED = """
+SELECT resolved.derivation, resolved.output, resolved.tree
+FROM resolved JOIN trees ON trees.id = resolved.tree JOIN epochs ON epochs.id = trees.epoch
+WHERE resolved.derivation = ? AND (epochs.durable OR epochs.boot = ?)
+"""
+
+
+def lookup_resolved(store: str, derivations: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The valid trees, by output, of each derivation that was realised before in the store at this path."""
+    try:
+        connection = sqlite3.connect(f"file:{_quoted(store)}/{layout.DATABASE}?mode=rw", uri=True, timeout=10)
+    except sqlite3.Error:
+        return {}
+    try:
+        header = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+        if header != [APPLICATION_ID, SCHEMA]:
+            return {}
+        boot = boot_id()
+        known: dict[str, dict[str, str]] = {}
+        for wanted in derivations:
+            for derivation, output, tree in connection.execute(_RESOLVED, (wanted, boot)):
+                known.setdefault(derivation, {})[output] = tree
+        return known
+    except sqlite3.Error:
+        return {}
+    finally:
+        connection.close()
+
+
+def object_path(store: str, tree: str, name: str) -> str | None:
+    """The checked-out object, or None where it is not there."""
+    path = os.path.join(store, layout.OBJECTS, layout.object_name(tree, name))
+    return path if os.path.lexists(path) else None
+
+
+def has_root(store: str, link: str, target: str) -> bool:
+    """Whether the link points to the target already and is registered as a root."""
+    link = settled(link)
+    try:
+        return os.readlink(link) == link_text(store, link, target) and os.readlink(root_path(store, link)) == link
+    except OSError:
+        return False
+
+
+def settled(link: str) -> str:
+    """The absolute path of a link, with symlinks above it (not the link itself) followed."""
+    directory, name = os.path.split(os.path.abspath(link))
+    return os.path.join(os.path.realpath(directory), name)
+
+
+def root_path(store: str, link: str) -> str:
+    """The entry in roots/ for a link outside; its name is the link's path, or a digest where that is too long."""
+    name = link.strip("/").replace("%", "%25").replace("/", "%2F")
+    if len(os.fsencode(name)) > 255:
+        import hashlib
+
+        name = hashlib.sha256(os.fsencode(link)).hexdigest()
+    return os.path.join(store, layout.ROOTS, name)
+
+
+def link_text(store: str, link: str, target: str) -> str:
+    """What a root link says: a relative path where link and store lie in one folder that may be moved as a whole."""
+    home = os.path.dirname(os.path.realpath(store))
+    directory = os.path.dirname(link)
+    if directory == home or directory.startswith(home.rstrip("/") + "/"):
+        return os.path.relpath(target, directory)
+    return os.path.abspath(target)
+
+
+def boot_id() -> str:
+    """Which start of the kernel this is; files written before another one may not have reached the disk."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _quoted(path: str) -> str:
+    return os.path.abspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

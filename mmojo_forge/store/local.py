@@ -1,0 +1,298 @@
+"""The store on this machine: blobs, trees, objects, traces, roots, logs and locks in one directory.
+
+This is a façade: it owns the directory, the database connection and the process's scratch space, says what failed in
+the words of the caller, and leaves each job to the module that has its name. It has more methods than a class should
+because it is the whole Store protocol in one object.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self, cast
+
+import zstandard
+
+from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, TreeId, blake3_hex, is_hex_digest
+from mmojo_forge.model.limits import Limits
+from mmojo_forge.model.trace import Trace
+from mmojo_forge.model.tree import Tree, check_name
+from mmojo_forge.store import durability, known, layout, locks, objects, recovery, roots, scratch
+from mmojo_forge.store.database import Database, json_list, new_epoch
+from mmojo_forge.store.failure import reported
+from mmojo_forge.store.intake import Intake, open_source
+from mmojo_forge.store.known import boot_id
+from mmojo_forge.store.protocol import Observation, OnWait, OpenBlob, Recorded, Root, StoreError
+from mmojo_forge.store.reading import open_verified
+from mmojo_forge.store.traces import Traces
+from mmojo_forge.store.verify import OnProgress, Report, verify
+
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+
+
+class LocalStore:
+    """An open store. Callers may assume that leftovers of dead processes are gone; every method is thread-safe."""
+
+    def __init__(self, root: str, database: Database, process: scratch.ProcessScratch) -> None:
+        self._root = root
+        self._database = database
+        self._scratch = process
+        self._traces = Traces(database)
+        self._intake = Intake(root, database, process)
+        self._added = False
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The store at `path`, made if need be. Raises StoreUnusableError (`store-schema`, `store-permission`)."""
+        root = os.path.realpath(path)
+        with reported("open store", root):
+            _make_layout(root)
+            tmp = os.path.join(root, layout.TMP)
+            with scratch.locked(tmp, layout.OPEN_LOCK, fcntl.LOCK_EX):
+                database = Database(os.path.join(root, layout.DATABASE))
+                try:
+                    recovery.clean_up_dead(root, database)
+                    recovery.check_after_power_cut(root, database)
+                    return cls(root, database, scratch.ProcessScratch(tmp))
+                except BaseException:
+                    database.close()
+                    raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def path(self) -> Path:
+        """Where the store lies."""
+        return Path(self._root)
+
+    def close(self) -> None:
+        """Make durable what was added, remove the process's leftovers, let go of the database."""
+        try:
+            if self._added:
+                self.sync()
+        finally:
+            self._scratch.close()
+            self._database.close()
+
+    def sync(self) -> None:
+        """Return when all that was registered so far, by anybody, would survive a power cut."""
+        with reported("sync store", self._root):
+            with self._database.transaction() as connection:
+                epoch = new_epoch(connection)
+            durability.sync_file_system(self._root)
+            with self._database.transaction() as connection:
+                connection.execute("UPDATE epochs SET durable = 1 WHERE id < ? AND boot = ?", (epoch, boot_id()))
+            self._added = False
+
+    # Trees: reading
+
+    def has_tree(self, tree: TreeId) -> bool:
+        """Whether the tree is registered, with all its content."""
+        return bool(self._query("SELECT 1 FROM trees WHERE id = ?", (tree,)))
+
+    def valid_trees(self, trees: Iterable[TreeId]) -> set[TreeId]:
+        """Which of the trees are registered."""
+        rows = self._query("SELECT id FROM trees WHERE id IN (SELECT value FROM json_each(?))", (json_list(trees),))
+        return {TreeId(row[0]) for row in rows}
+
+    def read_tree(self, tree: TreeId) -> Tree:
+        """The manifest; raises StoreError (`tree-missing`, `tree-corrupt`)."""
+        return Tree.parse(self._manifest(tree))
+
+    def open_blob(self, digest: BlobDigest, *, executable: bool = False) -> BinaryIO:
+        """The content, verified when it is read to its end; raises StoreError (`blob-missing`, `blob-corrupt`)."""
+        return open_verified(self._root, self._blob(digest, executable), digest)
+
+    # Trees: writing
+
+    def add_path(
+        self, path: Path, *, move: bool = False, limits: Limits | None = None, ignored: frozenset[str] = frozenset()
+    ) -> Tree:
+        """The tree of the files at `path`, which no process may be changing any more."""
+        limits = limits or Limits()
+        with self._adding(f"add {path}"):
+            return self._intake.add_path(path, move=move, limits=limits, ignored=ignored)
+
+    def add_file(
+        self,
+        source: Path | BinaryIO,
+        *,
+        digest: BlobDigest | None = None,
+        size: int | None = None,
+        executable: bool = False,
+        move: bool = False,
+    ) -> Tree:
+        """The tree of one file, which is verified while it is read; with `move`, `source` is gone afterwards."""
+        with self._adding(f"add {source if isinstance(source, Path) else 'file'}", needed=size):
+            if not isinstance(source, Path):
+                return self._intake.add_stream(source.read, "file", digest=digest, size=size, executable=executable)
+            with open_source(source) as file:
+                tree = self._intake.add_stream(file.read, str(source), digest=digest, size=size, executable=executable)
+            if move:
+                source.unlink()
+            return tree
+
+    def add_tree(self, tree: Tree, open_blob: OpenBlob) -> None:
+        """Take in a tree whose content is elsewhere."""
+        with self._adding(f"add tree {tree.id}", needed=tree.size):
+            self._intake.add_tree(tree, open_blob)
+
+    # Objects
+
+    def checkout(self, tree: TreeId, name: str) -> Path:
+        """The object, read-only; made if need be."""
+        path = self.object_path(tree, name)
+        with reported(f"check out {name}", self._root):
+            if not os.path.lexists(path):
+                with self._temporary() as temporary:
+                    objects.check_out(self._root, self._manifest(tree), temporary, str(path))
+        return path
+
+    def object_path(self, tree: TreeId, name: str) -> Path:
+        """Where the object lies, or would."""
+        check_name(name)
+        if len(name.encode()) > layout.MAX_OBJECT_NAME or not is_hex_digest(tree):
+            raise StoreError(f"check out {name}: not a valid object name", reason="object-bad-name")
+        return Path(self._root, layout.OBJECTS, layout.object_name(tree, name))
+
+    # Traces
+
+    def lookup(self, keys: Sequence[ActionKey]) -> dict[ActionKey, Trace]:
+        """The traces that are known."""
+        with reported("look up traces", self._root):
+            return self._traces.lookup(keys)
+
+    def conflicts(self, key: ActionKey) -> list[Trace]:
+        """The traces that were recorded for a key after the first, and claim something else."""
+        with reported("look up traces", self._root):
+            return self._traces.conflicts(key)
+
+    def record(self, trace: Trace) -> Recorded:
+        """Keep the trace, unless the key is known already."""
+        with self._adding(f"record {trace.name}"):
+            return self._traces.record(trace)
+
+    def lookup_resolved(self, derivations: Sequence[DerivationId]) -> dict[DerivationId, dict[str, TreeId]]:
+        """The trees, by output, that derivations were realised to before."""
+        with reported("look up derivations", self._root):
+            return self._traces.lookup_resolved(derivations)
+
+    def record_resolved(self, resolved: Mapping[DerivationId, Mapping[str, TreeId]]) -> None:
+        """Remember what derivations were realised to."""
+        with self._adding("record derivations"):
+            self._traces.record_resolved(resolved)
+
+    def history(self, names: Iterable[str]) -> dict[str, Observation]:
+        """What past builds took, for the names that were built before."""
+        with reported("look up history", self._root):
+            return self._traces.history(names)
+
+    # Roots, logs, locks, scratch space
+
+    def add_root(self, link: Path, tree: TreeId, name: str) -> Path:
+        """Point the symlink `link` at the object, checked out, and keep it alive as long as it does."""
+        target = self.checkout(tree, name)
+        with reported(f"link {link}", str(link.parent)):
+            if not known.has_root(self._root, str(link), str(target)):
+                roots.add(self._root, str(link), str(target), self._scratch)
+        return target
+
+    def roots(self) -> Iterator[Root]:
+        """The links that keep objects alive, and those that are gone."""
+        with reported("list roots", self._root):
+            return roots.listed(self._root)
+
+    def log_path(self, key: str) -> Path:
+        """Where the zstd-compressed log of a build belongs; its folder is made."""
+        path = Path(self._root, layout.LOGS, layout.log_path(_plain(key)))
+        with reported("make log", self._root):
+            path.parent.mkdir(exist_ok=True)
+        return path
+
+    @contextmanager
+    def open_log(self, key: str) -> Iterator[BinaryIO]:
+        """The text of a log, also of one that is cut off; raises StoreError (`log-missing`)."""
+        try:
+            file = self.log_path(key).open("rb")
+        except FileNotFoundError as error:
+            raise StoreError(f"read log {key}: there is none", reason="log-missing") from error
+        with file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader:
+            yield cast(BinaryIO, reader)
+
+    def lock(self, key: str, *, on_wait: OnWait | None = None) -> AbstractContextManager[None]:
+        """Hold the key's lock, against threads and processes."""
+        return locks.held(os.path.join(self._root, layout.LOCKS), key, on_wait)
+
+    @contextmanager
+    def scratch(self, prefix: str) -> Iterator[Path]:
+        """An empty directory on the store's file system, which is removed afterwards, whatever was left in it."""
+        check_name(prefix)
+        name = self._scratch.new_name(f"scratch-{prefix}")
+        path = os.path.join(self._scratch.path, name)
+        with reported("make scratch directory", self._root):
+            os.mkdir(path, 0o700)
+        try:
+            yield Path(path)
+        finally:
+            self._scratch.discard(name)
+
+    def verify(self, *, check_content: bool = True, on_progress: OnProgress | None = None) -> Report:
+        """Whether the store is what it says; nothing is changed."""
+        with reported("verify store", self._root):
+            return verify(self._root, self._database, check_content=check_content, on_progress=on_progress)
+
+    # Inside
+
+    @contextmanager
+    def _adding(self, operation: str, *, needed: int | None = None) -> Iterator[None]:
+        with reported(operation, self._root, needed=needed):
+            yield
+        self._added = True
+
+    @contextmanager
+    def _temporary(self) -> Iterator[str]:
+        name = self._scratch.new_name("object")
+        try:
+            yield os.path.join(self._scratch.path, name)
+        finally:
+            scratch.remove_tree(self._scratch.path, name)
+
+    def _query(self, sql: str, parameters: Sequence[object]) -> list[tuple[str]]:
+        with reported("read store", self._root):
+            return self._database.query(sql, parameters)
+
+    def _manifest(self, tree: TreeId) -> bytes:
+        if not self.has_tree(tree):
+            raise StoreError(f"read tree {tree}: not in the store {self._root}", reason="tree-missing")
+        return objects.read_manifest(self._root, tree)
+
+    def _blob(self, digest: BlobDigest, executable: bool) -> str:
+        if not is_hex_digest(digest):
+            raise objects.missing(self._root, digest)
+        return os.path.join(self._root, layout.BLOBS, layout.blob_path(digest, executable))
+
+
+def _make_layout(root: str) -> None:
+    blobs = os.path.join(root, layout.BLOBS)
+    if os.path.isdir(os.path.join(blobs, "ff")):
+        return
+    for name in layout.DIRECTORIES:
+        os.makedirs(os.path.join(root, name), exist_ok=True)
+    for shard in range(256):
+        os.makedirs(os.path.join(blobs, f"{shard:02x}"), exist_ok=True)
+
+
+def _plain(key: str) -> str:
+    """The key, or a digest of it where it could not be a file name."""
+    return key if _PLAIN_KEY.fullmatch(key) else blake3_hex(key.encode())

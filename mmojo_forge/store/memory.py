@@ -1,0 +1,243 @@
+"""A store in memory, for tests of what works on stores: the same protocol, nothing to clean up or to recover.
+
+Objects, scratch space and logs are files all the same, because executors look at them: they lie below the directory
+that the constructor is given. The build trace is the local store's, on a database in memory.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import zstandard
+
+from mmojo_forge.model.digest import BlobDigest, TreeId, blake3_hex, is_hex_digest
+from mmojo_forge.model.limits import Limits
+from mmojo_forge.model.tree import Entry, Kind, Tree, check_name
+from mmojo_forge.store import layout, objects, scan
+from mmojo_forge.store.database import Database
+from mmojo_forge.store.intake import check_content, open_source
+from mmojo_forge.store.protocol import OnWait, OpenBlob, Root, StoreError
+from mmojo_forge.store.scratch import remove_tree
+from mmojo_forge.store.traces import Traces
+
+
+class MemoryStore:
+    """A store whose trees live as long as it does. Thread-safe as far as tests need: locks, traces, whole additions."""
+
+    name = "memory"
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._blobs: dict[BlobDigest, bytes] = {}
+        self._trees: dict[TreeId, Tree] = {}
+        self._database = Database(":memory:")
+        self._traces = Traces(self._database)
+        self._roots: dict[Path, tuple[TreeId, Path]] = {}
+        self._held: set[str] = set()
+        self._changed = threading.Condition()
+        self._adding = threading.Lock()
+        for part in (layout.OBJECTS, layout.TMP, layout.LOGS):
+            (directory / part).mkdir(parents=True, exist_ok=True)
+        self.lookup = self._traces.lookup
+        self.conflicts = self._traces.conflicts
+        self.record = self._traces.record
+        self.lookup_resolved = self._traces.lookup_resolved
+        self.record_resolved = self._traces.record_resolved
+        self.history = self._traces.history
+
+    def has_tree(self, tree: TreeId) -> bool:
+        """Whether the tree was added."""
+        return tree in self._trees
+
+    def valid_trees(self, trees: Iterable[TreeId]) -> set[TreeId]:
+        """Which of the trees were added."""
+        return {tree for tree in trees if tree in self._trees}
+
+    def read_tree(self, tree: TreeId) -> Tree:
+        """The tree; raises StoreError (`tree-missing`)."""
+        try:
+            return self._trees[tree]
+        except KeyError as error:
+            raise StoreError(f"read tree {tree}: not in memory", reason="tree-missing") from error
+
+    def open_blob(self, digest: BlobDigest, *, executable: bool = False) -> BinaryIO:
+        """The content; raises StoreError (`blob-missing`)."""
+        try:
+            return io.BytesIO(self._blobs[digest])
+        except KeyError as error:
+            raise objects.missing("memory", digest) from error
+
+    def add_path(
+        self, path: Path, *, move: bool = False, limits: Limits | None = None, ignored: frozenset[str] = frozenset()
+    ) -> Tree:
+        """The tree of the files at `path`."""
+        if not os.path.lexists(path):
+            raise StoreError(f"add {path}: no such file or directory", reason="path-missing")
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            scan.check_file(status, str(path), "")
+            return self.add_file(path, executable=bool(status.st_mode & stat.S_IXUSR), move=move)
+        root_fd = os.open(path, scan.DIRECTORY_FLAGS)
+        try:
+            found = scan.scan(root_fd, str(path), limits or Limits(), ignored)
+            entries = [*found.entries, *(self._take(file, path) for file in found.files)]
+        finally:
+            os.close(root_fd)
+        if move:
+            shutil.rmtree(path)
+        return self._keep(Tree.of(entries))
+
+    def add_file(
+        self,
+        source: Path | BinaryIO,
+        *,
+        digest: BlobDigest | None = None,
+        size: int | None = None,
+        executable: bool = False,
+        move: bool = False,
+    ) -> Tree:
+        """The tree of one file; raises StoreError (`blob-mismatch`) unless it is what is expected."""
+        if isinstance(source, Path):
+            with open_source(source) as file:
+                data = file.read()
+        else:
+            data = source.read()
+        got = BlobDigest(blake3_hex(data))
+        check_content(str(source), got, len(data), digest, size)
+        self._blobs[got] = data
+        if move and isinstance(source, Path):
+            source.unlink()
+        return self._keep(Tree.of_file(got, len(data), executable=executable))
+
+    def add_tree(self, tree: Tree, open_blob: OpenBlob) -> None:
+        """Take in a tree whose content is elsewhere."""
+        taken = {}
+        for entry in tree.entries:
+            if entry.digest is not None and entry.digest not in self._blobs:
+                with open_blob(entry) as file:
+                    data = file.read(entry.size + 1)
+                check_content(entry.path, BlobDigest(blake3_hex(data)), len(data), entry.digest, entry.size)
+                taken[entry.digest] = data
+        self._blobs.update(taken)
+        self._keep(tree)
+
+    def object_path(self, tree: TreeId, name: str) -> Path:
+        """Where the object lies, or would."""
+        check_name(name)
+        if len(name.encode()) > layout.MAX_OBJECT_NAME or not is_hex_digest(tree):
+            raise StoreError(f"check out {name}: not a valid object name", reason="object-bad-name")
+        return self._directory / layout.OBJECTS / layout.object_name(tree, name)
+
+    def checkout(self, tree: TreeId, name: str) -> Path:
+        """The object, made if need be."""
+        path = self.object_path(tree, name)
+        with self._adding:
+            if not os.path.lexists(path):
+                for entry in self.read_tree(tree).entries:
+                    self._put(entry, path / entry.path if entry.path else path)
+        return path
+
+    def lock(self, key: str, *, on_wait: OnWait | None = None) -> _KeyLock:
+        """Hold the key's lock, against threads."""
+        return _KeyLock(self._held, self._changed, key, on_wait)
+
+    @contextmanager
+    def scratch(self, prefix: str) -> Iterator[Path]:
+        """An empty directory that is gone afterwards."""
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=self._directory / layout.TMP))
+        try:
+            yield path
+        finally:
+            remove_tree(str(path.parent), path.name)
+
+    def log_path(self, key: str) -> Path:
+        """Where the zstd-compressed log of a build belongs."""
+        return self._directory / layout.LOGS / f"{key}.zst"
+
+    @contextmanager
+    def open_log(self, key: str) -> Iterator[BinaryIO]:
+        """The text of a log; raises StoreError (`log-missing`)."""
+        try:
+            file = self.log_path(key).open("rb")
+        except FileNotFoundError as error:
+            raise StoreError(f"read log {key}: there is none", reason="log-missing") from error
+        with file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader:
+            yield cast(BinaryIO, reader)
+
+    def add_root(self, link: Path, tree: TreeId, name: str) -> Path:
+        """Point the symlink `link` at the object and remember it."""
+        target = self.checkout(tree, name)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(link) and not link.is_symlink():
+            raise StoreError(f"link {link}: it exists and is no symlink", reason="root-not-a-link")
+        link.unlink(missing_ok=True)
+        link.symlink_to(target.absolute())
+        self._roots[link.absolute()] = (tree, target)
+        return target
+
+    def roots(self) -> Iterator[Root]:
+        """The links that were added."""
+        for link, (tree, target) in sorted(self._roots.items()):
+            points = link.is_symlink() and link.readlink() == target.absolute()
+            yield Root(link, target if points else None, tree if points else None)
+
+    def close(self) -> None:
+        """Forget the traces."""
+        self._database.close()
+
+    def _keep(self, tree: Tree) -> Tree:
+        self._trees[tree.id] = tree
+        return tree
+
+    def _take(self, file: scan.FoundFile, top: Path) -> Entry:
+        try:
+            data = (top / file.path).read_bytes()
+        except PermissionError as error:
+            raise scan.unreadable(str(top), file.path) from error
+        digest = BlobDigest(blake3_hex(data))
+        self._blobs[digest] = data
+        kind = Kind.EXECUTABLE if file.executable else Kind.FILE
+        return Entry(file.path, kind, digest, len(data))
+
+    def _put(self, entry: Entry, path: Path) -> None:
+        if entry.kind is Kind.DIRECTORY:
+            path.mkdir()
+        elif entry.target is not None:
+            path.symlink_to(entry.target)
+        elif entry.digest is not None:
+            path.write_bytes(self._blobs[entry.digest])
+            path.chmod(0o555 if entry.kind is Kind.EXECUTABLE else 0o444)
+
+
+class _KeyLock:
+    """Holds one key among those that are held."""
+
+    def __init__(self, held: set[str], changed: threading.Condition, key: str, on_wait: OnWait | None) -> None:
+        self._held = held
+        self._changed = changed
+        self._key = key
+        self._on_wait = on_wait
+
+    def __enter__(self) -> None:
+        waited = 0.0
+        with self._changed:
+            while self._key in self._held:
+                if self._on_wait is not None:
+                    self._on_wait(waited)
+                self._changed.wait(0.02)
+                waited += 0.02
+            self._held.add(self._key)
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._held.remove(self._key)
+            self._changed.notify_all()

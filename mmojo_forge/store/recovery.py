@@ -1,0 +1,117 @@
+"""Putting right what killed processes and power cuts leave behind. Runs when a store is opened, under its open lock.
+
+A killed process leaves its directory in tmp/, and perhaps an intent with files that have no row: those are removed.
+A power cut may leave rows whose files did not reach the disk: rows of epochs that did not become durable before it are
+checked against the files, and dropped where those are missing or wrong. Objects of such trees are made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+
+from blake3 import blake3
+
+from mmojo_forge.model.digest import TreeId
+from mmojo_forge.model.tree import Kind, TreeError
+from mmojo_forge.store import layout, objects, scratch
+from mmojo_forge.store.batch import Blob
+from mmojo_forge.store.database import Database, json_list
+from mmojo_forge.store.known import boot_id
+from mmojo_forge.store.protocol import StoreError
+
+_WHOLE = re.compile(rf"{layout.BLOBS}/[0-9a-f]{{2}}/[0-9a-f]{{62}}(\.x)?|{layout.TREES}/[0-9a-f]{{64}}")
+
+
+def clean_up_dead(root: str, database: Database) -> None:
+    """Undo and remove what processes left that are gone."""
+    tmp = os.path.join(root, layout.TMP)
+    for name in scratch.dead_processes(tmp):
+        directory = os.path.join(tmp, name)
+        for intent in os.listdir(directory):
+            if intent.startswith(f"{layout.INTENT}-"):
+                retract(root, database, os.path.join(directory, intent))
+        scratch.remove_tree(tmp, name)
+
+
+def retract(root: str, database: Database, intent: str) -> None:
+    """Remove what was published without a row. Nobody else can be about to add that row: publishing is locked."""
+    with open(intent, encoding="ascii") as file:
+        paths = file.read().splitlines()
+    if not paths:
+        return
+    with scratch.locked(os.path.join(root, layout.TMP), layout.PUBLISH_LOCK, fcntl.LOCK_EX):
+        registered = registered_paths(database)
+        for path in paths:
+            # Where the last line is cut off, nothing was renamed yet.
+            if path not in registered and _WHOLE.fullmatch(path):
+                _remove(os.path.join(root, path))
+
+
+def registered_paths(database: Database) -> set[str]:
+    """The paths in the store of every blob and tree that has a row."""
+    blobs = database.query("SELECT digest, executable FROM blobs")
+    paths = {f"{layout.BLOBS}/{layout.blob_path(digest, bool(executable))}" for digest, executable in blobs}
+    return paths | {f"{layout.TREES}/{row[0]}" for row in database.query("SELECT id FROM trees")}
+
+
+def check_after_power_cut(root: str, database: Database) -> None:
+    """Check what was registered shortly before a power cut."""
+    epochs = "SELECT id FROM epochs WHERE durable = 0 AND boot != ?"
+    boot = boot_id()
+    if not database.query(f"{epochs} LIMIT 1", (boot,)):
+        return
+    with scratch.locked(os.path.join(root, layout.TMP), layout.PUBLISH_LOCK, fcntl.LOCK_EX):
+        blobs = database.query(f"SELECT digest, executable, size FROM blobs WHERE epoch IN ({epochs})", (boot,))
+        lost_blobs = [Blob(row[0], bool(row[1])) for row in blobs if not _is_whole(root, *row)]
+        with database.transaction() as connection:
+            connection.executemany("DELETE FROM blobs WHERE digest = ? AND executable = ?", lost_blobs)
+        trees = [TreeId(row[0]) for row in database.query(f"SELECT id FROM trees WHERE epoch IN ({epochs})", (boot,))]
+        lost_trees = [tree for tree in trees if not _is_complete(root, database, tree)]
+        _forget_objects(root, set(trees))
+        for blob in lost_blobs:
+            _remove(os.path.join(root, layout.BLOBS, layout.blob_path(*blob)))
+        for tree in lost_trees:
+            _remove(os.path.join(root, layout.TREES, tree))
+        with database.transaction() as connection:
+            connection.executemany("DELETE FROM trees WHERE id = ?", [(tree,) for tree in lost_trees])
+            connection.execute("UPDATE epochs SET boot = ? WHERE durable = 0 AND boot != ?", (boot, boot))
+
+
+def _is_whole(root: str, digest: str, executable: int, size: int) -> bool:
+    hasher = blake3()
+    try:
+        with open(os.path.join(root, layout.BLOBS, layout.blob_path(digest, bool(executable))), "rb") as file:
+            if os.fstat(file.fileno()).st_size != size:
+                return False
+            while chunk := file.read(1 << 20):
+                hasher.update(chunk)
+    except OSError:
+        return False
+    return hasher.hexdigest() == digest
+
+
+def _is_complete(root: str, database: Database, tree: TreeId) -> bool:
+    try:
+        rows = objects.rows_of(objects.read_manifest(root, tree))
+    except (StoreError, TreeError, ValueError):
+        return False
+    needed = {Blob(row[2], row[1] == Kind.EXECUTABLE) for row in rows if row[1] in {Kind.FILE, Kind.EXECUTABLE}}
+    present = database.query(
+        "SELECT digest, executable FROM blobs WHERE digest IN (SELECT value FROM json_each(?))",
+        (json_list({blob.digest for blob in needed}),),
+    )
+    return needed <= {Blob(row[0], bool(row[1])) for row in present}
+
+
+def _forget_objects(root: str, trees: set[TreeId]) -> None:
+    for tree, name in list(objects.list_objects(root)):
+        if tree in trees:
+            scratch.remove_tree(os.path.join(root, layout.OBJECTS), name)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

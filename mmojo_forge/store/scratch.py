@@ -1,0 +1,182 @@
+"""Unfinished business: a directory in tmp/ per process, locked while the process lives, and its removal.
+
+What a process was about to publish stands in an *intent* below its directory, so that whoever finds the directory
+unlocked, its owner being dead, knows which files in blobs/ and trees/ may lack a row.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from mmojo_forge.store import layout
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEEPEST = 64
+_SWEEPERS = 2
+
+
+class ProcessScratch:
+    """The process's own directory in tmp/. It is locked from before anybody could look at it until `close`.
+
+    Names and intents are used again and again rather than made and removed: ext4 is slow to give out inodes while
+    others were freed a moment ago.
+    """
+
+    def __init__(self, tmp: str) -> None:
+        self._tmp = tmp
+        self._name = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self._lock = threading.Lock()
+        self._count = 0
+        self._idle_intents: list[str] = []
+        self._sweepers = ThreadPoolExecutor(_SWEEPERS, "forge-sweep")
+        self.path = os.path.join(tmp, self._name)
+        os.mkdir(self.path, 0o700)
+        self.fd = os.open(self.path, _DIRECTORY)
+        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def new_name(self, prefix: str) -> str:
+        """A name in the directory that nobody else uses and at which nothing lies yet."""
+        with self._lock:
+            self._count += 1
+            return f"{prefix}-{self._count}"
+
+    def note_intent(self, paths: Iterable[str]) -> str:
+        """Write down what is about to be published; the name of the intent."""
+        with self._lock:
+            name = self._idle_intents.pop() if self._idle_intents else None
+        name = name or self.new_name(layout.INTENT)
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self.fd)
+        try:
+            write_all(fd, "".join(f"{path}\n" for path in paths).encode())
+        finally:
+            os.close(fd)
+        return name
+
+    def drop_intent(self, name: str) -> None:
+        """It is published, or undone."""
+        fd = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
+        os.close(fd)
+        with self._lock:
+            self._idle_intents.append(name)
+
+    def discard(self, name: str) -> None:
+        """Remove what lies at a name, some time before `close` returns: removing a directory may wait for the disk,
+        which on file systems that are mounted with `discard` takes milliseconds each time."""
+        self._sweepers.submit(remove_tree, self.path, name)
+
+    def close(self) -> None:
+        """Remove the directory with all in it."""
+        self._sweepers.shutdown(cancel_futures=True)
+        if self.fd >= 0:
+            remove_tree(self._tmp, self._name)
+            os.close(self.fd)
+            self.fd = -1
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it: a short write is what a disk that is nearly full does first."""
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
+
+
+@contextmanager
+def locked(tmp: str, name: str, mode: int) -> Iterator[None]:
+    """Hold one of the store's own lock files, which are never removed, shared or exclusively."""
+    fd = os.open(os.path.join(tmp, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, mode)
+        yield
+    finally:
+        os.close(fd)
+
+
+def dead_processes(tmp: str) -> Iterator[str]:
+    """The names in tmp/ whose owners are gone, each locked while the caller has it. Needs `open.lock`."""
+    for name in os.listdir(tmp):
+        if name in {layout.OPEN_LOCK, layout.PUBLISH_LOCK}:
+            continue
+        try:
+            fd = os.open(os.path.join(tmp, name), _DIRECTORY)
+        except NotADirectoryError:
+            os.unlink(os.path.join(tmp, name))
+            continue
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield name
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(fd)
+
+
+def remove_tree(parent: str, name: str) -> None:
+    """Remove `name` in the directory `parent`, whatever a build left in it; nothing below a symlink is touched."""
+    parent_fd = os.open(parent, _DIRECTORY)
+    try:
+        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            _empty(parent_fd, name)
+            os.rmdir(name, dir_fd=parent_fd)
+        else:
+            os.unlink(name, dir_fd=parent_fd)
+    except FileNotFoundError:
+        pass
+    finally:
+        os.close(parent_fd)
+
+
+def _empty(parent_fd: int, name: str) -> None:
+    """Empty a directory. What lies too deep for recursion and descriptors is first lifted to the top."""
+    top_fd = _open_directory(parent_fd, name)
+    try:
+        lifted = True
+        while lifted:
+            lifted = _empty_level(top_fd, top_fd, 0)
+    finally:
+        os.close(top_fd)
+
+
+def _empty_level(fd: int, top_fd: int, depth: int) -> bool:
+    lifted = False
+    for name, is_directory in [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in _scan(fd)]:
+        if not is_directory:
+            os.unlink(name, dir_fd=fd)
+        elif depth >= _DEEPEST:
+            os.close(_open_directory(fd, name))
+            os.rename(name, f".lifted-{secrets.token_hex(8)}", src_dir_fd=fd, dst_dir_fd=top_fd)
+            lifted = True
+        else:
+            child_fd = _open_directory(fd, name)
+            try:
+                lifted |= _empty_level(child_fd, top_fd, depth + 1)
+            finally:
+                os.close(child_fd)
+            os.rmdir(name, dir_fd=fd)
+    return lifted
+
+
+def _scan(fd: int) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(fd) as entries:
+        yield from entries
+
+
+def _open_directory(parent_fd: int, name: str) -> int:
+    """The directory, made writable first: builds leave read-only ones, and objects are read-only."""
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+    except PermissionError:
+        # Follows a symlink that is put here at this very moment, but whoever could do that is dead or ourselves.
+        os.chmod(name, 0o700, dir_fd=parent_fd)
+        fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+    os.fchmod(fd, 0o700)
+    return fd

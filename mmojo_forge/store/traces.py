@@ -1,0 +1,124 @@
+"""The build trace in the database: what action keys were built to, what derivations were realised to, what it took."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from mmojo_forge.model import canonical
+from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
+from mmojo_forge.model.trace import Output, Trace
+from mmojo_forge.store.database import Database, json_list
+from mmojo_forge.store.protocol import Observation, Recorded
+
+_COLUMNS = "key, name, outputs, builder, started, seconds, peak_memory, preimage"
+_REMEMBERED = 5
+
+
+class Traces:
+    """The tables of traces, resolved derivations and observations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def lookup(self, keys: Sequence[ActionKey]) -> dict[ActionKey, Trace]:
+        """The traces that are known."""
+        rows = self._database.query(
+            f"SELECT {_COLUMNS} FROM traces WHERE key IN (SELECT value FROM json_each(?))", (json_list(keys),)
+        )
+        return {row[0]: _trace(row) for row in rows}
+
+    def conflicts(self, key: ActionKey) -> list[Trace]:
+        """The traces of the key that came later and claim something else."""
+        return [_trace(row) for row in self._database.query(f"SELECT {_COLUMNS} FROM conflicts WHERE key = ?", (key,))]
+
+    def record(self, trace: Trace) -> Recorded:
+        """Keep the trace unless its key is known; a differing one is kept among the conflicts."""
+        row = _row(trace)
+        with self._database.transaction() as connection:
+            known = connection.execute("SELECT outputs FROM traces WHERE key = ?", (trace.key,)).fetchone()
+            if known is None:
+                connection.execute(f"INSERT INTO traces ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            elif known[0] != row[2]:
+                connection.execute(f"INSERT OR IGNORE INTO conflicts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            if trace.seconds > 0:
+                _observe(connection, trace)
+        if known is None:
+            return Recorded.NEW
+        return Recorded.SAME if known[0] == row[2] else Recorded.CONFLICT
+
+    def lookup_resolved(self, derivations: Sequence[DerivationId]) -> dict[DerivationId, dict[str, TreeId]]:
+        """The trees that derivations were realised to; whether those are still valid is another question."""
+        known: dict[DerivationId, dict[str, TreeId]] = {}
+        rows = self._database.query(
+            "SELECT derivation, output, tree FROM resolved WHERE derivation IN (SELECT value FROM json_each(?))",
+            (json_list(derivations),),
+        )
+        for derivation, output, tree in rows:
+            known.setdefault(derivation, {})[output] = tree
+        return known
+
+    def record_resolved(self, resolved: Mapping[DerivationId, Mapping[str, TreeId]]) -> None:
+        """Remember what derivations were realised to; the newest answer holds."""
+        rows = [(one, output, tree) for one, outputs in resolved.items() for output, tree in outputs.items()]
+        with self._database.transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO resolved (derivation, output, tree) VALUES (?, ?, ?)", rows)
+
+    def history(self, names: Iterable[str]) -> dict[str, Observation]:
+        """The medians of the last few builds of each name."""
+        seen: dict[str, list[tuple[float, int]]] = {}
+        rows = self._database.query(
+            "SELECT name, seconds, peak_memory FROM observations "
+            "WHERE name IN (SELECT value FROM json_each(?)) ORDER BY id DESC",
+            (json_list(names),),
+        )
+        for name, seconds, memory in rows:
+            seen.setdefault(name, []).append((seconds, memory))
+        return {
+            name: Observation(median(one[0] for one in last), int(median(one[1] for one in last)))
+            for name, last in ((name, ones[:_REMEMBERED]) for name, ones in seen.items())
+        }
+
+
+def _observe(connection: Any, trace: Trace) -> None:
+    connection.execute(
+        "INSERT INTO observations (name, seconds, peak_memory) VALUES (?, ?, ?)",
+        (trace.name, trace.seconds, trace.peak_memory_bytes),
+    )
+    connection.execute(
+        "DELETE FROM observations WHERE name = ? AND id <= "
+        "(SELECT id FROM observations WHERE name = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+        (trace.name, trace.name, _REMEMBERED),
+    )
+
+
+def _row(trace: Trace) -> tuple[object, ...]:
+    outputs: dict[str, canonical.Json] = {
+        name: {"size": output.size, "tree": output.tree} for name, output in trace.outputs.items()
+    }
+    return (
+        trace.key,
+        trace.name,
+        canonical.encode(outputs).decode(),
+        trace.builder,
+        trace.started,
+        trace.seconds,
+        trace.peak_memory_bytes,
+        trace.preimage,
+    )
+
+
+def _trace(row: tuple[Any, ...]) -> Trace:
+    key, name, outputs, builder, started, seconds, memory, preimage = row
+    return Trace(
+        key=key,
+        name=name,
+        preimage=preimage,
+        outputs={one: Output(TreeId(value["tree"]), value["size"]) for one, value in json.loads(outputs).items()},
+        builder=builder,
+        started=started,
+        seconds=seconds,
+        peak_memory_bytes=memory,
+    )

@@ -1,0 +1,126 @@
+from typing import Literal
+
+from mmojo_forge.recipe import Files, Package, Spec, build, recipe
+
+# What the vendored tree says of itself (its own git metadata is left out of the source tree on purpose).
+BUILD_NUMBER = "0"
+BUILD_COMMIT = "0c1e57098"
+
+# For each system: zig's target, CMake's two names, the CPU everything but ggml's CPU backend is compiled for (the
+# first level), and the CPU of each further level. Names of CPUs are zig's.
+SYSTEMS = {
+    "linux-x86_64": {
+        "target": "x86_64-linux-musl",
+        "cmake": ("Linux", "x86_64"),
+        "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni"},
+    },
+    "linux-aarch64": {
+        "target": "aarch64-linux-musl",
+        "cmake": ("Linux", "aarch64"),
+        "levels": {"v80": "generic", "v82": "generic+v8_2a+dotprod+fullfp16"},
+    },
+    "windows-x86_64": {
+        "target": "x86_64-windows-gnu",
+        "cmake": ("Windows", "x86_64"),
+        "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni"},
+    },
+    "macos-aarch64": {
+        "target": "aarch64-macos.13.0",
+        "cmake": ("Darwin", "arm64"),
+        "levels": {"m1": "apple_m1"},
+        "flags": (
+            "-DGGML_METAL=OFF -DGGML_ACCELERATE=OFF -DGGML_BLAS=OFF -DCMAKE_OSX_SYSROOT= "
+            "-DCMAKE_INSTALL_NAME_TOOL=/bin/true"
+        ),
+    },
+}
+SLICES = {
+    f"{system}-{level}": {"system": system, "level": level} for system, row in SYSTEMS.items() for level in row["levels"]
+}
+
+TOOLS = r"""
+mkdir -p /build/home /build/bin
+for tool in cc c++; do
+    printf '#!/bin/sh\nexec /forge/zig/zig %s -target %s -mcpu=%s "$@"\n' $tool "$ZIG_TARGET" "$BASELINE" > /build/bin/$tool
+done
+for tool in ar ranlib rc; do
+    printf '#!/bin/sh\nexec /forge/zig/zig %s "$@"\n' $tool > /build/bin/$tool
+done
+chmod 755 /build/bin/*
+"""
+
+CONFIGURE = r"""
+flags="-Werror=date-time -ffile-prefix-map=/build/b=. -ffile-prefix-map=/forge/source=llama.cpp -ffile-prefix-map=/forge/zig=zig"
+/forge/cmake/bin/cmake -S /forge/source -B /build/b -G Ninja -DCMAKE_MAKE_PROGRAM=/forge/ninja/ninja \
+    -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME="$CMAKE_NAME" -DCMAKE_SYSTEM_PROCESSOR="$CMAKE_PROCESSOR" \
+    -DCMAKE_C_COMPILER=/build/bin/cc -DCMAKE_CXX_COMPILER=/build/bin/c++ -DCMAKE_ASM_COMPILER=/build/bin/cc \
+    -DCMAKE_AR=/build/bin/ar -DCMAKE_RANLIB=/build/bin/ranlib -DCMAKE_RC_COMPILER=/build/bin/rc \
+    -DCMAKE_C_FLAGS="$flags" -DCMAKE_CXX_FLAGS="$flags" -DCMAKE_EXE_LINKER_FLAGS=-s \
+    -DCMAKE_PROJECT_llama.cpp_INCLUDE=/forge/levels/levels.cmake -DFORGE_LEVELS="$FURTHER_LEVELS" \
+    -DCMAKE_DISABLE_FIND_PACKAGE_Git=ON -DGIT_EXECUTABLE= -DGIT_EXE=GIT_EXE-NOTFOUND \
+    -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DGGML_CCACHE=OFF \
+    -DGGML_SSE42=OFF -DGGML_AVX=OFF -DGGML_AVX2=OFF -DGGML_BMI2=OFF -DGGML_FMA=OFF -DGGML_F16C=OFF \
+    -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
+    -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
+    -DLLAMA_BUILD_NUMBER="$BUILD_NUMBER" -DLLAMA_BUILD_COMMIT="$BUILD_COMMIT" $SYSTEM_FLAGS
+"""
+
+INSTALL = r"""
+for level in $LEVELS; do
+    suffix=-$level
+    if [ "$level" = "$FIRST_LEVEL" ]; then suffix=''; fi
+    mkdir -p /forge/out/$level/bin
+    cp "/build/b/bin/llama-server$suffix$EXE" "/forge/out/$level/bin/mmojo-server$EXE"
+done
+"""
+
+
+@recipe("mmojo-server.linux-x86_64", variants={name: {"system": name} for name in SYSTEMS if name != "linux-x86_64"})
+def system(
+    zig: Package,
+    cmake: Package,
+    ninja: Package,
+    userland: Package,
+    llama_cpp: Package,
+    *,
+    system: Literal["linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-aarch64"] = "linux-x86_64",
+) -> Spec:
+    """llama-server for one system, one output per CPU level; only ggml's CPU backend is compiled for each."""
+    row = SYSTEMS[system]
+    levels = row["levels"]
+    first = next(iter(levels))
+    further = ";".join(f"{level}={cpu}" for level, cpu in levels.items() if level != first)
+    return build(
+        f"mmojo-server-{system}",
+        userland=userland,
+        inputs={"zig": zig, "cmake": cmake, "ninja": ninja, "source": llama_cpp, "levels": Files("cmake")},
+        env={
+            "ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache",
+            "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache",
+            "ZIG_TARGET": row["target"],
+            "BASELINE": levels[first],
+            "FIRST_LEVEL": first,
+            "LEVELS": " ".join(levels),
+            "FURTHER_LEVELS": further,
+            "CMAKE_NAME": row["cmake"][0],
+            "CMAKE_PROCESSOR": row["cmake"][1],
+            "SYSTEM_FLAGS": row.get("flags", ""),
+            "BUILD_NUMBER": BUILD_NUMBER,
+            "BUILD_COMMIT": BUILD_COMMIT,
+            "EXE": ".exe" if system.startswith("windows") else "",
+        },
+        outputs=tuple(levels),
+        parallel=True,
+        phases={
+            "tools": TOOLS,
+            "configure": CONFIGURE,
+            "compile": '/forge/ninja/ninja -C /build/b -j "$FORGE_JOBS" forge-all',
+            "install": INSTALL,
+        },
+    )
+
+
+@recipe("mmojo-server.linux-x86_64-v2", variants={name: row for name, row in SLICES.items() if name != "linux-x86_64-v2"})
+def slice_of(*, system: str = "linux-x86_64", level: str = "v2") -> Package:
+    """llama-server for one system and CPU level: a single executable, the one to deploy to servers."""
+    return Package("mmojo-server.linux-x86_64").with_options(system=system).output(level)
