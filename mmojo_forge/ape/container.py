@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -67,7 +68,7 @@ def read_container(path: Path, *, verify: bool = False) -> Container:
         path=path,
         size=size,
         program=facts.program,
-        assimilated=None if is_ape else f"linux-{elf.parse_elf(_as_elf(head), str(path)).machine}",
+        assimilated=None if is_ape else f"linux-{elf.name_machine(head, str(path), ApeReason.NOT_AN_APE)}",
         slices=facts.slices,
         launchers=facts.launchers,
         entries=entries,
@@ -121,7 +122,7 @@ def _read_entry(stream: BinaryIO, info: zipfile.ZipInfo, path: Path) -> Entry:
 def _check_places(facts: Manifest, entries: tuple[Entry, ...], path: Path) -> None:
     """The zip entries of slices and launchers must lie where the manifest, so the shell part, looks for them."""
     by_name = {entry.name: entry for entry in entries}
-    for record in (*facts.slices, *facts.launchers):
+    for record in facts.records():
         entry = by_name.get(record.entry)
         if entry is None or (entry.offset, entry.size, entry.deflated) != (record.offset, record.size, False):
             raise ApeError(
@@ -132,29 +133,23 @@ def _check_places(facts: Manifest, entries: tuple[Entry, ...], path: Path) -> No
 
 
 def _check_headers(head: bytes, facts: Manifest, path: Path) -> tuple[str, ...]:
-    found = tuple(
-        f"linux-{elf.parse_elf(header, str(path), ApeReason.ALTERED).machine}"
-        for header in (_bare(one) for one in script.decode_headers(head[: script.LOADER_WINDOW]))
-    )
+    """The systems of the printf'ed ELF headers, each of which must have its launcher."""
+    headers = script.decode_headers(head[: script.LOADER_WINDOW])
+    found = tuple(f"linux-{elf.name_machine(one, str(path), ApeReason.ALTERED)}" for one in headers)
     if found != tuple(launcher.system for launcher in facts.launchers):
         raise ApeError(f"{path}: altered: its ELF headers do not fit its launchers", reason=ApeReason.ALTERED)
+    starts = [script.encode_start(has_pe=head[64:68] == b"PE\0\0"), *headers]
+    if head[: manifest.MUTABLE] not in starts:
+        raise ApeError(f"{path}: altered: its first {manifest.MUTABLE} bytes", reason=ApeReason.ALTERED)
     return found
 
 
-def _bare(header: bytes) -> bytes:
-    """An ELF header without program headers, so that they need not be at hand."""
-    return header[:56] + bytes(2) + header[58:64]
-
-
-def _as_elf(head: bytes) -> bytes:
-    return _bare(head)
-
-
 def _read_pe(head: bytes, path: Path) -> PeImage | None:
-    at = int.from_bytes(head[0x3C:0x40], "little")
-    if head[at : at + 4] != b"PE\0\0":
+    if head[pe.HEADERS_AT : pe.HEADERS_AT + 4] != b"PE\0\0":
         return None
-    return pe.parse_pe(b"MZ" + head[2:], str(path), ApeReason.ALTERED)
+    # An assimilated file has lost its DOS header, and only that.
+    start = script.encode_start(has_pe=True)
+    return pe.parse_pe(start + head[len(start) :], str(path), ApeReason.ALTERED)
 
 
 def _verify(stream: BinaryIO, archive: zipfile.ZipFile, facts: Manifest, path: Path) -> None:
@@ -162,7 +157,7 @@ def _verify(stream: BinaryIO, archive: zipfile.ZipFile, facts: Manifest, path: P
     front = content.measure_stream(stream, facts.front_size - manifest.MUTABLE)
     if front.sha256 != facts.front_sha256:
         raise ApeError(f"{path}: altered: its headers or shell part", reason=ApeReason.ALTERED)
-    for record in (*facts.slices, *facts.launchers):
+    for record in facts.records():
         stream.seek(record.offset)
         found = content.measure_stream(stream, record.size)
         if found.sha256 != record.sha256:
@@ -183,6 +178,6 @@ def read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, to: 
                 sha256.update(chunk)
                 if to is not None:
                     to.write(chunk)
-    except (zipfile.BadZipFile, EOFError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise ApeError(f"{path}: altered: {info.filename}: {error}", reason=ApeReason.ALTERED) from error
     return sha256.hexdigest()

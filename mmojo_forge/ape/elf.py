@@ -64,18 +64,25 @@ class ElfImage:
 
 def parse_elf(image: bytes, what: str, reason: ApeReason = ApeReason.LAUNCHER) -> ElfImage:
     """The ELF executable whose bytes (its start at least) are `image`."""
-    if len(image) < HEADER_SIZE or image[:7] != b"\x7fELF\x02\x01\x01":
-        raise ApeError(f"{what}: not a 64-bit little-endian ELF", reason=reason)
-    (_, kind, machine, _, entry, table, _, _, _, entry_size, count, *_) = _HEADER.unpack_from(image)
-    if machine not in MACHINES or kind not in {_ET_EXEC, _ET_DYN}:
-        raise ApeError(f"{what}: not an ELF executable for a machine that APEs know", reason=reason)
+    machine = name_machine(image, what, reason)
+    (_, kind, _, _, entry, table, _, _, _, entry_size, count, *_) = _HEADER.unpack_from(image)
     if entry_size != _SEGMENT.size or table + count * entry_size > len(image):
         raise ApeError(f"{what}: its program headers are out of reach", reason=reason)
     segments = []
     for index in range(count):
         fields = _SEGMENT.unpack_from(image, table + index * entry_size)
         segments.append(Segment(*fields[:4], *fields[5:]))
-    return ElfImage(MACHINES[machine], kind, entry, tuple(segments))
+    return ElfImage(machine, kind, entry, tuple(segments))
+
+
+def name_machine(header: bytes, what: str, reason: ApeReason = ApeReason.LAUNCHER) -> str:
+    """The machine that an ELF executable is for, from its header alone."""
+    if len(header) < HEADER_SIZE or header[:7] != b"\x7fELF\x02\x01\x01":
+        raise ApeError(f"{what}: not a 64-bit little-endian ELF", reason=reason)
+    (_, kind, machine, *_) = _HEADER.unpack_from(header)
+    if machine not in MACHINES or kind not in {_ET_EXEC, _ET_DYN}:
+        raise ApeError(f"{what}: not an ELF executable for a machine that APEs know", reason=reason)
+    return MACHINES[machine]
 
 
 def move_segments(elf: ElfImage, base: int) -> tuple[Segment, ...]:

@@ -11,9 +11,7 @@ Memory is constant in the size of slices and assets; the launchers, tens of kilo
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +23,7 @@ from mmojo_forge.ape.error import ApeError, ApeReason
 from mmojo_forge.ape.layout import Piece, Place
 from mmojo_forge.ape.manifest import LauncherRecord, Manifest, SliceRecord
 from mmojo_forge.ape.pe import PeImage
+from mmojo_forge.ape.replace_file import replace_file
 from mmojo_forge.ape.script import ScriptSlice
 from mmojo_forge.ape.spec import LinkSpec, SliceSpec
 from mmojo_forge.ape.table import TableSlice
@@ -71,6 +70,7 @@ class _Inputs:
 class _Plan:
     """Where everything lies."""
 
+    elf_headers: tuple[bytes, ...]
     segments: tuple[tuple[Segment, ...], ...]
     segment_tables: tuple[int, ...]
     pe_headers: bytes
@@ -84,7 +84,7 @@ def link(spec: LinkSpec, out: Path) -> Linked:
     """Makes the APE that `spec` orders at `out`, which is replaced whole or not touched."""
     inputs = _read_inputs(spec)
     plan = _plan(inputs)
-    with _replace_file(out) as stream:
+    with replace_file(out, mode=0o755, what="link") as stream:
         made = _write(inputs, plan, stream)
         size = stream.tell()
     return Linked(out, size, made)
@@ -106,9 +106,7 @@ def _read_inputs(spec: LinkSpec) -> _Inputs:
         parsed = elf.parse_elf(image, f"launcher {path.name}")
         elf.check_launcher(parsed, path.name)
         if not system.endswith(parsed.machine):
-            raise ApeError(
-                f"launcher {path.name}: for {parsed.machine}, not for {system}", reason=ApeReason.LAUNCHER
-            )
+            raise ApeError(f"launcher {path.name}: for {parsed.machine}, not for {system}", reason=ApeReason.LAUNCHER)
         launchers.append(_Launcher(system, image, parsed))
     parsed_pe = pe.parse_pe(pe_image, "launcher for Windows") if pe_image else None
     return _Inputs(spec, tuple(slices), tuple(launchers), parsed_pe, pe_image)
@@ -116,8 +114,7 @@ def _read_inputs(spec: LinkSpec) -> _Inputs:
 
 def _plan(inputs: _Inputs) -> _Plan:
     """Lays the file out. The front's length depends on no number in it (fixed widths), so zeros do for measuring."""
-    draft = _Plan((), (), inputs.pe.headers if inputs.pe else b"", 0, 0, (), ())
-    at = layout.round_up(len(_encode_front(inputs, draft, draft=True)), 8)
+    at = layout.round_up(len(_draft_front(inputs)), 8)
     tables = []
     for launcher in inputs.launchers:
         tables.append(at)
@@ -126,37 +123,32 @@ def _plan(inputs: _Inputs) -> _Plan:
     if inputs.pe:
         pe_data, pe_headers = pe.place_data(inputs.pe, at, "for Windows")
         at = pe_data + inputs.pe.data_end - inputs.pe.data_start
-    front_size = at
     pieces = [Piece(local_size(one.entry, len(one.image)), len(one.image)) for one in inputs.launchers]
     pieces += [Piece(local_size(f"slices/{one.name}", facts.size), facts.size) for one, facts in inputs.slices]
     places = layout.place_pieces(at, pieces)
-    count = len(inputs.launchers)
+    launchers, slices = places[: len(inputs.launchers)], places[len(inputs.launchers) :]
     segments = tuple(
-        elf.move_segments(launcher.elf, place.data) for launcher, place in zip(inputs.launchers, places, strict=False)
+        elf.move_segments(one.elf, place.data) for one, place in zip(inputs.launchers, launchers, strict=True)
     )
-    return _Plan(segments, tuple(tables), pe_headers, pe_data, front_size, places[:count], places[count:])
+    headers = tuple(
+        elf.encode_header(one.elf, table_at, len(moved))
+        for one, table_at, moved in zip(inputs.launchers, tables, segments, strict=True)
+    )
+    return _Plan(headers, segments, tuple(tables), pe_headers, pe_data, at, launchers, slices)
 
 
-def _encode_front(inputs: _Inputs, plan: _Plan, *, draft: bool = False) -> bytes:
+def _draft_front(inputs: _Inputs) -> bytes:
+    headers = [b"\x7fELF".ljust(elf.HEADER_SIZE, b"\0") for _ in inputs.launchers]
+    return _encode_front(inputs, bytes(len(inputs.pe.headers) if inputs.pe else 0), headers, [0] * len(inputs.slices))
+
+
+def _encode_front(inputs: _Inputs, pe_headers: bytes, headers: Sequence[bytes], offsets: Sequence[int]) -> bytes:
     lines = [
-        ScriptSlice(
-            one.name, one.system, facts.sha256, 0 if draft else plan.slices[index].data, facts.size, one.features
-        )
-        for index, (one, facts) in enumerate(inputs.slices)
+        ScriptSlice(one.name, one.system, facts.sha256, offset, facts.size, one.features)
+        for (one, facts), offset in zip(inputs.slices, offsets, strict=True)
     ]
-    headers = {
-        launcher.system: elf.encode_header(launcher.elf, 0 if draft else plan.segment_tables[index], 0)
-        if draft
-        else _header(inputs, plan, index)
-        for index, launcher in enumerate(inputs.launchers)
-    }
-    # The quotes of an unfinished header are no fault yet: only its length counts.
-    pe_headers = bytes(len(plan.pe_headers)) if draft else plan.pe_headers
-    return script.encode_front(pe_headers, inputs.spec.program, lines, headers)
-
-
-def _header(inputs: _Inputs, plan: _Plan, index: int) -> bytes:
-    return elf.encode_header(inputs.launchers[index].elf, plan.segment_tables[index], len(plan.segments[index]))
+    systems = [launcher.system for launcher in inputs.launchers]
+    return script.encode_front(pe_headers, inputs.spec.program, lines, dict(zip(systems, headers, strict=True)))
 
 
 def _write(inputs: _Inputs, plan: _Plan, stream: BinaryIO) -> Manifest:
@@ -203,7 +195,8 @@ def _table_slices(inputs: _Inputs, plan: _Plan) -> list[TableSlice]:
 
 def _build_front(inputs: _Inputs, plan: _Plan, slices: list[TableSlice]) -> bytes:
     """All bytes before the first entry: header, shell part, program headers, section data of the PE."""
-    front = bytearray(_encode_front(inputs, plan))
+    offsets = [place.data for place in plan.slices]
+    front = bytearray(_encode_front(inputs, plan.pe_headers, plan.elf_headers, offsets))
     for at, segments in zip(plan.segment_tables, plan.segments, strict=True):
         front = front.ljust(at, b"\0") + elf.encode_segments(segments)
     if inputs.pe:
@@ -219,23 +212,5 @@ def _build_front(inputs: _Inputs, plan: _Plan, slices: list[TableSlice]) -> byte
 def _patch_launcher(inputs: _Inputs, plan: _Plan, index: int, slices: list[TableSlice]) -> bytes:
     launcher = inputs.launchers[index]
     at = plan.launchers[index].data + table.find_table(launcher.image, launcher.system)
-    header = _header(inputs, plan, index)
-    encoded = table.encode_table(inputs.spec.program, at, header, slices)
+    encoded = table.encode_table(inputs.spec.program, at, plan.elf_headers[index], slices)
     return table.patch_table(launcher.image, encoded, launcher.system)
-
-
-@contextmanager
-def _replace_file(out: Path) -> Iterator[BinaryIO]:
-    """A stream whose bytes become `out`, executable, when the block ends well; else nothing is left."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w+b") as stream:
-            yield stream
-        temporary.chmod(0o755)
-        temporary.replace(out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ApeError(f"link {out}: {error.strerror or error}", reason=ApeReason.INPUT) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -57,6 +57,10 @@ class Manifest:
     front_size: int
     front_sha256: str
 
+    def records(self) -> tuple[SliceRecord | LauncherRecord, ...]:
+        """Everything that lies in the file as an entry of ours."""
+        return (*self.slices, *self.launchers)
+
     def encode(self) -> bytes:
         """Its JSON, sorted and indented."""
         return (json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, sort_keys=True) + "\n").encode()

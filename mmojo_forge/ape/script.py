@@ -36,7 +36,11 @@ class ScriptSlice:
 
     def encode(self) -> str:
         """Its line. Numbers have a fixed width, so that the script's length does not depend on where slices lie."""
-        words = (f"ape_slice {self.name} {self.system} {self.sha256}", f"{self.offset // BLOCK:10d}", f"{self.size:12d}")
+        words = (
+            f"ape_slice {self.name} {self.system} {self.sha256}",
+            f"{self.offset // BLOCK:10d}",
+            f"{self.size:12d}",
+        )
         return " ".join((*words, *self.features))
 
 
@@ -45,15 +49,24 @@ def escape_header(header: bytes) -> str:
     return "".join(f"\\{byte:03o}" for byte in header)
 
 
+def encode_start(*, has_pe: bool) -> bytes:
+    """The first 64 bytes: the magic, and the DOS header's one field that Windows reads, e_lfanew."""
+    magic = MAGIC_PE if has_pe else MAGIC_PLAIN
+    return magic.ljust(0x3C, b"\0") + struct.pack("<I", HEADERS_AT)
+
+
 def encode_front(
     pe_headers: bytes, program: str, slices: Sequence[ScriptSlice], elf_headers: Mapping[str, bytes]
 ) -> bytes:
     """The file from offset 0 to the end of the shell part."""
-    magic = MAGIC_PE if pe_headers else MAGIC_PLAIN
-    start = (magic.ljust(0x3C, b"\0") + struct.pack("<I", HEADERS_AT)) + pe_headers
-    if QUOTE in start[len(magic) :]:
+    if QUOTE in pe_headers:
         raise ApeError(f"link {program}: a quote (27h) in the PE headers", reason=ApeReason.QUOTE)
-    front = start + b"\n'\n" + _fill_script(program, slices, elf_headers).encode("ascii")
+    front = (
+        encode_start(has_pe=bool(pe_headers))
+        + pe_headers
+        + b"\n'\n"
+        + _fill_script(program, slices, elf_headers).encode("ascii")
+    )
     if elf_headers and list(decode_headers(front[:LOADER_WINDOW])) != list(elf_headers.values()):
         raise ApeError(
             f"link {program}: the ELF headers do not lie within the first {LOADER_WINDOW} bytes",

@@ -16,9 +16,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from mmojo_forge.ape import features as cpu_features
@@ -83,7 +82,7 @@ class LinkSpec:
 
     program: str
     slices: tuple[SliceSpec, ...]
-    launchers: Mapping[str, Path] = MappingProxyType({})
+    launchers: Mapping[str, Path] = field(default_factory=dict)
     assets: tuple[Asset, ...] = ()
 
     def __post_init__(self) -> None:

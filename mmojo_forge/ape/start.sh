@@ -1,7 +1,7 @@
 # The shell part of an APE. The linker (script.py) fills in the words between at-signs, drops these comment lines and writes
 # the rest behind the PE headers, whose bytes the first line's quote has swallowed.
 #
-# It runs under dash, bash 3.2 and later, zsh, busybox sh, ksh and macOS's sh; `[ -O` is the one thing outside POSIX
+# It runs under dash, bash 3.2 and later, zsh, busybox sh and macOS's sh; `[ -O` is the one thing outside POSIX
 # and all of them have it. The two launchers in launcher/ do the same in C; keep names, places and exit codes alike.
 # A later start forks twice: uname, and wc for the size of the unpacked copy.
 # Everything here is named ape_*: a variable of another name might be an exported one of the user's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,9 +19,12 @@ from mmojo_forge.engine.workspace import Request, Workspace, as_package, graph_o
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import ActionKey, TreeId
+from mmojo_forge.model.label import Label
+from mmojo_forge.model.trace import Trace
 from mmojo_forge.recipe.api import OptionValue
 from mmojo_forge.recipe.evaluate import Instance
 from mmojo_forge.recipe.loader import Loader
+from mmojo_forge.recipe.local import read_local_tree
 from mmojo_forge.store.protocol import Store
 
 
@@ -99,6 +103,32 @@ def target_path(workspace: Workspace, target: str, store: Store) -> Path:
             f"find {target}: it is not built", detail=f"Build it with `forge realize {target}`.", reason="not-built"
         )
     return store.checkout(tree, object_name(node.name, output))
+
+
+@dataclass(frozen=True, slots=True)
+class ResultInfo:
+    """One finished result. `size` in bytes; `trace` and `label` are known only for targets of this workspace."""
+
+    path: Path
+    tree: TreeId
+    size: int
+    files: int
+    label: Label | None = None
+    trace: Trace | None = None
+
+
+def find_result(workspace: Workspace, what: str, folder: Path, store: Store) -> ResultInfo:
+    """What a target, or a file or folder at `what` seen from `folder`, is; raises EngineError, RecipeError."""
+    path = folder / what
+    if path.exists() and (os.sep in what or path.is_file()):
+        tree = read_local_tree(path.resolve())
+        return ResultInfo(path, tree.id, tree.size, sum(1 for _ in tree.files()))
+    path = target_path(workspace, what, store)
+    shown = describe(workspace, Request.parse((what,)), store)
+    tree = store.read_tree(shown.outputs[shown.instance.output])
+    trace = store.lookup([shown.key]).get(shown.key) if shown.key else None
+    files = sum(1 for _ in tree.files())
+    return ResultInfo(path, tree.id, tree.size, files, shown.instance.node.label, trace)
 
 
 def open_log(workspace: Workspace, name: str, store: Store, places: Places) -> AbstractContextManager[BinaryIO]:

@@ -42,6 +42,9 @@ _CHUNK = 1 << 16
 _KILLED = 128 + signal.SIGKILL
 _LAST_SIGNAL = 128 + 64
 _NOT_EXECUTABLE = 127
+_ENV = Path("/usr/bin/env")
+# Python ignores the other two itself, and `subprocess` puts them right.
+_REMEMBERED_SIGNALS = sorted(signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ})
 # The same in every shell and service; soft limits, so a build may raise them again.
 _RESOURCE_LIMITS = ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 4096), (resource.RLIMIT_STACK, 8 << 20))
 
@@ -138,18 +141,7 @@ class _SupervisedRun:
             )
             self._command = command
             self._stack.callback(self._close_filter_pipe)
-            # Not posix_spawn, which can set no umask; with these arguments Python uses vfork.
-            self._process = subprocess.Popen(
-                command.argv,
-                executable=bwrap.path,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd="/",
-                env={},
-                umask=0o022,
-                pass_fds=command.descriptors,
-            )
+            self._process = _spawn(bwrap, command, output)
 
     def wait(self) -> BuildResult | None:
         """The result, with every process dead; None if bwrap could not set the sandbox up."""
@@ -194,7 +186,10 @@ class _SupervisedRun:
         if self._verdict is not None:
             self._kill()
             return
-        for kind, soft in _RESOURCE_LIMITS:
+        # The kernel stops an ordinary user's fork bomb here, within the sandbox's own user namespace, long enough for
+        # the watch to see it. It exempts root, whose bombs the watch must catch alone.
+        tasks = 2 * self._request.limits.processes + 64
+        for kind, soft in (*_RESOURCE_LIMITS, (resource.RLIMIT_NPROC, tasks)):
             _, hard = resource.prlimit(pid, kind)
             wanted = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
             resource.prlimit(pid, kind, (wanted, hard))
@@ -271,6 +266,30 @@ class _SupervisedRun:
         self._stack.callback(os.close, reading)
         child.callback(os.close, writing)
         return reading, writing
+
+
+def _spawn(bwrap: availability.Bubblewrap, command: SandboxCommand, output: int) -> subprocess.Popen[bytes]:
+    """bwrap, started with nothing of this process: not its environment, umask, folder, descriptors or signals."""
+    argv, program = command.argv, bwrap.path
+    if any(signal.getsignal(number) is signal.SIG_IGN for number in _REMEMBERED_SIGNALS):
+        # Under nohup, or in the background of a script. Only the main thread could stop ignoring them here.
+        argv, program = ("env", "--default-signal", str(bwrap.path), *argv[1:]), _ENV
+    blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    try:
+        # Not posix_spawn, which can set no umask; with these arguments Python uses vfork.
+        return subprocess.Popen(
+            argv,
+            executable=program,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env={},
+            umask=0o022,
+            pass_fds=command.descriptors,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _name_outcome(exit_code: int) -> Outcome:

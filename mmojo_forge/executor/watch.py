@@ -10,7 +10,8 @@ from mmojo_forge.executor import usage
 from mmojo_forge.executor.request import BuildRequest, Outcome
 from mmojo_forge.executor.usage import SandboxMeter
 
-_PROCESS_LOOK = 0.2
+# A fork bomb makes some hundred processes in this time, and on a busy machine a later look would come far too late.
+_PROCESS_LOOK = 0.05
 _MEMORY_LOOK = 1.0
 _SOONEST_MEMORY_LOOK = 0.05
 # How fast a build may fill memory, at most: the closer to its limit, the sooner the next look.
@@ -68,12 +69,12 @@ class Watch:
             return Outcome.SILENCE_LIMIT
         if self._meter is None:
             return None
-        if now >= self._memory_look:
-            return self._look_at_memory(self._meter)
         if now >= self._process_look:
             self._process_look = now + _PROCESS_LOOK
-            if self._meter.count_processes() > self._limits.processes:
+            if self._meter.has_more_processes_than(self._limits.processes):
                 return Outcome.PROCESS_LIMIT
+        if now >= self._memory_look:
+            return self._look_at_memory(self._meter)
         return self._look_at_disk() if now >= self._disk_look else None
 
     def has_too_much_output(self) -> bool:
@@ -85,7 +86,6 @@ class Watch:
         now = time.monotonic()
         self.peak_memory_bytes = max(self.peak_memory_bytes, seen.memory_bytes)
         self._memory_look = now + self._memory_pause(seen.memory_bytes)
-        self._process_look = now + _PROCESS_LOOK
         if seen.memory_bytes > self._limits.memory_bytes:
             return Outcome.MEMORY_LIMIT
         return Outcome.PROCESS_LIMIT if seen.tasks > self._limits.processes else None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urljoin
@@ -81,9 +81,7 @@ class HttpClient:
             finally:
                 response.close()
 
-    def _request(
-        self, session: requests.Session, url: str, start: int, headers: dict[str, str]
-    ) -> requests.Response:
+    def _request(self, session: requests.Session, url: str, start: int, headers: dict[str, str]) -> requests.Response:
         asked = {**headers, "Accept-Encoding": "identity", "User-Agent": "mmojo-forge"}
         if start:
             asked["Range"] = f"bytes={start}-"
@@ -95,7 +93,7 @@ class HttpClient:
                 return response
             response.close()
             following = urljoin(current, target)
-            _check_redirect(url, current, following)
+            check_redirect(url, current, following)
             current = following
         raise UrlFailure(url, Kind.REDIRECTS, f"more than {self.settings.redirects} redirects")
 
@@ -151,7 +149,8 @@ def _content_type_of(path: Path) -> str:
     return "text/html" if path.suffix == ".html" else ""
 
 
-def _check_redirect(url: str, current: str, following: str) -> None:
+def check_redirect(url: str, current: str, following: str) -> None:
+    """Raise UrlFailure where a redirect leads to less security than the request had."""
     scheme = scheme_of(following)
     if scheme_of(current) == "https" and scheme == "http":
         raise UrlFailure(url, Kind.INSECURE, f"redirected from https to {redacted(following)}")
@@ -195,7 +194,7 @@ def _retry_after(response: requests.Response) -> float | None:
         return None
     if moment.tzinfo is None:
         return None
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def _cause(error: BaseException) -> str:

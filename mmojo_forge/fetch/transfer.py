@@ -20,10 +20,12 @@ from mmojo_forge.fetch.http import HttpClient, Stream
 from mmojo_forge.fetch.part_file import PartFile
 from mmojo_forge.fetch.retry import with_retries
 from mmojo_forge.fetch.settings import FetchSettings
+from mmojo_forge.fetch.sink import Sink
 from mmojo_forge.fetch.url import redacted
 
 OnProgress = Callable[[int, int], None]
 """Called with bytes so far and in all (0 where that is unknown); what it raises ends the download."""
+
 
 Candidate = str | UrlFailure
 """A URL to try, or why looking for one failed."""
@@ -37,21 +39,24 @@ class _Download:
     on_progress: OnProgress | None
     mismatch: Mismatch | None = None
 
-    def run(self, url: str) -> Received:
-        """The outcome of one URL; raises UrlFailure, FetchError."""
+    def run(self, url: str, write: Callable[[Sink], None] | None = None) -> Received:
+        """The outcome of one URL, or of `write`; raises UrlFailure, FetchError."""
         with PartFile(self.destination, self.expected) as part:
             if not part.complete:
-                with_retries(self.client, lambda: self._receive(url, part))
+                with_retries(self.client, lambda: self._receive(url, part, write))
             if part.digests.difference(self.expected) and part.mixed:
                 part.restart()
-                with_retries(self.client, lambda: self._receive(url, part))
+                with_retries(self.client, lambda: self._receive(url, part, write))
             self._verify(url, part)
             part.finish()
             return part.digests.received(redacted(url))
 
-    def _receive(self, url: str, part: PartFile) -> None:
-        if not self.expected.digests:
+    def _receive(self, url: str, part: PartFile, write: Callable[[Sink], None] | None) -> None:
+        if write is not None or not self.expected.digests:
             part.restart()
+        if write is not None:
+            write(_CheckedSink(self, url, part))
+            return
         with self.client.open(url, start=part.size) as stream:
             if stream.start != part.size:
                 part.restart()
@@ -67,11 +72,15 @@ class _Download:
         speed = _Speed(self.client.settings)
         total = self.expected.size or stream.total or 0
         for chunk in stream.chunks:
-            self._check_size(url, part.size + len(chunk))
-            part.write(chunk)
+            self.append(url, part, chunk, total)
             speed.check(url, len(chunk))
-            if self.on_progress is not None:
-                self.on_progress(part.size, total)
+
+    def append(self, url: str, part: PartFile, chunk: bytes, total: int) -> None:
+        """Take in the next bytes; raises UrlFailure where they are too many."""
+        self._check_size(url, part.size + len(chunk))
+        part.write(chunk)
+        if self.on_progress is not None:
+            self.on_progress(part.size, total)
 
     def _check_size(self, url: str, size: int) -> None:
         if self.expected.size is not None and size > self.expected.size:
@@ -104,6 +113,19 @@ class _Speed:
         self._since, self._bytes = now, 0
 
 
+class _CheckedSink:
+    """Writes to a part file as a download does: bounded by the expected size, with progress."""
+
+    def __init__(self, job: _Download, origin: str, part: PartFile) -> None:
+        self._job = job
+        self._origin = origin
+        self._part = part
+
+    def write(self, chunk: bytes) -> None:
+        """Append."""
+        self._job.append(self._origin, self._part, chunk, self._job.expected.size or 0)
+
+
 def download(
     client: HttpClient,
     what: str,
@@ -134,3 +156,21 @@ def download(
     if not failures:
         raise FetchError(f"fetch {what}: no place to fetch it from is known", reason="no-url")
     raise error_of(what, failures, job.mismatch)
+
+
+def produce(
+    client: HttpClient,
+    what: str,
+    origin: str,
+    write: Callable[[Sink], None],
+    destination: Path,
+    *,
+    expected: Expected,
+    on_progress: OnProgress | None = None,
+) -> Received:
+    """What was left at `destination`, made by `write` instead of read from a URL; raises FetchError."""
+    job = _Download(client, destination, expected, on_progress)
+    try:
+        return job.run(origin, write)
+    except UrlFailure as failure:
+        raise error_of(what, [failure], job.mismatch) from failure

@@ -8,6 +8,7 @@ A process that dies between the first rename and the commit leaves its intent, f
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -189,7 +190,7 @@ class Batch:
                 elif staged.moved_from != directory:
                     os.dup2(self._process.fd, source_fd, inheritable=False)
                     directory = None
-                os.rename(staged.name, layout.blob_path(*blob), src_dir_fd=source_fd, dst_dir_fd=blobs_fd)
+                _rename_into_shard(staged.name, source_fd, layout.blob_path(*blob), blobs_fd)
                 self._made.discard(staged.name)
         finally:
             os.close(source_fd)
@@ -224,6 +225,16 @@ def blobs_of(tree: Tree) -> dict[Blob, int]:
         for entry in tree.entries
         if entry.digest is not None
     }
+
+
+def _rename_into_shard(name: str, source_fd: int, path: str, blobs_fd: int) -> None:
+    try:
+        os.rename(name, path, src_dir_fd=source_fd, dst_dir_fd=blobs_fd)
+    except FileNotFoundError:
+        # The first blob of its shard: 256 empty directories would be slow to make and to remove.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path), 0o755, dir_fd=blobs_fd)
+        os.rename(name, path, src_dir_fd=source_fd, dst_dir_fd=blobs_fd)
 
 
 def finish(fd: int, executable: bool) -> None:

@@ -284,13 +284,8 @@ class LocalStore:
 
 
 def _make_layout(root: str) -> None:
-    blobs = os.path.join(root, layout.BLOBS)
-    if os.path.isdir(os.path.join(blobs, "ff")):
-        return
     for name in layout.DIRECTORIES:
         os.makedirs(os.path.join(root, name), exist_ok=True)
-    for shard in range(256):
-        os.makedirs(os.path.join(blobs, f"{shard:02x}"), exist_ok=True)
 
 
 def _plain(key: str) -> str:

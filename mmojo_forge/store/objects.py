@@ -55,7 +55,9 @@ def check_out(root: str, manifest: bytes, temporary: str, target: str) -> None:
             _check_out_directory(rows, blobs, temporary, target)
         else:
             os.mkdir(temporary, 0o700)
-            _link_files(blobs, _Directory(files=[["file", *rows[0][1:]]]), os.open(temporary, DIRECTORY_FLAGS))
+            # Not read-only: an ordinary user could not move the file out of it.
+            only = _Directory(files=[["file", *rows[0][1:]]])
+            _link_files(blobs, only, os.open(temporary, DIRECTORY_FLAGS), read_only=False)
             os.rename(os.path.join(temporary, "file"), target)
 
 

@@ -88,19 +88,15 @@ def _compare(root: str, sizes: dict[Blob, int], trees: set[TreeId]) -> Iterator[
     expected = {layout.blob_path(*blob) for blob in sizes}
     found = set()
     for shard in os.listdir(os.path.join(root, layout.BLOBS)):
-        found |= {f"{shard}/{name}" for name in _names(os.path.join(root, layout.BLOBS, shard))}
+        try:
+            found |= {f"{shard}/{name}" for name in os.listdir(os.path.join(root, layout.BLOBS, shard))}
+        except NotADirectoryError:
+            found.add(shard)
     yield from (Finding("blob-missing", f"{layout.BLOBS}/{path}") for path in sorted(expected - found))
     yield from (Finding("blob-stray", f"{layout.BLOBS}/{path}") for path in sorted(found - expected))
     manifests = set(os.listdir(os.path.join(root, layout.TREES)))
     yield from (Finding("tree-missing", f"{layout.TREES}/{name}") for name in sorted(trees - manifests))
     yield from (Finding("tree-stray", f"{layout.TREES}/{name}") for name in sorted(manifests - trees))
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except NotADirectoryError:
-        return [""]
 
 
 class _BlobCheck:

@@ -1,13 +1,6 @@
-from mmojo_forge.recipe import Package, Spec, build, recipe
+from mmojo_forge.recipe import Files, Package, Spec, build, forge_files, recipe
 
-HELLO = r"""
-#include <stdio.h>
-int main(int argc, char **argv) {
-    printf("hello from %s, %d arguments\n", SYSTEM, argc - 1);
-    return argc > 1 ? 7 : 0;
-}
-"""
-
+# What each system's slice is compiled for; the smallest program that goes all the way to one file.
 TARGETS = {
     "linux-x86_64": "x86_64-linux-musl",
     "linux-aarch64": "aarch64-linux-musl",
@@ -18,17 +11,56 @@ TARGETS = {
 
 @recipe("hello", variants={system: {"system": system} for system in TARGETS if system != "linux-x86_64"})
 def hello(zig: Package, userland: Package, *, system: str = "linux-x86_64") -> Spec:
-    """A C program for one system: the thinnest path from a recipe to something that runs."""
+    """A C and a C++ program for one system: the thinnest path from a recipe to something that runs."""
+    suffix = ".exe" if system.startswith("windows") else ""
     return build(
         f"hello-{system}",
         userland=userland,
-        inputs={"zig": zig},
-        env={"ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache", "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache"},
+        inputs={"zig": zig, "source": Files("source")},
+        env={
+            "ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache",
+            "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache",
+            "FLAGS": f"-target {TARGETS[system]} -Os -s -ffile-prefix-map=/forge/source=. -Werror=date-time",
+        },
         phases={
             "compile": f"""
-cat > hello.c <<'END'{HELLO}END
-/forge/zig/zig cc -target {TARGETS[system]} -Os -s -DSYSTEM='"{system}"' -o hello hello.c
+/forge/zig/zig cc $FLAGS -DSYSTEM='"{system}"' /forge/source/hello.c -o hello
+/forge/zig/zig c++ $FLAGS /forge/source/words.cpp -o words
 """,
-            "install": "mkdir -p /forge/out/out/bin && cp hello /forge/out/out/bin/hello",
+            "install": f"""
+mkdir -p /forge/out/out/bin
+cp hello /forge/out/out/bin/hello{suffix}
+cp words /forge/out/out/bin/words{suffix}
+""",
+        },
+    )
+
+
+@recipe("hello.ape")
+def hello_ape(hello: Package, ape: Package, userland: Package) -> Spec:
+    """The hello programs of all systems in one file."""
+    slices = ",".join(
+        f'{{"system":"{system}","path":"/forge/{system}/bin/hello{".exe" if system.startswith("windows") else ""}"}}'
+        for system in TARGETS
+    )
+    return build(
+        "hello.ape",
+        userland=userland,
+        inputs={
+            "launchers": ape,
+            "linker": forge_files("ape"),
+            "errors": forge_files("errors.py"),
+            **{system: hello.with_options(system=system) for system in TARGETS},
+        },
+        at={"linker": "/forge/python/mmojo_forge/ape", "errors": "/forge/python/mmojo_forge/errors.py"},
+        phases={
+            "link": f"""
+cat > order.json <<'END'
+{{"program":"hello","slices":[{slices}],
+  "launchers":{{"linux-x86_64":"/forge/launchers/linux-x86_64.elf","linux-aarch64":"/forge/launchers/linux-aarch64.elf",
+                "windows-x86_64":"/forge/launchers/windows-x86_64.exe"}}}}
+END
+PYTHONPATH=/forge/python python3 -B -m mmojo_forge.ape link order.json /forge/out/out
+""",
         },
     )

@@ -1,6 +1,7 @@
+from json import dumps
 from typing import Literal
 
-from mmojo_forge.recipe import Files, Package, Spec, build, recipe
+from mmojo_forge.recipe import Files, Package, Spec, build, forge_files, recipe
 
 # What the vendored tree says of itself (its own git metadata is left out of the source tree on purpose).
 BUILD_NUMBER = "0"
@@ -41,12 +42,16 @@ SLICES = {
 TOOLS = r"""
 mkdir -p /build/home /build/bin
 for tool in cc c++; do
-    printf '#!/bin/sh\nexec /forge/zig/zig %s -target %s -mcpu=%s "$@"\n' $tool "$ZIG_TARGET" "$BASELINE" > /build/bin/$tool
+    printf '#!/bin/sh\nexec /forge/zig/zig %s -target %s -mcpu=%s -g0 -s "$@"\n' $tool "$ZIG_TARGET" "$BASELINE" > /build/bin/$tool
 done
 for tool in ar ranlib rc; do
     printf '#!/bin/sh\nexec /forge/zig/zig %s "$@"\n' $tool > /build/bin/$tool
 done
 chmod 755 /build/bin/*
+
+# zig makes libc and libc++ for a target when it first links; at once and on all cores, not in the middle of CMake's probes.
+printf '#include <iostream>\nint main() { std::cout << 1; }\n' > /build/runtime.cpp
+/build/bin/c++ -O3 /build/runtime.cpp -o /build/runtime
 """
 
 CONFIGURE = r"""
@@ -55,7 +60,7 @@ flags="-Werror=date-time -ffile-prefix-map=/build/b=. -ffile-prefix-map=/forge/s
     -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME="$CMAKE_NAME" -DCMAKE_SYSTEM_PROCESSOR="$CMAKE_PROCESSOR" \
     -DCMAKE_C_COMPILER=/build/bin/cc -DCMAKE_CXX_COMPILER=/build/bin/c++ -DCMAKE_ASM_COMPILER=/build/bin/cc \
     -DCMAKE_AR=/build/bin/ar -DCMAKE_RANLIB=/build/bin/ranlib -DCMAKE_RC_COMPILER=/build/bin/rc \
-    -DCMAKE_C_FLAGS="$flags" -DCMAKE_CXX_FLAGS="$flags" -DCMAKE_EXE_LINKER_FLAGS=-s \
+    -DCMAKE_C_FLAGS="$flags" -DCMAKE_CXX_FLAGS="$flags" \
     -DCMAKE_PROJECT_llama.cpp_INCLUDE=/forge/levels/levels.cmake -DFORGE_LEVELS="$FURTHER_LEVELS" \
     -DCMAKE_DISABLE_FIND_PACKAGE_Git=ON -DGIT_EXECUTABLE= -DGIT_EXE=GIT_EXE-NOTFOUND \
     -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DGGML_CCACHE=OFF \
@@ -124,3 +129,59 @@ def system(
 def slice_of(*, system: str = "linux-x86_64", level: str = "v2") -> Package:
     """llama-server for one system and CPU level: a single executable, the one to deploy to servers."""
     return Package("mmojo-server.linux-x86_64").with_options(system=system).output(level)
+
+
+# What the run-time must find before it starts a slice, in the words of /proc/cpuinfo; best level first.
+X86_V2 = ("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3")
+X86_V3 = (*X86_V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
+X86_V4X = (*X86_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", "avx512_vnni", "avx512vbmi")
+FEATURES = {
+    "linux-x86_64": {"v4x": X86_V4X, "v3": X86_V3, "v2": X86_V2},
+    "linux-aarch64": {"v82": ("asimddp", "asimdhp", "asimdrdm", "atomics", "crc32", "fphp"), "v80": ()},
+    "windows-x86_64": {"v4x": X86_V4X, "v3": X86_V3, "v2": X86_V2},
+    "macos-aarch64": {"m1": ()},
+}
+
+
+@recipe("mmojo-server.ape")
+def ape(ape: Package, userland: Package) -> Spec:
+    """The server for all systems and CPU levels in one file that runs everywhere."""
+    server = Package("mmojo-server.linux-x86_64")
+    slices = {
+        f"{system}-{level}": {
+            "system": system,
+            "level": level,
+            "features": list(features),
+            "path": f"/forge/{system}-{level}/bin/mmojo-server{'.exe' if system.startswith('windows') else ''}",
+        }
+        for system, levels in FEATURES.items()
+        for level, features in levels.items()
+    }
+    order = {
+        "program": "mmojo-server",
+        "slices": list(slices.values()),
+        "launchers": {
+            "linux-x86_64": "/forge/launchers/linux-x86_64.elf",
+            "linux-aarch64": "/forge/launchers/linux-aarch64.elf",
+            "windows-x86_64": "/forge/launchers/windows-x86_64.exe",
+        },
+    }
+    return build(
+        "mmojo-server.ape",
+        userland=userland,
+        inputs={
+            "launchers": ape,
+            "linker": forge_files("ape"),
+            "errors": forge_files("errors.py"),
+            **{name: server.with_options(system=row["system"]).output(row["level"]) for name, row in slices.items()},
+        },
+        at={"linker": "/forge/python/mmojo_forge/ape", "errors": "/forge/python/mmojo_forge/errors.py"},
+        phases={
+            "link": f"""
+cat > order.json <<'END'
+{dumps(order, indent=1, sort_keys=True)}
+END
+PYTHONPATH=/forge/python python3 -B -m mmojo_forge.ape link order.json /forge/out/out
+""",
+        },
+    )

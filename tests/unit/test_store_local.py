@@ -27,6 +27,14 @@ from mmojo_forge.store.local import LocalStore
 from mmojo_forge.store.protocol import StoreError
 
 
+@pytest.fixture(autouse=True)
+def unlocked(tmp_path: Path) -> Iterator[None]:
+    """Objects are read-only; pytest, as an ordinary user, could not remove them."""
+    yield
+    for directory, _, _ in os.walk(tmp_path):
+        os.chmod(directory, 0o755)
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     return tmp_path / "store"
@@ -354,15 +362,14 @@ def test_leftovers_of_dead_processes_are_cleaned_and_those_of_the_living_are_not
 
 
 def test_a_very_deep_leftover_is_removed(place: Path) -> None:
-    with LocalStore.open(place) as store:
-        with store.scratch("work") as top:
-            fd = os.open(top, os.O_RDONLY)
-            for _ in range(400):
-                os.mkdir("d" * 10, dir_fd=fd)
-                below = os.open("d" * 10, os.O_RDONLY, dir_fd=fd)
-                os.close(fd)
-                fd = below
+    with LocalStore.open(place) as store, store.scratch("work") as top:
+        fd = os.open(top, os.O_RDONLY)
+        for _ in range(400):
+            os.mkdir("d" * 10, dir_fd=fd)
+            below = os.open("d" * 10, os.O_RDONLY, dir_fd=fd)
             os.close(fd)
+            fd = below
+        os.close(fd)
     assert leftovers(place) == []
 
 
@@ -371,6 +378,7 @@ def test_what_a_dead_process_published_without_a_row_is_undone(place: Path) -> N
     with LocalStore.open(place) as store:
         kept = store.add_file(io.BytesIO(b"whole"))
     half = blob_file(place, b"half")
+    half.parent.mkdir(exist_ok=True)
     half.write_bytes(b"half")
     (place / "tmp" / "4711-dead").mkdir()
     (place / "tmp" / "4711-dead" / "intent-1").write_text(

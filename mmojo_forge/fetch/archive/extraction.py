@@ -111,7 +111,7 @@ class _Archive:
             raise ArchiveError("neither tar, zip nor Debian package, by its first bytes", reason=Reason.UNKNOWN_FORMAT)
         chunks = codec.unpacked(file_chunks(self.descriptor, offset, length), compression, limits)
         self.stream = ReadAhead(chunks, read_ahead)
-        return name if name == "deb" or compression is None else f"{name}.{compression}"
+        return f"{name}.{compression}" if compression else name
 
 
 def _unpack(archive: _Archive, root: int, options: ExtractOptions) -> ExtractReport:

@@ -69,7 +69,7 @@ class ExtractOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExtractReport:
-    """What one extraction wrote. `format` is what the archive was found to be: tar, tar.gz, zip, deb…"""
+    """What one extraction wrote. `format` is what the archive was found to be: tar, tar.gz, zip, deb.xz…"""
 
     format: str
     files: int = 0

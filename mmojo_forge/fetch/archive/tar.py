@@ -194,7 +194,7 @@ def _pax_records(data: bytes) -> dict[str, bytes]:
         digits = data[position:space].decode("ascii", "replace") if space > 0 else ""
         end = position + int(digits) if _DECIMAL.fullmatch(digits) else 0
         equals = data.find(b"=", space, end)
-        if not space < equals < end <= len(data) or data[end - 1 : end] != b"\n":
+        if not space + 1 < equals < end <= len(data) or data[end - 1 : end] != b"\n":
             raise ArchiveError("a malformed pax header", reason=Reason.CORRUPT)
         records[data[space + 1 : equals].decode("utf-8", "replace")] = data[equals + 1 : end - 1]
         position = end

@@ -233,15 +233,19 @@ def _compare_file(directory: int, path: TreePath, content: Content, *, executabl
         descriptor = os.open(_leaf(path), _READ, dir_fd=directory)
     except OSError as error:
         raise differs from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode) or bool(mode & stat.S_IXUSR) != executable:
             raise differs
+        offset = 0
         for piece in content:
-            if file.read(len(piece)) != piece:
+            if os.pread(descriptor, len(piece), offset) != piece:
                 raise differs
-        if file.read(1):
+            offset += len(piece)
+        if os.pread(descriptor, 1, offset):
             raise differs
+    finally:
+        os.close(descriptor)
 
 
 def _compare_symlink(directory: int, path: TreePath, target: str) -> None:

@@ -11,7 +11,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
 from mmojo_forge.fetch.archive.member import Member, MemberKind
@@ -214,17 +214,12 @@ def _extra_block(extra: bytes, wanted: int, name: str) -> bytes:
 def _with_room(entries: list[ZipEntry], directory: int) -> list[ZipEntry]:
     """The entries by offset, each knowing how far it may reach; raises ArchiveError where two must overlap."""
     entries.sort(key=lambda entry: entry.offset)
-    ends = [*(entry.offset for entry in entries[1:]), directory]
     placed = list[ZipEntry]()
-    for entry, end in zip(entries, ends, strict=True):
-        room = end - entry.offset
+    for index, entry in enumerate(entries):
+        room = (entries[index + 1].offset if index + 1 < len(entries) else directory) - entry.offset
         if room < _LOCAL.size + len(entry.raw_name) + entry.packed:
             raise ArchiveError(f"{entry.member.name}: overlaps what comes next", reason=Reason.CORRUPT)
-        placed.append(
-            ZipEntry(
-                entry.member, entry.raw_name, entry.flags, entry.method, entry.crc, entry.packed, entry.offset, room
-            )
-        )
+        placed.append(replace(entry, room=room))
     return placed
 
 

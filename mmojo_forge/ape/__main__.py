@@ -1,0 +1,77 @@
+"""The linker as a command, for build steps that have this package's source and nothing else.
+
+python3 -m mmojo_forge.ape link SPEC OUT
+python3 -m mmojo_forge.ape inspect FILE [--verify]
+python3 -m mmojo_forge.ape extract FILE NAME OUT
+python3 -m mmojo_forge.ape assimilate FILE SYSTEM [OUT]
+python3 -m mmojo_forge.ape append FILE NAME PATH [--mapped]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmojo_forge.ape.append import append
+from mmojo_forge.ape.assimilate import assimilate
+from mmojo_forge.ape.error import ApeError
+from mmojo_forge.ape.extract import extract
+from mmojo_forge.ape.inspect import describe, inspect
+from mmojo_forge.ape.link import link
+from mmojo_forge.ape.spec import expand_asset, read_spec
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python3 -m mmojo_forge.ape", description="Links and reads APE files.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("link", help="make an APE from an order")
+    one.add_argument("spec", type=Path)
+    one.add_argument("out", type=Path)
+    one = commands.add_parser("inspect", help="print what an APE holds, as JSON")
+    one.add_argument("file", type=Path)
+    one.add_argument("--verify", action="store_true", help="read it all and check every hash")
+    one = commands.add_parser("extract", help="take out one slice or zip entry")
+    one.add_argument("file", type=Path)
+    one.add_argument("name")
+    one.add_argument("out", type=Path)
+    one = commands.add_parser("assimilate", help="make it a native ELF")
+    one.add_argument("file", type=Path)
+    one.add_argument("system")
+    one.add_argument("out", type=Path, nargs="?")
+    one = commands.add_parser("append", help="add a file or a folder as assets")
+    one.add_argument("file", type=Path)
+    one.add_argument("name")
+    one.add_argument("path", type=Path)
+    one.add_argument("--mapped", action="store_true", help="stored at a 64 KiB boundary")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    match args.command:
+        case "link":
+            link(read_spec(args.spec), args.out)
+        case "inspect":
+            print(json.dumps(describe(inspect(args.file, verify=args.verify)), indent=1))
+        case "extract":
+            extract(args.file, args.name, args.out)
+        case "assimilate":
+            assimilate(args.file, args.system, args.out)
+        case "append":
+            append(args.file, expand_asset(args.name, args.path, mapped=args.mapped))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command; 0 when done, 2 with one message when the input is at fault."""
+    try:
+        _run(_parser().parse_args(argv))
+    except ApeError as error:
+        print(f"error[{error.reason}]: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""Adding assets to a linked APE: new entries take the directory's place and a new directory follows them.
+
+Nothing before the old directory changes, so slices, launchers and the shell part need no relinking, and the same
+assets give the same bytes as linking with them would have given.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from mmojo_forge.ape import container
+from mmojo_forge.ape.error import ApeError, ApeReason
+from mmojo_forge.ape.spec import Asset
+from mmojo_forge.ape.writer import EntryWriter
+from mmojo_forge.ape.zipdir import ZipEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What `append` made of the file."""
+
+    path: Path
+    size: int
+    names: tuple[str, ...]
+
+
+def append(path: Path, assets: Sequence[Asset]) -> Appended:
+    """Adds `assets` to the APE at `path`, in place. When that fails the file is as it was."""
+    ape = container.read_container(path)
+    names = [entry.name for entry in ape.entries]
+    for asset in assets:
+        if asset.name in names:
+            raise ApeError(f"append to {path}: it has an entry {asset.name!r} already", reason=ApeReason.SPEC)
+        names.append(asset.name)
+    try:
+        with path.open("r+b") as stream:
+            size = _append(stream, assets)
+    except OSError as error:
+        raise ApeError(f"append to {path}: {error.strerror or error}", reason=ApeReason.INPUT) from error
+    return Appended(path, size, tuple(asset.name for asset in assets))
+
+
+def _append(stream: BinaryIO, assets: Sequence[Asset]) -> int:
+    with zipfile.ZipFile(stream) as archive:
+        entries = [_as_entry(info) for info in archive.infolist()]
+        start = archive.start_dir
+    stream.seek(start)
+    directory = stream.read()
+    writer = EntryWriter(stream, entries)
+    try:
+        stream.seek(start)
+        for asset in assets:
+            writer.add_asset(asset)
+        writer.finish()
+    except BaseException:
+        stream.seek(start)
+        stream.write(directory)
+        stream.truncate()
+        raise
+    return stream.tell()
+
+
+def _as_entry(info: zipfile.ZipInfo) -> ZipEntry:
+    mode = info.external_attr >> 16 & 0o777
+    sizes = (info.CRC, info.compress_size, info.file_size)
+    return ZipEntry(info.filename, info.compress_type, *sizes, info.header_offset, mode)

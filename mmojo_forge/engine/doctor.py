@@ -1,0 +1,89 @@
+"""Can this machine build and run what forge makes, and if not, which command mends it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmojo_forge.executor import availability
+
+ENOUGH_BYTES = 12_000_000_000
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `reason` is empty where all is well; `detail` then is empty too."""
+
+    subject: str
+    state: str
+    reason: str = ""
+    detail: str = ""
+    fatal: bool = True
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing needs to be done."""
+        return not self.reason
+
+
+def examine(store: Path) -> list[Finding]:
+    """Everything that is looked at, in the order a build would meet it. Changes nothing."""
+    return [_python(), *_sandbox(), *_disk(store), *_binfmt(_BINFMT)]
+
+
+def _python() -> Finding:
+    return Finding("python", ".".join(map(str, sys.version_info[:3])))
+
+
+def _sandbox() -> Iterator[Finding]:
+    for finding in availability.probe():
+        yield Finding(finding.subject, finding.state, finding.reason, finding.detail)
+
+
+def _disk(store: Path) -> Iterator[Finding]:
+    folder = next(parent for parent in (store, *store.parents) if parent.exists())
+    if not os.access(folder, os.W_OK):
+        yield Finding(
+            "store", f"{store} cannot be written to", "store-permission", "Set FORGE_STORE to a folder of yours."
+        )
+        return
+    free = shutil.disk_usage(folder).free
+    state = f"{store}, {free / 1e9:.0f} GB free"
+    if free < ENOUGH_BYTES:
+        yield Finding(
+            "store",
+            state,
+            "little-space",
+            f"Building mmojo-server.ape takes up to {ENOUGH_BYTES / 1e9:.0f} GB; set FORGE_STORE to a larger disk.",
+            fatal=False,
+        )
+    else:
+        yield Finding("store", state)
+
+
+def _binfmt(folder: Path) -> Iterator[Finding]:
+    """Handlers that take every file which starts with MZ, and so an APE too, before its own launcher is asked."""
+    for entry in sorted(folder.glob("*")) if folder.is_dir() else ():
+        text = _read(entry)
+        if not text.startswith("enabled") or "magic 4d5a\n" not in text + "\n":
+            continue
+        yield Finding(
+            "binfmt_misc",
+            f"{entry.name} takes every file that starts with MZ",
+            "binfmt-takes-mz",
+            f"An APE started directly goes to {entry.name}. Start it with `sh FILE`, make a native copy with\n"
+            f"`sh FILE --assimilate`, or turn the handler off: echo 0 | sudo tee {entry}",
+            fatal=False,
+        )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,168 @@
+"""Which mirrors of Debian's own archives this machine uses.
+
+A machine has sources of other vendors too, whose packages would win by their versions. What counts is what an
+archive's Release file says it is: `Origin: Debian` with the label `Debian` or `Debian-Security`. In this order:
+
+1. FORGE_DEBIAN_MIRROR, FORGE_DEBIAN_SECURITY_MIRROR: the user's word, first in line but not alone.
+2. apt's sources, as far as they are Debian's; Release files are read from apt's lists, else from the archive.
+3. Where apt has none: python-apt's template of Debian, else debootstrap's default.
+4. An archive whose sibling is known is looked for beside it (`…/debian` and `…/debian-security`).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mmojo_forge.fetch.apt_sources import AptSource, list_file_name, read_apt_sources
+from mmojo_forge.fetch.control import paragraphs
+from mmojo_forge.fetch.documents import read_head
+from mmojo_forge.fetch.failure import FetchError, UrlFailure, error_of
+from mmojo_forge.fetch.http import HttpClient
+from mmojo_forge.fetch.locator import Archive
+from mmojo_forge.fetch.url import scheme_of, with_slash
+
+VARIABLES: Mapping[Archive, str] = {
+    Archive.DEBIAN: "FORGE_DEBIAN_MIRROR",
+    Archive.SECURITY: "FORGE_DEBIAN_SECURITY_MIRROR",
+}
+_LABELS = {"Debian": Archive.DEBIAN, "Debian-Security": Archive.SECURITY}
+_SUITE_SUFFIX = {Archive.DEBIAN: "", Archive.SECURITY: "-security"}
+_HEAD = 4096
+_DEBOOTSTRAP = re.compile(r"^\s*(?:default_mirror\s+|DEF_MIRROR=)[\"']?(https?://[^\s\"']+)", re.MULTILINE)
+
+
+class DebianMirrors:
+    """Base URLs by archive, found out once, when first asked for."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+        self._guard = threading.Lock()
+        self._known: dict[Archive, tuple[str, ...]] = {}
+        self._failures: list[UrlFailure] = []
+
+    def bases(self, archive: Archive) -> tuple[str, ...]:
+        """All base URLs of the archive, best first, never empty; raises FetchError (`debian-mirror-unknown`)."""
+        with self._guard:
+            if not self._known:
+                self._known = self._find_all()
+            bases = self._known.get(archive, ())
+            if not bases:
+                # Asked again, the network may be there.
+                self._known = {}
+        if not bases and self._failures:
+            raise error_of(f"{archive} Release file", self._failures)
+        if not bases:
+            raise FetchError(
+                f"find a mirror of {archive}: neither apt nor anything else on this machine names one",
+                detail=(
+                    f"Set {VARIABLES[archive]} to the base URL of a mirror (what lies above dists/ and pool/), "
+                    "or install one of the packages that know it: apt-get install debootstrap"
+                ),
+                reason="debian-mirror-unknown",
+            )
+        return bases
+
+    def _find_all(self) -> dict[Archive, tuple[str, ...]]:
+        self._failures.clear()
+        named = self._named_by_user()
+        found = self._of_apt() or self._of_templates()
+        merged = {archive: (*named.get(archive, ()), *found.get(archive, ())) for archive in Archive}
+        for archive, sibling in ((Archive.DEBIAN, Archive.SECURITY), (Archive.SECURITY, Archive.DEBIAN)):
+            if not merged[archive]:
+                merged[archive] = tuple(self._beside(merged[sibling], archive))
+        return {archive: tuple(dict.fromkeys(bases)) for archive, bases in merged.items()}
+
+    def _named_by_user(self) -> dict[Archive, tuple[str, ...]]:
+        named: dict[Archive, tuple[str, ...]] = {}
+        for archive, variable in VARIABLES.items():
+            value = self._client.settings.environment.get(variable, "").strip()
+            if not value:
+                continue
+            if scheme_of(value) not in {"http", "https", "file"}:
+                raise FetchError(f"read {variable}: not an http, https or file URL", reason="debian-mirror-invalid")
+            named[archive] = (with_slash(value),)
+        return named
+
+    def _of_apt(self) -> dict[Archive, tuple[str, ...]]:
+        found: dict[Archive, tuple[str, ...]] = {}
+        for source in read_apt_sources(self._client.settings.machine):
+            archive = self._archive_of(source)
+            if archive is not None:
+                found[archive] = (*found.get(archive, ()), source.base)
+        return found
+
+    def _archive_of(self, source: AptSource) -> Archive | None:
+        lists = self._client.settings.machine / "var" / "lib" / "apt" / "lists"
+        for name in ("InRelease", "Release"):
+            try:
+                with (lists / list_file_name(f"{source.base}dists/{source.suite}/{name}")).open("rb") as file:
+                    return archive_of_release(file.read(_HEAD))
+            except OSError:
+                continue
+        try:
+            return archive_of_release(read_head(self._client, source.release_url, _HEAD))
+        except UrlFailure as failure:
+            # Another vendor's server may be down, or want a login: that matters only where nothing else is found.
+            self._failures.append(failure)
+            return None
+
+    def _of_templates(self) -> dict[Archive, tuple[str, ...]]:
+        share = self._client.settings.machine / "usr" / "share"
+        suite = self._client.settings.debian_suites[0]
+        candidates = [*_of_python_apt(share / "python-apt" / "templates" / "Debian.info", suite)]
+        if not candidates:
+            defaults = (
+                AptSource(base, suite) for base in _of_debootstrap(self._client.settings.machine / "usr", suite)
+            )
+            candidates = [source for source in defaults if self._archive_of(source) is Archive.DEBIAN]
+        found: dict[Archive, tuple[str, ...]] = {}
+        for source in candidates:
+            archive = Archive.SECURITY if source.suite.endswith("-security") else Archive.DEBIAN
+            found.setdefault(archive, (source.base,))
+        return found
+
+    def _beside(self, bases: tuple[str, ...], archive: Archive) -> Iterator[str]:
+        suite = self._client.settings.debian_suites[0] + _SUITE_SUFFIX[archive]
+        for base in bases:
+            parent, _, name = base.rstrip("/").rpartition("/")
+            if name not in set(Archive):
+                continue
+            source = AptSource(f"{parent}/{archive}/", suite)
+            if self._archive_of(source) is archive:
+                yield source.base
+
+
+def archive_of_release(head: bytes) -> Archive | None:
+    """Which of Debian's archives a Release or InRelease file that begins like this belongs to, if any."""
+    for paragraph in paragraphs(head.decode("utf-8", "replace").splitlines()):
+        if "origin" in paragraph:
+            return _LABELS.get(paragraph.get("label", "")) if paragraph["origin"] == "Debian" else None
+    return None
+
+
+def _of_python_apt(path: Path, suite: str) -> Iterator[AptSource]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for paragraph in paragraphs(text.splitlines()):
+        named = paragraph.get("suite", "")
+        base = paragraph.get("baseuri", "")
+        if base and named in {"{series}", "{series}-security"}:
+            yield AptSource(with_slash(base), named.replace("{series}", suite))
+
+
+def _of_debootstrap(usr: Path, suite: str) -> list[str]:
+    """The default of the suite's script, or of the program; whose archive it is has to be looked up."""
+    scripts = usr / "share" / "debootstrap" / "scripts"
+    for path in (scripts / suite, scripts / "sid", usr / "sbin" / "debootstrap"):
+        try:
+            found = _DEBOOTSTRAP.findall(path.read_text(encoding="utf-8", errors="replace"))
+        except OSError:
+            continue
+        if found:
+            return [with_slash(found[0])]
+    return []

@@ -1,0 +1,62 @@
+"""A fetcher for tests: locators and their content in a dictionary, checked as the real one checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmojo_forge.fetch.digests import Digests, Expected
+from mmojo_forge.fetch.failure import FetchError, Mismatch
+from mmojo_forge.fetch.transfer import OnProgress
+from mmojo_forge.model.derivation import Source
+from mmojo_forge.model.lockfile import Pin, Userland
+
+
+@dataclass(slots=True)
+class FakeFetcher:
+    """Gives `contents` by locator and `userlands` by name; `fetched` lists the locators asked for, in order."""
+
+    contents: Mapping[str, bytes] = field(default_factory=dict)
+    userlands: Mapping[str, Userland] = field(default_factory=dict)
+    fetched: list[str] = field(default_factory=list)
+
+    def fetch(self, source: Source, destination: Path, on_progress: OnProgress | None = None) -> None:
+        """Write the content; raises FetchError (`not-found`, `hash-mismatch`)."""
+        content = self._content(source.locator)
+        digests = Digests()
+        digests.update(content)
+        expected = Expected(source.size, {"sha256": source.sha256, "blake3": source.digest})
+        difference = digests.difference(expected)
+        if difference is not None:
+            kept = destination.with_name(destination.name + ".mismatch")
+            kept.write_bytes(content)
+            raise FetchError(
+                f"fetch {source.name}: expected {difference[0]}, got {difference[1]}",
+                reason="hash-mismatch",
+                mismatch=Mismatch(*difference, source.locator, kept),
+            )
+        destination.write_bytes(content)
+        if on_progress is not None:
+            on_progress(len(content), len(content))
+
+    def resolve(self, name: str, locator: str, mirrors: tuple[str, ...], destination: Path) -> Pin:
+        """The pin of the content, which is left at `destination`; raises FetchError (`not-found`)."""
+        content = self._content(locator)
+        destination.write_bytes(content)
+        digests = Digests()
+        digests.update(content)
+        received = digests.received(locator)
+        return Pin(name, locator, received.sha256, received.blake3, received.size, mirrors)
+
+    def resolve_userland(self, name: str, suite: str, architecture: str, packages: tuple[str, ...]) -> Userland:
+        """The userland of this name; raises FetchError (`debian-package-unknown`)."""
+        if name not in self.userlands:
+            raise FetchError(f"resolve {name}: the fake has no such userland", reason="debian-package-unknown")
+        return self.userlands[name]
+
+    def _content(self, locator: str) -> bytes:
+        self.fetched.append(locator)
+        if locator not in self.contents:
+            raise FetchError(f"fetch {locator}: the fake has no such content", reason="not-found")
+        return self.contents[locator]

@@ -1,0 +1,220 @@
+"""git repositories: one commit, fetched by the git client in a repository of its own, as one deterministic tar.
+
+Nothing of the user's git configuration is read (it could name filters, hooks, other URLs), nobody is asked for a
+password, and no transport but https is allowed. The commit's name is a hash of its content, which git checks as it
+receives; submodules are left as empty directories, and LFS pointers stay pointers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+from mmojo_forge.fetch.cancellation import Cancellation
+from mmojo_forge.fetch.failure import FetchError, Kind, UrlFailure
+from mmojo_forge.fetch.git_tar import TarWriter
+from mmojo_forge.fetch.http import CHUNK
+from mmojo_forge.fetch.locator import GitLocator
+from mmojo_forge.fetch.settings import FetchSettings
+from mmojo_forge.fetch.sink import Sink
+from mmojo_forge.fetch.url import redacted_text, scheme_of
+
+_POLL_SECONDS = 0.2
+_CONFIGURATION = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "credential.helper=",
+    "http.followRedirects=initial",
+    "http.lowSpeedLimit=1000",
+    "http.lowSpeedTime=60",
+    "fetch.recurseSubmodules=false",
+    "gc.auto=0",
+    "maintenance.auto=false",
+)
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+_KEPT_VARIABLES = ("PATH", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "CURL_CA_BUNDLE", *_PROXIES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    mode: bytes
+    object: bytes
+    path: bytes
+
+
+class GitArchiver:
+    """Writes commits as archives."""
+
+    def __init__(self, settings: FetchSettings, cancellation: Cancellation) -> None:
+        self._settings = settings
+        self._cancellation = cancellation
+
+    def write(self, locator: GitLocator, sink: Sink) -> None:
+        """The commit's files as one tar into `sink`; raises FetchError (`git-missing`) and UrlFailure."""
+        schemes = {"https", *self._settings.plain_schemes}
+        if scheme_of(locator.url) not in schemes:
+            raise FetchError(
+                f"fetch {locator}: {scheme_of(locator.url)} is not allowed",
+                detail=f"Allowed: {', '.join(sorted(schemes))}.",
+                reason="scheme-refused",
+            )
+        with self._repository(schemes) as repository:
+            repository.fetch(locator)
+            repository.archive(locator, sink)
+
+    @contextmanager
+    def _repository(self, schemes: set[str]) -> Iterator[_Repository]:
+        git = shutil.which("git", path=self._settings.environment.get("PATH"))
+        if git is None:
+            raise FetchError(
+                "fetch from git: git is not on this machine",
+                detail="Install it: apt-get install git",
+                reason="git-missing",
+            )
+        with tempfile.TemporaryDirectory(dir=self._settings.state_folder("git"), prefix="repository-") as folder:
+            environment = _environment(self._settings, folder, schemes)
+            yield _Repository(git, environment, self._cancellation)
+
+
+class _Repository:
+    """A bare repository that lives as long as one fetch."""
+
+    def __init__(self, git: str, environment: dict[str, str], cancellation: Cancellation) -> None:
+        self._git = git
+        self._environment = environment
+        self._cancellation = cancellation
+
+    def fetch(self, locator: GitLocator) -> None:
+        """Have the commit here. Servers that give no single commits are asked for everything."""
+        self._run(locator, "init", "--bare", "--quiet")
+        quiet = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
+        try:
+            self._run(locator, *quiet, "--depth=1", "--", locator.url, locator.commit)
+        except UrlFailure:
+            self._run(locator, *quiet, "--", locator.url, "+refs/*:refs/forge/*")
+        try:
+            self._run(locator, "cat-file", "-e", f"{locator.commit}^{{commit}}")
+        except UrlFailure as failure:
+            raise UrlFailure(locator.url, Kind.GONE, f"no commit {locator.commit}") from failure
+
+    def archive(self, locator: GitLocator, sink: Sink) -> None:
+        """Write the commit's files."""
+        writer = TarWriter(sink)
+        entries = sorted(self._entries(locator), key=lambda entry: entry.path)
+        with self._objects() as read:
+            for entry in entries:
+                self._cancellation.check()
+                if entry.mode == b"160000":
+                    writer.add_directory(entry.path)
+                    continue
+                size, content = read(entry.object)
+                if entry.mode == b"120000":
+                    writer.add_symlink(entry.path, b"".join(content))
+                else:
+                    writer.add_file(entry.path, size, content, executable=entry.mode == b"100755")
+        writer.close()
+
+    def _entries(self, locator: GitLocator) -> Iterator[_Entry]:
+        listing = self._run(locator, "ls-tree", "-r", "-z", "--full-tree", locator.commit)
+        for row in listing.split(b"\0"):
+            if row:
+                about, _, path = row.partition(b"\t")
+                mode, _, name = about.split(b" ")
+                yield _Entry(mode, name, path)
+
+    @contextmanager
+    def _objects(self) -> Iterator[_Reader]:
+        with subprocess.Popen(
+            [self._git, "cat-file", "--batch"],
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                yield _Reader(process.stdin, process.stdout)
+            finally:
+                process.kill()
+
+    def _run(self, locator: GitLocator, *arguments: str) -> bytes:
+        options = [part for setting in _CONFIGURATION for part in ("-c", setting)]
+        command = [self._git, *options, *arguments]
+        with (
+            tempfile.TemporaryFile() as output,
+            tempfile.TemporaryFile() as errors,
+            subprocess.Popen(
+                command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=errors
+            ) as process,
+        ):
+            try:
+                self._wait(process)
+            except BaseException:
+                process.kill()
+                raise
+            errors.seek(0)
+            if process.returncode:
+                complaint = redacted_text(errors.read(4096).decode("utf-8", "replace")).strip()
+                raise UrlFailure(locator.url, Kind.UNREACHABLE, f"git {arguments[0]}: {complaint}")
+            output.seek(0)
+            return output.read()
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        while True:
+            try:
+                process.wait(_POLL_SECONDS)
+                return
+            except subprocess.TimeoutExpired:
+                self._cancellation.check()
+
+
+class _Reader:
+    """Objects by name, through one `git cat-file --batch`. Each is read to its end before the next is asked for."""
+
+    def __init__(self, questions: IO[bytes], answers: IO[bytes]) -> None:
+        self._questions = questions
+        self._answers = answers
+
+    def __call__(self, name: bytes) -> tuple[int, Iterator[bytes]]:
+        """Size and content."""
+        self._questions.write(name + b"\n")
+        self._questions.flush()
+        header = self._answers.readline().split()
+        if len(header) != 3 or header[1] != b"blob":
+            raise FetchError(f"read git object {name.decode()}: {header!r}", reason="git-malformed")
+        size = int(header[2])
+        return size, self._content(size)
+
+    def _content(self, size: int) -> Iterator[bytes]:
+        left = size
+        while left:
+            chunk = self._answers.read(min(left, CHUNK))
+            if not chunk:
+                raise FetchError("read git objects: git ended in the middle of one", reason="git-malformed")
+            left -= len(chunk)
+            yield chunk
+        self._answers.read(1)
+
+
+def _environment(settings: FetchSettings, folder: str, schemes: set[str]) -> dict[str, str]:
+    given = settings.environment
+    return {name: given[name] for name in _KEPT_VARIABLES if name in given} | {
+        "GIT_ALLOW_PROTOCOL": ":".join(sorted(schemes)),
+        "GIT_ASKPASS": "/bin/false",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_DIR": folder,
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_PROTOCOL_FROM_USER": "0",
+        "GIT_TEMPLATE_DIR": "",
+        "GIT_TERMINAL_PROMPT": "0",
+        "HOME": folder,
+        "LC_ALL": "C",
+        "SSH_ASKPASS": "/bin/false",
+    }

@@ -1,0 +1,13 @@
+from mmojo_forge.recipe import Package, Spec, build, forge_files, recipe
+
+
+@recipe("ape")
+def launchers(zig: Package, userland: Package) -> Spec:
+    """The small programs in an APE that unpack the slice for a machine and start it: for Windows and Linux."""
+    return build(
+        "ape-launchers",
+        userland=userland,
+        inputs={"zig": zig, "launcher": forge_files("ape/launcher")},
+        env={"ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache", "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache"},
+        phases={"compile": "ZIG=/forge/zig/zig OUT=/forge/out/out sh /forge/launcher/build.sh"},
+    )

@@ -1,0 +1,34 @@
+"""What tests share: the repository's own workspace with a warm store, and toolchains built by forge itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def realize(*targets: str) -> list[Path]:
+    """Where targets of the repository's workspace lie; built first if need be (FORGE_STORE keeps them warm)."""
+    command = [sys.executable, "-m", "mmojo_forge", "-C", str(REPOSITORY), "realize", "--no-link", "--quiet", *targets]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [Path(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def zig() -> Path:
+    """The zig binary."""
+    chosen = os.environ.get("FORGE_TEST_ZIG")
+    return Path(chosen) if chosen else realize("zig")[0] / "zig"
+
+
+@pytest.fixture(scope="session")
+def busybox() -> Path:
+    """A static busybox."""
+    return realize("busybox")[0] / "bin" / "busybox"
