@@ -33,11 +33,11 @@ def verify(click_context: click.Context, as_json: bool) -> None:
     report = click_context.obj.store.verify()
     if as_json:
         findings = [{"reason": finding.reason, "path": str(finding.path)} for finding in report.findings]
-        print(json.dumps({"schema": 1, "findings": findings, "blobs": report.blobs, "bytes": report.bytes}))
+        print(json.dumps({"schema": 1, "findings": findings, "blobs": report.blobs, "bytes": report.size}))
     else:
         for finding in report.findings:
             print(f"{finding.reason}: {finding.path}")
-        amount = f"{units.plural(report.blobs, 'blob')}, {units.size(report.bytes)}"
+        amount = f"{units.plural(report.blobs, 'blob')}, {units.size(report.size)}"
         state = units.plural(len(report.findings), "finding") if report.findings else "all whole"
         click.echo(f"{amount}: {state}", err=True)
     click_context.exit(ExitCode.BUILD_FAILED if report.findings else ExitCode.DONE)

@@ -66,9 +66,16 @@ class BubblewrapExecutor:
         """See Executor."""
         bwrap = self._find()
         with ExitStack() as stack:
-            log = stack.enter_context(_open_log(request))
+            log = stack.enter_context(BuildLog(request.log, request.limits.log_bytes))
             run = stack.enter_context(_SupervisedRun(request, log, cancellation, on_output))
-            run.spawn(bwrap)
+            try:
+                run.spawn(bwrap)
+            except OSError as error:
+                raise ExecutorError(
+                    f"build {request.name}: cannot start bwrap: {error}",
+                    detail="Too many processes or open files here, or too little memory. Build less at once.",
+                    reason="cannot-spawn",
+                ) from error
             result = run.wait()
         if result is None:
             raise availability.explain_failure(request.name, bwrap, log.tail, sandbox.find_missing_source(request))
@@ -114,8 +121,7 @@ class _SupervisedRun:
         self._poll = select.poll()
         self._watch = Watch(request)
         self._process: subprocess.Popen[bytes] | None = None
-        self._command: SandboxCommand | None = None
-        self._output = self._status = -1
+        self._output = self._status = self._filter_pipe = -1
         self._status_text = b""
         self._pid_one: int | None = None
         self._builder_exit: int | None = None
@@ -139,7 +145,7 @@ class _SupervisedRun:
             command = child.enter_context(
                 sandbox.build_command(self._request, disable_userns=bwrap.can_disable_userns, status=status)
             )
-            self._command = command
+            self._filter_pipe = command.filter_pipe
             self._stack.callback(self._close_filter_pipe)
             self._process = _spawn(bwrap, command, output)
 
@@ -150,8 +156,14 @@ class _SupervisedRun:
         if self._cancellation is not None:
             self._poll.register(self._cancellation.fileno(), select.POLLIN)
         while self._status != -1:
-            for descriptor, _ in self._poll.poll(self._watch.milliseconds_to_next_look()):
+            # Once it has been stopped, only its end is waited for.
+            pause = self._watch.milliseconds_to_next_look() if self._verdict is None else None
+            events = self._poll.poll(pause)
+            for descriptor, _ in events:
                 self._attend(descriptor)
+            if not events:
+                # The build pauses: what it has said so far shall outlive a killed forge.
+                self._log.flush()
             if self._verdict is None:
                 self._stop(self._watch.find_excess())
         self._bury()
@@ -163,13 +175,18 @@ class _SupervisedRun:
         elif descriptor == self._output:
             self._read_output()
         else:
-            self._poll.unregister(descriptor)
+            self._forget(descriptor)
             self._stop(Outcome.CANCELLED)
+
+    def _forget(self, descriptor: int) -> None:
+        # It is not there yet if an exception came between the spawn and the wait.
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(descriptor)
 
     def _read_status(self) -> None:
         data = os.read(self._status, _CHUNK)
         if not data:
-            self._poll.unregister(self._status)
+            self._forget(self._status)
             self._status = -1
             return
         *lines, self._status_text = (self._status_text + data).split(b"\n")
@@ -181,11 +198,20 @@ class _SupervisedRun:
 
     def _take_hold(self, pid: int) -> None:
         """Get hold of the sandbox's pid 1, which waits for its filter; then let it go on, or not."""
-        self._pid_one = os.pidfd_open(pid)
-        self._stack.callback(os.close, self._pid_one)
-        if self._verdict is not None:
-            self._kill()
-            return
+        # A pid 1 that could not set the sandbox up may be gone, and its number another's.
+        with contextlib.suppress(ProcessLookupError):
+            pid_one = os.pidfd_open(pid)
+            self._stack.callback(os.close, pid_one)
+            if self._process is None or _read_parent(pid) != self._process.pid:
+                return
+            self._pid_one = pid_one
+            if self._verdict is None:
+                self._let_go_on(pid)
+            else:
+                self._kill()
+
+    def _let_go_on(self, pid: int) -> None:
+        """Set the sandbox's resource limits and give it its filter."""
         # The kernel stops an ordinary user's fork bomb here, within the sandbox's own user namespace, long enough for
         # the watch to see it. It exempts root, whose bombs the watch must catch alone.
         tasks = 2 * self._request.limits.processes + 64
@@ -194,21 +220,20 @@ class _SupervisedRun:
             wanted = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
             resource.prlimit(pid, kind, (wanted, hard))
         self._watch.start_looking(self._stack.enter_context(SandboxMeter(pid)))
-        if self._command is not None:
-            # One write of less than PIPE_BUF: bwrap sees all of the filter or none.
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._command.filter_pipe, seccomp.build_filter(platform.machine()))
+        # One write of less than PIPE_BUF: bwrap sees all of the filter or none. It may have died over a mount.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._filter_pipe, seccomp.build_filter(platform.machine()))
         self._close_filter_pipe()
 
     def _close_filter_pipe(self) -> None:
-        if self._command is not None and self._command.filter_pipe != -1:
-            os.close(self._command.filter_pipe)
-            self._command.filter_pipe = -1
+        if self._filter_pipe != -1:
+            os.close(self._filter_pipe)
+            self._filter_pipe = -1
 
     def _read_output(self) -> None:
         data = os.read(self._output, _CHUNK)
         if not data:
-            self._poll.unregister(self._output)
+            self._forget(self._output)
             self._output = -1
             return
         self._watch.note_output()
@@ -292,17 +317,16 @@ def _spawn(bwrap: availability.Bubblewrap, command: SandboxCommand, output: int)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+def _read_parent(pid: int) -> int:
+    """The parent of a process, 0 if there is no such process."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    except FileNotFoundError:
+        return 0
+
+
 def _name_outcome(exit_code: int) -> Outcome:
     """A shell's own exit code 128 + n cannot be told from a signal, here as elsewhere."""
     if exit_code == 0:
         return Outcome.SUCCEEDED
     return Outcome.SIGNALLED if 128 < exit_code <= _LAST_SIGNAL else Outcome.FAILED
-
-
-def _open_log(request: BuildRequest) -> BuildLog:
-    try:
-        return BuildLog(request.log, request.limits.log_bytes)
-    except OSError as error:
-        raise ExecutorError(
-            f"build {request.name}: cannot write the log {request.log}: {error.strerror}", reason="no-log"
-        ) from error

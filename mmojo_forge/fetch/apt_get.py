@@ -116,7 +116,10 @@ def _set_up(folder: Path, settings: FetchSettings, sources: str, architecture: s
     (folder / "forge.sources").write_text(sources)
     environment = _environment(settings)
     configuration = _CONFIGURATION.format(folder=folder, architecture=architecture)
-    (folder / "apt.conf").write_text(configuration + _network_settings(environment))
+    if any(name.startswith("FORGE_DEBIAN_") for name in settings.environment):
+        # A snapshot, very likely: its Release files are signed, but were meant for another week.
+        configuration += 'Acquire::Check-Valid-Until "false";\n'
+    (folder / "apt.conf").write_text(_network_settings(environment) + configuration)
     return {**environment, "APT_CONFIG": str(folder / "apt.conf")}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 from mmojo_forge.fetch import locator as locators
 from mmojo_forge.fetch.cancellation import Cancellation
@@ -75,7 +76,14 @@ class Fetcher:
             tempfile.TemporaryDirectory(dir=folder, prefix=f"{suite}-") as scratch,
             ThreadPoolExecutor(self._settings.parallel, "forge-fetch") as workers,
         ):
-            pins = list(workers.map(lambda package: self._pin_package(package, Path(scratch)), closure))
+            try:
+                pins = list(workers.map(lambda package: self._pin_package(package, Path(scratch)), closure))
+            except BaseException as error:
+                workers.shutdown(wait=False, cancel_futures=True)
+                if not isinstance(error, FetchError):
+                    # Ctrl-C: what is under way would go on until it is done.
+                    self.cancel()
+                raise
         return Userland(name, suite, architecture, packages, {pin.name: pin for pin in pins})
 
     def _pin_package(self, package: DebianPackage, scratch: Path) -> Pin:
@@ -145,9 +153,9 @@ class Fetcher:
 
     def _debian_urls(self, locator: DebianLocator) -> Iterator[str]:
         """The file at every mirror; then where point releases move what the security archive had."""
-        yield from (base + locator.path for base in self._mirrors.bases(locator.archive))
+        yield from (base + quote(locator.path) for base in self._mirrors.bases(locator.archive))
         if locator.archive is Archive.SECURITY and locator.path.startswith(_SECURITY_POOL):
-            path = "pool/" + locator.path.removeprefix(_SECURITY_POOL)
+            path = quote("pool/" + locator.path.removeprefix(_SECURITY_POOL))
             yield from (base + path for base in self._mirrors.bases(Archive.DEBIAN))
 
     def _allowed(self, urls: Iterable[str]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from mmojo_forge.fetch.settings import FetchSettings
 from mmojo_forge.fetch.sink import Sink
 from mmojo_forge.fetch.url import redacted_text, scheme_of
 
+_LONGEST_TARGET = 4096
 _POLL_SECONDS = 0.2
 _CONFIGURATION = (
     "core.hooksPath=/dev/null",
@@ -115,6 +116,8 @@ class _Repository:
                     continue
                 size, content = read(entry.object)
                 if entry.mode == b"120000":
+                    if size > _LONGEST_TARGET:
+                        raise FetchError(f"fetch {locator}: a symlink of {size} bytes", reason="git-malformed")
                     writer.add_symlink(entry.path, b"".join(content))
                 else:
                     writer.add_file(entry.path, size, content, executable=entry.mode == b"100755")

@@ -26,7 +26,8 @@ from mmojo_forge.fetch.url import path_of, redacted, redacted_text, scheme_of
 
 CHUNK = 1 << 17
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _BROKEN = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
 
@@ -39,6 +40,12 @@ class Stream:
     total: int | None
     content_type: str
     chunks: Iterator[bytes]
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """None: even where it follows no redirects, requests would read the whole body of each, however long."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +72,11 @@ class HttpClient:
 
     @contextmanager
     def _open_http(self, url: str, start: int, headers: dict[str, str]) -> Iterator[Stream]:
-        with requests.Session() as session:
+        with _Session() as session:
             response = self._request(session, url, start, headers)
-            if start and not _fits(response, start):
+            if start and response.status_code == 200:
+                start = 0
+            elif start and not _continues(response, start):
                 response.close()
                 start = 0
                 response = self._request(session, url, 0, headers)
@@ -92,7 +101,7 @@ class HttpClient:
             if response.status_code not in _REDIRECTS or not target:
                 return response
             response.close()
-            following = urljoin(current, target)
+            following = _joined(url, current, target)
             check_redirect(url, current, following)
             current = following
         raise UrlFailure(url, Kind.REDIRECTS, f"more than {self.settings.redirects} redirects")
@@ -109,13 +118,15 @@ class HttpClient:
                 allow_redirects=False,
                 verify=self.ca_bundle or None,
             )
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise UrlFailure(url, Kind.REFUSED, "not a usable URL") from error
         except requests.exceptions.ReadTimeout as error:
             raise UrlFailure(url, Kind.STALLED, f"no answer within {self.settings.read_seconds:g} s") from error
         except (requests.exceptions.RequestException, *_BROKEN) as error:
             self.cancellation.check()
             raise UrlFailure(url, Kind.UNREACHABLE, _cause(error)) from error
         except ValueError as error:
-            raise UrlFailure(url, Kind.REFUSED, f"not a usable URL: {redacted_text(str(error))}") from error
+            raise UrlFailure(url, Kind.REFUSED, "not a usable URL") from error
 
     def _chunks(self, url: str, response: requests.Response) -> Iterator[bytes]:
         try:
@@ -149,6 +160,13 @@ def _content_type_of(path: Path) -> str:
     return "text/html" if path.suffix == ".html" else ""
 
 
+def _joined(url: str, current: str, target: str) -> str:
+    try:
+        return urljoin(current, target)
+    except ValueError as error:
+        raise UrlFailure(url, Kind.REDIRECTS, "redirected to what is no URL") from error
+
+
 def check_redirect(url: str, current: str, following: str) -> None:
     """Raise UrlFailure where a redirect leads to less security than the request had."""
     scheme = scheme_of(following)
@@ -170,27 +188,27 @@ def _check_status(url: str, response: requests.Response) -> None:
     raise UrlFailure(url, Kind.REFUSED, cause)
 
 
-def _fits(response: requests.Response, start: int) -> bool:
-    """Whether the answer continues at `start`; errors are looked at elsewhere."""
+def _continues(response: requests.Response, start: int) -> bool:
+    """Whether the answer to a Range begins at `start`; errors are looked at elsewhere."""
     if response.status_code == 206:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         return found is not None and int(found[1]) == start and int(found[2]) >= start
     # 416: what is here is at least as long as what the server has, so it cannot be the beginning of it.
-    return response.status_code not in {200, 416}
+    return response.status_code != 416
 
 
 def _content_length(response: requests.Response) -> int | None:
     text = response.headers.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def _retry_after(response: requests.Response) -> float | None:
     text = response.headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
+    if _NUMBER.fullmatch(text):
         return float(text)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
     if moment.tzinfo is None:
         return None

@@ -12,7 +12,8 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, groupby
+from operator import attrgetter
 
 from blake3 import blake3
 
@@ -30,6 +31,7 @@ _SERIAL_BYTES = 4 << 20
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Group = list[FoundFile]
+_directory = attrgetter("directory")
 
 
 def take_files(found: Found, root_fd: int, batch: Batch, shown: str, *, move: bool) -> list[Entry]:
@@ -51,17 +53,13 @@ class Taker:
         self._move = move
 
     def take(self, group: Group) -> list[Entry]:
-        """The entries of the files, all of one directory."""
-        directory_fd = open_beneath(self._root_fd, group[0].directory)
-        try:
-            if group[0].size <= _SMALL:
-                return self._take_small(group, directory_fd)
-            return [self._take_large(file, directory_fd) for file in group]
-        finally:
-            os.close(directory_fd)
+        """The entries of the files: one that is large, or any number of small ones."""
+        if group[0].size > _SMALL:
+            return [self._take_large(file) for file in group]
+        return self._take_small(group)
 
-    def _take_small(self, group: Group, directory_fd: int) -> list[Entry]:
-        contents = [self._read(file, directory_fd) for file in group]
+    def _take_small(self, group: Group) -> list[Entry]:
+        contents = [data for _, files in groupby(group, _directory) for data in self._read_all(list(files))]
         blobs = [
             Blob(BlobDigest(blake3(data).hexdigest()), file.executable)
             for file, data in zip(group, contents, strict=True)
@@ -71,39 +69,49 @@ class Taker:
             if blob in missing:
                 missing.remove(blob)
                 if self._move:
-                    self._stage_moved(file, blob, directory_fd, len(data), hashlib.sha256(data).hexdigest())
+                    self._stage_moved(file, blob, len(data), hashlib.sha256(data).hexdigest())
                 else:
                     self._batch.stage_bytes(blob, data)
         return [_entry(file, blob, len(data)) for file, blob, data in zip(group, blobs, contents, strict=True)]
 
-    def _take_large(self, file: FoundFile, directory_fd: int) -> Entry:
-        fd = self._open(file, directory_fd)
+    def _take_large(self, file: FoundFile) -> Entry:
+        directory_fd = open_beneath(self._root_fd, file.directory)
+        try:
+            fd = self._open(file, directory_fd)
+        finally:
+            os.close(directory_fd)
         try:
             if not self._move:
                 blob, size = self._batch.stage_stream(lambda count: os.read(fd, count), file.executable, file.size)
                 self._check_unchanged(file, size)
                 return _entry(file, blob, size)
             digest, sha256, size = hash_descriptor(fd)
+            self._check_unchanged(file, size)
+            finish(fd, file.executable)
         finally:
             os.close(fd)
-        self._check_unchanged(file, size)
         blob = Blob(digest, file.executable)
         if self._batch.claim([blob]):
-            self._stage_moved(file, blob, directory_fd, size, sha256)
+            self._stage_moved(file, blob, size, sha256)
         return _entry(file, blob, size)
 
-    def _stage_moved(self, file: FoundFile, blob: Blob, directory_fd: int, size: int, sha256: str) -> None:
-        fd = os.open(file.name, _READ_FLAGS, dir_fd=directory_fd)
-        try:
-            finish(fd, blob.executable)
-        finally:
-            os.close(fd)
+    def _stage_moved(self, file: FoundFile, blob: Blob, size: int, sha256: str) -> None:
         self._batch.stage(blob, Staged(file.name, size, sha256, moved_from=file.directory))
+
+    def _read_all(self, files: Group) -> list[bytes]:
+        """The contents of small files of one directory."""
+        directory_fd = open_beneath(self._root_fd, files[0].directory)
+        try:
+            return [self._read(file, directory_fd) for file in files]
+        finally:
+            os.close(directory_fd)
 
     def _read(self, file: FoundFile, directory_fd: int) -> bytes:
         fd = self._open(file, directory_fd)
         try:
             data = os.read(fd, file.size + 1)
+            if self._move:
+                finish(fd, file.executable)
         finally:
             os.close(fd)
         self._check_unchanged(file, len(data))
@@ -167,15 +175,14 @@ def _entry(file: FoundFile, blob: Blob, size: int) -> Entry:
 
 
 def _groups(files: list[FoundFile]) -> Iterator[Group]:
-    """Large files one by one, largest first, then the small ones by directory."""
+    """Large files one by one, largest first, then the small ones, those of one directory together."""
     yield from ([file] for file in sorted(files, key=lambda file: -file.size) if file.size > _SMALL)
     group: Group = []
     size = 0
     for file in files:
         if file.size > _SMALL:
             continue
-        full = len(group) >= _GROUP_FILES or size + file.size > _GROUP_BYTES
-        if group and (full or group[0].directory != file.directory):
+        if group and (len(group) >= _GROUP_FILES or size + file.size > _GROUP_BYTES):
             yield group
             group, size = [], 0
         group.append(file)

@@ -6,12 +6,12 @@ SDIST = f"llama_cpp_python-{VERSION}"
 
 @recipe("llama-cpp")
 def llama_cpp() -> Spec:
-    """The source of llama.cpp 0.5.0-dev: server, tools, ggml; no web UI sources, no git metadata."""
+    """The source of llama.cpp 0.5.0-dev: server, tools, ggml, web UI sources; no git metadata."""
     return unpack(
         "llama-cpp-source",
         Pypi("llama_cpp_python", VERSION, f"{SDIST}.tar.gz"),
         subpath=f"{SDIST}/vendor/llama.cpp",
-        exclude=(".git", ".git/*", "tools/ui/*", "models/*.gguf*"),
+        exclude=(".git", "models/*.gguf*"),
     )
 
 
@@ -22,5 +22,5 @@ def gguf() -> Spec:
         "llama-cpp-gguf",
         Pypi("llama_cpp_python", VERSION, f"{SDIST}.tar.gz"),
         subpath=f"{SDIST}/vendor/llama.cpp",
-        include=("gguf-py/gguf/*", "models/ggml-vocab-llama-spm.gguf"),
+        include=("gguf-py/gguf", "models/ggml-vocab-llama-spm.gguf"),
     )

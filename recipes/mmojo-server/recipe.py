@@ -13,7 +13,7 @@ SYSTEMS = {
     "linux-x86_64": {
         "target": "x86_64-linux-musl",
         "cmake": ("Linux", "x86_64"),
-        "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni"},
+        "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni-prefer_256_bit"},
     },
     "linux-aarch64": {
         "target": "aarch64-linux-musl",
@@ -23,7 +23,7 @@ SYSTEMS = {
     "windows-x86_64": {
         "target": "x86_64-windows-gnu",
         "cmake": ("Windows", "x86_64"),
-        "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni"},
+        "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni-prefer_256_bit"},
     },
     "macos-aarch64": {
         "target": "aarch64-macos.13.0",

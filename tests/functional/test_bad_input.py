@@ -107,6 +107,7 @@ def test_a_corrupt_blob_is_found(forge: Forge) -> None:
     (path,) = forge.realize("fine")
     os.chmod(path, 0o644)
     path.write_text("evil\n")
+    os.chmod(path, 0o444)
     done = forge.run("store", "verify", expect=1)
     assert "blob-corrupt" in done.stdout
 
@@ -118,7 +119,7 @@ def test_a_store_of_a_newer_forge_is_refused(forge: Forge) -> None:
     forge.realize("fine")
     with sqlite3.connect(forge.store / "db.sqlite") as database:
         database.execute("PRAGMA user_version = 99")
-    assert forge.error("realize", "fine")["reason"] == "store-schema"
+    assert forge.error("realize", "fine", expect=3)["reason"] == "store-schema"
 
 
 def test_an_impure_recipe_is_refused_with_its_line(forge: Forge) -> None:

@@ -30,7 +30,7 @@ from typing import TypeVar, cast
 import pytest
 import zstandard
 
-from mmojo_forge.executor import availability, environment
+from mmojo_forge.executor import availability, bubblewrap, environment
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
 from mmojo_forge.executor.request import BuildRequest, BuildResult, ExecutorError, Mount, Outcome
 from mmojo_forge.executor.seccomp import MACHINES
@@ -474,11 +474,7 @@ def test_a_daemon_that_holds_the_output_open_neither_delays_nor_survives(lab: La
     [
         ("while :; do echo x; sleep 0.05; done", replace(LIMITS, wall_seconds=0.5), Outcome.WALL_LIMIT),
         ("trap '' TERM INT; sleep 60", replace(LIMITS, silent_seconds=0.3), Outcome.SILENCE_LIMIT),
-        (
-            'awk \'BEGIN { x = "x"; while (length(x) < 2e8) x = x x; system("sleep 60") }\'',
-            replace(LIMITS, memory_bytes=64 << 20),
-            Outcome.MEMORY_LIMIT,
-        ),
+        (HOG, replace(LIMITS, memory_bytes=64 << 20), Outcome.MEMORY_LIMIT),
         (
             "for d in /tmp /dev/shm; do dd if=/dev/zero of=$d/x bs=1M count=40; done; sleep 60",
             replace(LIMITS, memory_bytes=64 << 20),
@@ -506,6 +502,19 @@ def test_a_fork_bomb_stays_small_and_dies(home: Path) -> None:
 def test_the_log_of_a_flood_is_as_long_as_the_limit(own_lab: Lab) -> None:
     request = own_lab.request("yes", limits=replace(LIMITS, log_bytes=100_000))
     assert len(own_lab.run(request)[1]) == 100_000
+
+
+def test_the_log_can_be_read_while_the_build_runs(own_lab: Lab) -> None:
+    request = own_lab.request("echo now; while [ ! -e /build/go ]; do sleep 0.05; done")
+
+    def read_then_let_go() -> None:
+        wait_for(lambda: request.log.exists() and read_log(request) == "now\n")
+        (request.work / "go").touch()
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read_then_let_go)
+        assert BubblewrapExecutor().run(request).succeeded
+        reader.result()
 
 
 def test_memory_that_was_used_is_reported(own_lab: Lab) -> None:
@@ -545,6 +554,21 @@ def test_a_reader_of_the_output_that_fails_takes_the_build_with_it(own_lab: Lab)
     with pytest.raises(ZeroDivisionError):
         BubblewrapExecutor().run(request, on_output=fail)
     assert is_still(request.work / "alive")
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_run_that_is_interrupted_before_it_waits_leaves_nothing(
+    own_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(run: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bubblewrap._SupervisedRun, "wait", interrupt)
+    request = own_lab.request("touch /build/ran; sleep 60")
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(KeyboardInterrupt):
+        BubblewrapExecutor().run(request)
+    assert not (request.work / "ran").exists()
     assert set(os.listdir("/proc/self/fd")) == before
 
 

@@ -88,7 +88,10 @@ def test_the_shell_part_closes_the_quote_and_parses(ape: Path, tmp_path: Path) -
 
 def test_the_shell_part_names_every_slice_where_it_lies(ape: Path) -> None:
     lines = re.findall(rb"^ape_slice (\S+) (\S+) (\S+) +(\d+) +(\d+)(.*)$", ape.read_bytes(), re.MULTILINE)
-    found = [(n.decode(), s.decode(), h.decode(), int(b) * BLOCK, int(z), tuple(f.decode().split())) for n, s, h, b, z, f in lines]
+    found = [
+        (n.decode(), s.decode(), h.decode(), int(b) * BLOCK, int(z), tuple(f.decode().split()))
+        for n, s, h, b, z, f in lines
+    ]
     assert found == [(r.name, r.system, r.sha256, r.offset, r.size, r.features) for r in inspect(ape).slices]
 
 

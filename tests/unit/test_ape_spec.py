@@ -89,7 +89,9 @@ def test_features_become_the_bits_that_cpuid_shows() -> None:
     assert (arm[0], arm[2], arm[8]) == (1 << 20, 1 << 13, 0)
 
 
-@pytest.mark.parametrize("system, name", [("linux-x86_64", "i8mm"), ("linux-aarch64", "avx2"), ("macos-aarch64", "i8mm")])
+@pytest.mark.parametrize(
+    "system, name", [("linux-x86_64", "i8mm"), ("linux-aarch64", "avx2"), ("macos-aarch64", "i8mm")]
+)
 def test_features_that_cannot_be_asked_for_are_refused(system: str, name: str) -> None:
     with pytest.raises(ApeError) as caught:
         features.encode_features(system, [name])

@@ -185,6 +185,12 @@ def zip_of(*files: ZipFile, end: dict[str, Any] | None = None, before_end: bytes
     return body + central + before_end + record + comment
 
 
+def end64(total: int, size: int, offset: int) -> bytes:
+    """A zip64 end record and its locator, for `before_end`."""
+    record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 63, 45, 0, 0, total, total, size, offset)
+    return record + struct.pack("<4sLQL", b"PK\6\7", 0, offset + size, 1)
+
+
 def deb(
     *, data: bytes | None, name: str = "data.tar", control: bytes = b"never read", version: bytes = b"2.0\n"
 ) -> bytes:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import io
 import os
 import struct
-import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mmojo_forge.fetch.archive import ArchiveLimits
-from mmojo_forge.fetch.archive import zip as zip_format
-from tests.unit.test_archive_bytes import Arena, ZipFile, deflate, zip_of
+from tests.unit.test_archive_bytes import Arena, ZipFile, deflate, end64, zip_of
 
 SYMLINK = 0o120777
 
@@ -102,13 +99,8 @@ def test_a_zip64_directory_and_entry_are_understood(arena: Arena) -> None:
     plain = zip_of(ZipFile("f", b"hello", method=0))
     start = plain.index(b"PK\1\2")
     size = plain.index(b"PK\5\6") - start
-    arena.extract(zip_of(ZipFile("f", b"hello", method=0), before_end=_end64(1, size, start), end={"total": 0xFFFF}))
+    arena.extract(zip_of(ZipFile("f", b"hello", method=0), before_end=end64(1, size, start), end={"total": 0xFFFF}))
     assert arena.tree() == {"f": ("f", b"hello")}
-
-
-def _end64(total: int, size: int, offset: int) -> bytes:
-    record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 63, 45, 0, 0, total, total, size, offset)
-    return record + struct.pack("<4sLQL", b"PK\6\7", 0, offset + size, 1)
 
 
 def test_sizes_in_a_zip64_extra_field_are_used(arena: Arena) -> None:
@@ -129,6 +121,23 @@ def test_zip64_sizes_that_are_missing_or_impossible_are_refused(arena: Arena, ex
         "archive-corrupt",
         "archive-too-big",
     }
+
+
+def test_large_files_are_read_in_pieces(arena: Arena) -> None:
+    noise = os.urandom(3 << 20)
+    arena.extract(zip_of(ZipFile("stored", noise, method=0), ZipFile("deflated", noise)))
+    assert arena.tree() == {"stored": ("f", noise), "deflated": ("f", noise)}
+
+
+def test_a_trailing_slash_makes_a_directory_whatever_the_mode(arena: Arena) -> None:
+    arena.extract(zip_of(ZipFile("d/", b"", 0o100644, method=0), ZipFile("e/", b"", host=0, method=0)))
+    assert arena.tree() == {"d": ("d",), "e": ("d",)}
+
+
+def test_of_a_wheel_only_what_lies_below_the_subpath_is_unpacked(arena: Arena) -> None:
+    report = arena.extract(zip_of(ZipFile("pkg/f", b"x"), ZipFile("pkg.dist-info/RECORD", b"")), subpath="pkg")
+    assert arena.tree() == {"f": ("f", b"x")}
+    assert report.skipped == 1
 
 
 def test_an_empty_zip_is_an_empty_tree(arena: Arena) -> None:
@@ -317,94 +326,3 @@ def test_encrypted_entries_are_refused(arena: Arena, flags: int) -> None:
 @pytest.mark.parametrize("file", [ZipFile("f", b"x", method=12), ZipFile("f", b"x", flags=1 << 5)])
 def test_other_compressions_are_refused(arena: Arena, file: ZipFile) -> None:
     assert arena.refusal(zip_of(file)) == "archive-unsupported"
-
-
-# The directory
-
-
-@pytest.mark.parametrize(
-    ("end", "reason"),
-    [
-        ({"disk": 1}, "archive-unsupported"),
-        ({"here": 0}, "archive-unsupported"),
-        ({"here": 2, "total": 2}, "archive-corrupt"),
-        ({"here": 0, "total": 0}, "archive-corrupt"),
-        ({"here": 60_000, "total": 60_000}, "archive-corrupt"),
-        ({"size": 10}, "archive-corrupt"),
-        ({"offset": 0}, "archive-corrupt"),
-        ({"offset": 1, "size": 0xFFFFFFF0}, "archive-corrupt"),
-    ],
-)
-def test_an_end_record_that_does_not_fit_is_refused(arena: Arena, end: dict[str, int], reason: str) -> None:
-    assert arena.refusal(zip_of(ZipFile("f", b"x"), end=end)) == reason
-
-
-@pytest.mark.parametrize(
-    "end64", [_end64(2, 47, 34), _end64(1, 1, 34), b"PK\6\6" + bytes(52) + _end64(1, 47, 1 << 40)[-20:]]
-)
-def test_two_end_records_that_differ_are_refused(arena: Arena, end64: bytes) -> None:
-    assert arena.refusal(zip_of(ZipFile("f", b"x"), before_end=end64)) == "archive-corrupt"
-
-
-@pytest.mark.parametrize("field", ["name", "extra"])
-def test_a_directory_that_ends_within_an_entry_is_refused(arena: Arena, field: str) -> None:
-    data = bytearray(zip_of(ZipFile("f", b"x")))
-    start = data.index(b"PK\1\2") + (28 if field == "name" else 30)
-    data[start : start + 2] = b"\xff\xff"
-    assert arena.refusal(bytes(data)) == "archive-corrupt"
-
-
-def test_a_wrong_signature_anywhere_is_refused(arena: Arena) -> None:
-    data = zip_of(ZipFile("f", b"x"), ZipFile("g", b"x"))
-    for signature in (b"PK\1\2", b"PK\3\4"):
-        broken = bytearray(data)
-        broken[data.rindex(signature)] = 0
-        assert arena.refusal(bytes(broken)) == "archive-corrupt"
-
-
-def test_a_zip_behind_other_bytes_is_no_zip(arena: Arena) -> None:
-    assert arena.refusal(b"#!/bin/sh\n" + zip_of(ZipFile("f", b"x"))) == "archive-unknown-format"
-
-
-def test_a_zip_cut_short_anywhere_is_refused(arena: Arena) -> None:
-    data = zip_of(ZipFile("f", b"hello"), ZipFile("g", b"world"))
-    reasons = {arena.refusal(data[:cut]) for cut in range(len(data))}
-    assert reasons <= {"archive-truncated", "archive-unknown-format"}
-
-
-# Bounds
-
-
-def test_a_bomb_is_refused_before_anything_is_written(arena: Arena) -> None:
-    data = zip_of(ZipFile("f", bytes(20 << 20)))
-    assert arena.refusal(data, limits=ArchiveLimits(ratio=100, ratio_slack=1 << 20)) == "archive-ratio"
-    assert arena.tree() == {}
-
-
-def test_limits_on_count_and_size_are_kept(arena: Arena) -> None:
-    data = zip_of(*(ZipFile(f"f{index}", b"12345") for index in range(10)))
-    assert arena.refusal(data, limits=ArchiveLimits(members=9)) == "archive-too-many"
-    assert arena.refusal(data, limits=ArchiveLimits(total_bytes=49)) == "archive-too-big"
-    assert arena.refusal(data, limits=ArchiveLimits(file_bytes=4)) == "archive-too-big"
-    assert arena.tree() == {}
-
-
-def test_a_size_that_lies_costs_no_more_than_the_size(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
-    arena.archive.write_bytes(zip_of(ZipFile("f", b"x" * 10, packed=deflate(bytes(50 << 20)))))
-    descriptor = os.open(arena.archive, os.O_RDONLY)
-    try:
-        (found,) = zip_format.read_entries(descriptor, arena.archive.stat().st_size, ArchiveLimits())
-        pieces = list[bytes]()
-        with pytest.raises(Exception, match="more content than its size"):
-            pieces.extend(zip_format.content(descriptor, found))
-        assert len(b"".join(pieces)) <= 11
-    finally:
-        os.close(descriptor)
-
-
-def test_no_thread_outlives_a_refusal(arena: Arena) -> None:
-    before = threading.active_count()
-    files = [ZipFile(f"f{index}", os.urandom(1000)) for index in range(300)]
-    files[150].local = {"crc": 1}
-    assert arena.refusal(zip_of(*files)) == "archive-corrupt"
-    assert threading.active_count() == before

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -73,7 +74,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def otherwise(self, exchange: Exchange) -> None:
         if self.root is not None:
-            path = self.root / exchange.path.lstrip("/").replace("%2b", "+").replace("%7e", "~")
+            path = self.root / unquote(exchange.path).lstrip("/")
             if path.is_file():
                 serve(path.read_bytes())(exchange)
                 return
@@ -170,7 +171,9 @@ def in_turn(*routes: Route) -> Route:
 
 
 def settings_for(tmp_path: Path, environment: dict[str, str] | None = None, **overrides: Any) -> FetchSettings:
-    patience: dict[str, Any] = {
+    defaults: dict[str, Any] = {
+        "state": tmp_path / "state",
+        "machine": tmp_path / "machine",
         "read_seconds": 0.3,
         "connect_seconds": 2.0,
         "attempts": 2,
@@ -179,7 +182,7 @@ def settings_for(tmp_path: Path, environment: dict[str, str] | None = None, **ov
         "plain_schemes": frozenset({"http", "file"}),
     }
     given = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull, **(environment or {})}
-    return FetchSettings(given, tmp_path / "state", tmp_path / "machine", **(patience | overrides))
+    return FetchSettings(given, **(defaults | overrides))
 
 
 def fetcher_for(tmp_path: Path, environment: dict[str, str] | None = None, **overrides: Any) -> Fetcher:
@@ -400,6 +403,7 @@ def test_redirects_are_followed(server: Server, tmp_path: Path, destination: Pat
         ("/file", "too-many-redirects"),
         ("file:///etc/hostname", "insecure-redirect"),
         ("ftp://x/y", "insecure-redirect"),
+        ("http://[", "too-many-redirects"),
     ],
 )
 def test_redirects_that_lead_astray_are_not_followed(
@@ -409,6 +413,17 @@ def test_redirects_that_lead_astray_are_not_followed(
     error = failure_of(lambda: fetcher_for(tmp_path).fetch(source_of(f"url:{server.url()}"), destination))
     assert error.reason == reason
     assert len(server.asked) <= 6
+
+
+def test_the_body_of_a_redirect_is_not_read(server: Server, tmp_path: Path, destination: Path) -> None:
+    def route(exchange: Exchange) -> None:
+        exchange.answer(302, {"Location": "/second", "Connection": "close"})
+        while not exchange.server.closing.is_set():
+            exchange.wfile.write(bytes(1 << 16))
+
+    server.routes |= {"/file": route, "/second": serve(CONTENT)}
+    fetcher_for(tmp_path).fetch(source_of(f"url:{server.url()}"), destination)
+    assert destination.read_bytes() == CONTENT
 
 
 def test_a_redirect_never_leads_from_https_to_http() -> None:
@@ -499,6 +514,35 @@ def test_plain_schemes_are_refused_unless_allowed(tmp_path: Path, destination: P
     assert failure_of(lambda: fetcher.fetch(source_of(f"url:{url}"), destination)).reason == "scheme-refused"
     source = source_of("url:https://127.0.0.1:1/file", mirrors=(url,))
     assert failure_of(lambda: fetcher.fetch(source, destination)).reason == "scheme-refused"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Length": "9" * 5000},
+        {"Content-Length": "-1"},
+        {"Content-Length": "many"},
+        {"Content-Range": "bytes 5-6/7"},
+        {"Transfer-Encoding": "chunked"},
+        {"Content-Encoding": "gzip"},
+        {"Retry-After": "9" * 5000},
+        {"Retry-After": "yesterday"},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("code", [200, 206, 503])
+def test_headers_that_make_no_sense_are_failures_of_the_server_at_worst(
+    server: Server, tmp_path: Path, destination: Path, part: Path, headers: dict[str, str], code: int
+) -> None:
+    def route(exchange: Exchange) -> None:
+        exchange.answer(code, headers, CONTENT[:3000])
+        exchange.close_connection = True
+
+    server.routes["/file"] = route
+    part.write_bytes(CONTENT[:10])
+    error = failure_of(lambda: fetcher_for(tmp_path).fetch(source_of(f"url:{server.url()}"), destination))
+    assert error.reason in set(Kind)
+    assert not destination.exists()
 
 
 def test_a_url_is_resolved_to_what_it_gives_now(server: Server, tmp_path: Path, destination: Path, part: Path) -> None:

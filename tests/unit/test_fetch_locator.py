@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmojo_forge.fetch import locator as locators
@@ -48,11 +48,13 @@ LOCATORS: st.SearchStrategy[Locator] = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(LOCATORS)
 def test_what_is_written_reads_back_as_the_same(locator: Locator) -> None:
     assert locators.parse(str(locator)) == locator
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.sampled_from(["", "pypi:", "debian:pool/", "npm:", "url:https://", "git:https://"]))
 def test_any_text_is_a_locator_that_reads_back_or_an_error_with_a_reason(text: str, scheme: str) -> None:
     try:
@@ -104,6 +106,7 @@ def test_users_and_passwords_are_refused_and_not_shown() -> None:
         assert "hidden" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(HTTPS)
 def test_urls_are_shown_without_what_is_secret(url: str) -> None:
     secret = url.replace("https://", "https://me:hidden@") + "?key=hidden#hidden"

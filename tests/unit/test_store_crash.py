@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-import mmojo_forge
 from mmojo_forge.store.local import LocalStore
 
 CALLS = ("rename", "write", "link", "mkdir", "fchmod", "unlink", "symlink")

@@ -13,6 +13,7 @@ PACKAGES = (
     "grep",
     "gzip",
     "libc-bin",
+    "libstdc++6",  # the CMake of the Python package index is linked to it
     "make",
     "patch",
     "perl",

@@ -11,7 +11,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from types import TracebackType
 
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
 
@@ -45,14 +44,6 @@ class ReadAhead:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="archive-read-ahead", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> ReadAhead:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[bytes]:
         while True:

@@ -228,6 +228,19 @@ def test_a_log_keeps_what_fits(tmp_path: Path) -> None:
     assert decompress(tmp_path / "log") == b"abcd"
 
 
+def test_a_full_disk_is_told_as_one() -> None:
+    with pytest.raises(ExecutorError) as caught, BuildLog(Path("/dev/full"), 1 << 20) as log:
+        log.write(b"x")
+        log.flush()
+    assert caught.value.reason == "disk-full"
+
+
+def test_a_log_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ExecutorError) as caught:
+        BuildLog(tmp_path / "nowhere" / "log", 1)
+    assert caught.value.reason == "no-log"
+
+
 def test_an_empty_log_is_a_whole_frame(tmp_path: Path) -> None:
     with BuildLog(tmp_path / "log", 4):
         pass

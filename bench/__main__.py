@@ -1,0 +1,53 @@
+"""`python -m bench [--quick] [CASE…]`: a Markdown table on stdout, all times as JSON in bench/results/."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.cases import CASES, Sides
+from bench.measure import Row
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def main() -> None:
+    """Run the cases and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all by default")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few runs")
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    print("| what | forge | peer | ratio | budget |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="forge-bench-") as scratch:
+        sides = Sides(Path(scratch), quick=arguments.quick)
+        for name in arguments.cases or CASES:
+            for row in CASES[name](sides):
+                rows.append(row)
+                print("| " + " | ".join(row.cells()) + " |", flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    machine = {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+    document = {"machine": machine, "rows": [asdict(row) for row in rows]}
+    (RESULTS / "latest.json").write_text(json.dumps(document, indent=1))
+    print(f"\n{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}")
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    main()
