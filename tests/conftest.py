@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ def realize(*targets: str) -> list[Path]:
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [Path(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def unlocked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Objects are read-only folders; pytest, as an ordinary user, could not remove them."""
+    yield
+    if "tmp_path" in request.fixturenames:
+        for directory, _, _ in os.walk(request.getfixturevalue("tmp_path")):
+            os.chmod(directory, 0o755)
 
 
 @pytest.fixture(scope="session")

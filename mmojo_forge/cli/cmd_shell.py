@@ -23,4 +23,6 @@ def command(context: Context, name: str, argv: tuple[str, ...]) -> None:
     sandbox = context.executor().shell_command(request, argv)
     for descriptor in sandbox.descriptors:
         os.set_inheritable(descriptor, True)
-    os.execv(sandbox.argv[0], sandbox.argv)
+    os.umask(0o022)
+    # bwrap gets no environment: what it has can be read in the sandbox as that of process 1.
+    os.execve(sandbox.argv[0], sandbox.argv, {})

@@ -6,6 +6,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,8 @@ def run(argv: Sequence[str]) -> int:
     """Run the command; the exit code. Every ForgeError ends here, as text or (with --json) as one JSON line."""
     # Graphs are large, acyclic and live to the end: looking for garbage in them doubles the time of a big plan.
     gc.set_threshold(200_000, 50, 100)
+    # A service manager or a CI system that ends us means the same as Ctrl-C: stop the builds, leave a clean store.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         result = forge.main(args=list(argv), prog_name="forge", standalone_mode=False)
         return result if isinstance(result, int) else ExitCode.DONE

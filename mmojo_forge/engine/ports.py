@@ -52,6 +52,9 @@ class SourceFetcher(Protocol):
     def fetch(self, source: Source, destination: Path, on_progress: OnProgress | None = None) -> None:
         """Leave the verified content at `destination`; raises FetchError."""
 
+    def cancel(self) -> None:
+        """Wake up every download that waits, and let it fail."""
+
 
 class Locks(Protocol):
     """One lock per key, shared by all forge processes of a store."""

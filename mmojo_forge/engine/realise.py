@@ -100,6 +100,8 @@ class Realisation:
             self._loop(workers, builder)
         except KeyboardInterrupt:
             stop.ask()
+            if any(job.state is _S.RUNNING and isinstance(job.node, Source) for job in self._jobs.values()):
+                self._world.fetcher().cancel()
             raise Interrupted(
                 "realise: interrupted",
                 detail="What was built is kept; the next run goes on from there.",

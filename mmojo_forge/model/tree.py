@@ -9,7 +9,7 @@ Its root is a directory or a single file. The manifest is canonical JSON:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -18,9 +18,10 @@ from mmojo_forge.model import canonical
 from mmojo_forge.model.digest import BlobDigest, TreeId, blake3_hex, is_hex_digest
 
 SCHEMA = 1
-MAX_PATH_BYTES = 4096
+MAX_PATH_BYTES = 4095  # PATH_MAX on Linux counts the NUL
 MAX_NAME_BYTES = 255
 MAX_DEPTH = 128
+MAX_LINK_HOPS = 40  # what Linux follows before ELOOP
 
 
 class TreeError(ForgeError):
@@ -62,10 +63,13 @@ class Tree:
 
     entries: tuple[Entry, ...]
     id: TreeId = field(init=False, compare=False)
+    _manifest: bytes = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _check(self.entries)
-        object.__setattr__(self, "id", TreeId(blake3_hex(self.encode())))
+        document: canonical.Json = {"entries": [_row(entry) for entry in self.entries], "schema": SCHEMA}
+        object.__setattr__(self, "_manifest", canonical.encode(document))
+        object.__setattr__(self, "id", TreeId(blake3_hex(self._manifest)))
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Tree:
@@ -90,7 +94,7 @@ class Tree:
 
     def encode(self) -> bytes:
         """The canonical manifest."""
-        return canonical.encode({"entries": [_row(entry) for entry in self.entries], "schema": SCHEMA})
+        return self._manifest
 
     @property
     def size(self) -> int:
@@ -107,9 +111,12 @@ class Tree:
         return (entry for entry in self.entries if entry.digest is not None)
 
 
-def sort_key(path: str) -> tuple[bytes, ...]:
-    """Orders paths part by part in UTF-8 bytes, so that a directory precedes all below it."""
-    return tuple(part.encode("utf-8", "surrogatepass") for part in path.split("/")) if path else ()
+def sort_key(path: str) -> str:
+    """Orders paths part by part in UTF-8 bytes, so that a directory precedes all below it.
+
+    NUL, which no name has, sorts before everything else, and code points sort as their UTF-8 bytes do.
+    """
+    return path.replace("/", "\0")
 
 
 def check_name(name: str) -> None:
@@ -146,7 +153,7 @@ def _check(entries: tuple[Entry, ...]) -> None:
     if entries[0].kind is Kind.SYMLINK:
         raise TreeError("make tree: the root is a symlink", reason="tree-bad-root")
     directories = {""} if entries[0].kind is Kind.DIRECTORY else set[str]()
-    previous: tuple[bytes, ...] = ()
+    previous = ""
     for entry in entries[1:]:
         _check_entry(entry, directories)
         key = sort_key(entry.path)
@@ -154,6 +161,31 @@ def _check(entries: tuple[Entry, ...]) -> None:
             raise TreeError(f"make tree: {entry.path} out of order or twice", reason="tree-order")
         previous = key
     _check_content(entries[0])
+    links = {entry.path: entry.target for entry in entries if entry.target is not None}
+    for path in links:
+        _check_resolved(path, links)
+
+
+def _check_resolved(path: str, links: Mapping[str, str]) -> None:
+    """Follow a symlink through the other symlinks of the tree, by which `..` may lead further up than it looks."""
+    here = path.split("/")[:-1]
+    pending = links[path].split("/")[::-1]
+    hops = 0
+    while pending:
+        part = pending.pop()
+        if part == ".." and not here:
+            raise TreeError(f"add symlink {path}: it leaves the tree through other symlinks", reason="symlink-escapes")
+        if part == "..":
+            here.pop()
+        elif part not in {"", "."}:
+            here.append(part)
+            target = links.get("/".join(here))
+            if target is not None:
+                hops += 1
+                if hops > MAX_LINK_HOPS:
+                    return  # a loop leads nowhere
+                here.pop()
+                pending.extend(target.split("/")[::-1])
 
 
 def _check_entry(entry: Entry, directories: set[str]) -> None:

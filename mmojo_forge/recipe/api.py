@@ -99,7 +99,9 @@ class DebianFile:
     @property
     def locator(self) -> str:
         """Where to look, in the grammar of `fetch`."""
-        return f"debian:{self.path}"
+        # Security updates lie in an archive of their own, below a folder that the main one does not have.
+        archive = "debian-security" if self.path.startswith("pool/updates/") else "debian"
+        return f"{archive}:{self.path}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,14 +27,6 @@ from mmojo_forge.store.protocol import Recorded, Root, Store
 NOWHERE = TreeId("0" * 64)
 
 
-@pytest.fixture(autouse=True)
-def unlocked(tmp_path: Path) -> Iterator[None]:
-    """Objects are read-only; pytest, as an ordinary user, could not remove them."""
-    yield
-    for directory, _, _ in os.walk(tmp_path):
-        os.chmod(directory, 0o755)
-
-
 @pytest.fixture(params=["local", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store."""

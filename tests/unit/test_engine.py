@@ -67,6 +67,9 @@ class DictFetcher:
         self.fetched.append(source.name)
         destination.write_bytes(self.content[source.locator])
 
+    def cancel(self) -> None:
+        pass
+
 
 def write_args(request: BuildRequest) -> None:
     """The output is a function of the arguments after the first, and of nothing else."""

@@ -116,7 +116,7 @@ def test_imports_stand_at_the_top_unless_they_are_late_for_a_listed_reason(path:
 
 
 def test_every_listed_late_import_is_still_there() -> None:
-    found = set()
+    found: set[tuple[str, str]] = set()
     for path in MODULES:
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.FunctionDef):

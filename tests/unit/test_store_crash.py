@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +84,6 @@ with LocalStore.open(place) as store, store.lock("key"):
     input()
 """
 )
-
-
-@pytest.fixture(autouse=True)
-def unlocked(tmp_path: Path) -> Iterator[None]:
-    """Objects are read-only; pytest, as an ordinary user, could not remove them."""
-    yield
-    for directory, _, _ in os.walk(tmp_path):
-        os.chmod(directory, 0o755)
 
 
 def start(script: str, place: Path, work: Path, seed: int) -> subprocess.Popen[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,6 @@ from mmojo_forge.store import known
 from mmojo_forge.store.local import LocalStore
 
 ONE, TWO = DerivationId("a" * 64), DerivationId("b" * 64)
-
-
-@pytest.fixture(autouse=True)
-def unlocked(tmp_path: Path) -> Iterator[None]:
-    """Objects are read-only; pytest, as an ordinary user, could not remove them."""
-    yield
-    for directory, _, _ in os.walk(tmp_path):
-        os.chmod(directory, 0o755)
 
 
 @pytest.fixture

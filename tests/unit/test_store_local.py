@@ -27,14 +27,6 @@ from mmojo_forge.store.local import LocalStore
 from mmojo_forge.store.protocol import StoreError
 
 
-@pytest.fixture(autouse=True)
-def unlocked(tmp_path: Path) -> Iterator[None]:
-    """Objects are read-only; pytest, as an ordinary user, could not remove them."""
-    yield
-    for directory, _, _ in os.walk(tmp_path):
-        os.chmod(directory, 0o755)
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     return tmp_path / "store"
