@@ -22,11 +22,9 @@ ZERO = BlobDigest("0" * 64)
 ONE = BlobDigest("1" * 64)
 
 NO_SURROGATES: tuple[Literal["Cs"], ...] = ("Cs",)
-names = (
-    st.text(st.characters(exclude_characters="/\0", exclude_categories=NO_SURROGATES), min_size=1, max_size=8)
-    .filter(st.characters(exclude_characters="/\0", exclude_categories=NO_SURROGATES), min_size=1, max_size=8)
-    .filter(lambda name: name not in {".", ".."})
-)
+names = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=NO_SURROGATES), min_size=1, max_size=8
+).filter(lambda name: name not in {".", ".."})
 json_values: st.SearchStrategy[Json] = st.recursive(
     st.none()
     | st.booleans()
