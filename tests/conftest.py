@@ -25,10 +25,10 @@ def realize(*targets: str) -> list[Path]:
 @pytest.fixture(autouse=True)
 def unlocked(request: pytest.FixtureRequest) -> Iterator[None]:
     """Objects are read-only folders; pytest, as an ordinary user, could not remove them."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
-    if "tmp_path" in request.fixturenames:
-        for directory, _, _ in os.walk(request.getfixturevalue("tmp_path")):
-            os.chmod(directory, 0o755)
+    for directory, _, _ in os.walk(folder) if folder else ():
+        os.chmod(directory, 0o755)
 
 
 @pytest.fixture(scope="session")
