@@ -21,7 +21,7 @@ def command(click_context: click.Context, check: bool, names: tuple[str, ...], a
     context: Context = click_context.obj
     if check:
         click_context.exit(_check(context, as_json=as_json))
-    locker = Locker(context.workspace, context.store, context.fetcher())
+    locker = Locker(context.workspace, context.store, context.fetcher(), lambda line: click.echo(line, err=True))
     lock = locker.update(names)
     changed = context.workspace.write_lock(lock)
     state = "written" if changed else "up to date"

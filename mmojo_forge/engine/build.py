@@ -43,13 +43,13 @@ class Builder:
         self._stop = stop
         self._store = world.store
 
-    def make(self, step: Step, trees: Mapping[str, TreeId], cores: int) -> Resolution | None:
+    def make(self, step: Step, trees: Mapping[str, TreeId], jobs: int) -> Resolution | None:
         """The output trees of a derivation, now valid; None for a source. Raises ForgeError."""
         node = step.node
         started = self._world.clock()
         self._world.reporter.started(step)
         if isinstance(node, Derivation):
-            resolution: Resolution | None = self._build_once(node, trees, cores)
+            resolution: Resolution | None = self._build_once(node, trees, jobs)
         else:
             self._import(node)
             resolution = None
@@ -85,7 +85,7 @@ class Builder:
             )
         self._store.add_tree(tree, lambda entry: (path / entry.path if entry.path else path).open("rb"))
 
-    def _build_once(self, node: Derivation, trees: Mapping[str, TreeId], cores: int) -> Resolution:
+    def _build_once(self, node: Derivation, trees: Mapping[str, TreeId], jobs: int) -> Resolution:
         preimage = node.preimage(trees)
         key = action_key(preimage)
         with self._lock(key, node):
@@ -95,12 +95,12 @@ class Builder:
             ):
                 resolution: Resolution = {name: row.tree for name, row in known.outputs.items()}
             else:
-                resolution = self._build(node, trees, cores, key, preimage)
+                resolution = self._build(node, trees, jobs, key, preimage)
             self._store.record_resolved({node.id: resolution})
         return resolution
 
     def _build(
-        self, node: Derivation, trees: Mapping[str, TreeId], cores: int, key: ActionKey, preimage: bytes
+        self, node: Derivation, trees: Mapping[str, TreeId], jobs: int, key: ActionKey, preimage: bytes
     ) -> Resolution:
         started = self._world.clock()
         with self._store.scratch(node.name) as scratch:
@@ -109,7 +109,7 @@ class Builder:
             if node.is_builtin:
                 result = builtin.run(node, self._inputs(node, trees), out)
             else:
-                result = self._execute(node, trees, cores, key, scratch)
+                result = self._execute(node, trees, jobs, key, scratch)
             outputs = self._register(node, out, move=node.is_builtin)
         self._store.record(
             Trace(
@@ -131,14 +131,14 @@ class Builder:
         }
 
     def _execute(
-        self, node: Derivation, trees: Mapping[str, TreeId], cores: int, key: ActionKey, scratch: Path
+        self, node: Derivation, trees: Mapping[str, TreeId], jobs: int, key: ActionKey, scratch: Path
     ) -> BuildResult:
         work = scratch / "build"
         work.mkdir()
         request = BuildRequest(
             name=node.name,
             argv=(node.builder, *node.args),
-            env={**environment.sandbox_environment(), **node.env, "FORGE_JOBS": str(cores)},
+            env={**environment.sandbox_environment(), **node.env, "FORGE_JOBS": str(jobs)},
             mounts=tuple(Mount(path, node.inputs[name].at) for name, path in self._inputs(node, trees).items()),
             work=work,
             out=scratch / "out",

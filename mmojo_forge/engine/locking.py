@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -82,12 +82,16 @@ def check_lock(workspace: Workspace) -> LockReport:
 
 
 class Locker:
-    """Brings one workspace's lock up to date. The lock file is replaced only when everything could be resolved."""
+    """Brings one workspace's lock up to date. The lock file is replaced only when everything could be resolved.
 
-    def __init__(self, workspace: Workspace, store: Store, resolver: Resolver) -> None:
+    `say` is told what is being resolved, for that takes as long as downloading it.
+    """
+
+    def __init__(self, workspace: Workspace, store: Store, resolver: Resolver, say: Callable[[str], None]) -> None:
         self._workspace = workspace
         self._store = store
         self._resolver = resolver
+        self._say = say
 
     def update(self, names: Iterable[str] = ()) -> Lock:
         """The new lock, not written yet; pins in `names` are resolved anew. Raises LockError, FetchError."""
@@ -103,6 +107,7 @@ class Locker:
         pin = old.sources.get(name)
         if pin is not None and pin.locator == wanted.locator and name not in anew:
             return pin
+        self._say(f"resolving {name} ({wanted.locator})")
         mirrors = tuple(getattr(wanted, "mirrors", ()))
         with self._store.scratch("lock") as scratch:
             destination = scratch / "download"
@@ -114,6 +119,7 @@ class Locker:
         known = old.userlands.get(wanted.name)
         if known is not None and _fits(known, wanted) and wanted.name not in anew:
             return known
+        self._say(f"resolving userland {wanted.name} ({wanted.suite}: {', '.join(wanted.packages)})")
         return self._resolver.resolve_userland(wanted.name, wanted.suite, wanted.architecture, wanted.packages)
 
     def _with_outputs(self, lock: Lock) -> Lock:

@@ -137,7 +137,7 @@ class Realisation:
             self._move(job, _S.RUNNING)
             self._running += 1
             started = True
-            future = workers.submit(builder.make, _step(node), self._trees_below(node), grant.cores)
+            future = workers.submit(builder.make, _step(node), self._trees_below(node), grant.jobs)
             future.add_done_callback(lambda done, job=job, grant=grant: self._done.put((job, grant, done)))  # type: ignore[misc]
         return started
 

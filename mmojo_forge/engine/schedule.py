@@ -1,8 +1,8 @@
 """The scheduler: which ready node starts next, and how many cores it gets. No threads, no clock.
 
-Ready nodes go by longest remaining path, in seconds that history expects. Cores are tokens shared by all nodes:
-a build that can use several shares what is free with the others that are ready. Memory is reserved by what the
-last build of the same name used.
+Ready nodes go by longest remaining path, in seconds that history expects. Cores are tokens shared by all nodes. A
+build that can use several is told its share of the machine even if a short neighbour still holds a core of it: it
+would otherwise be stuck with fewer for minutes. Memory is reserved by what the last build of the same name used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from mmojo_forge.model.derivation import Derivation, Node, Source, node_id
 DEFAULT_BUILD_SECONDS = 10.0
 DEFAULT_FETCH_BYTES_PER_SECOND = 20e6
 MAX_FETCHES = 4
+LEAST_SHARE = 4
+"""Cores below which it does not pay to run two parallel builds side by side instead of one after the other."""
 
 
 def remaining_paths(graph: Graph, expected_seconds: Mapping[str, float]) -> dict[str, float]:
@@ -45,9 +47,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one running node holds until it is given back."""
+    """What one running node holds until it is given back; `jobs` is how many processes it is told to run."""
 
     cores: int = 0
+    jobs: int = 1
     memory_bytes: int = 0
     fetches: int = 0
 
@@ -62,6 +65,10 @@ class Schedule:
     _builds: list[tuple[float, str, Node]] = field(default_factory=list)
     _fetches: list[tuple[float, str, Node]] = field(default_factory=list)
     _running: int = 0
+    total_cores: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total_cores = self.budget.cores
 
     def add(self, node: Node) -> None:
         """Note that a node is ready."""
@@ -80,7 +87,8 @@ class Schedule:
         if memory > self.budget.memory_bytes and self._running:
             return None
         heapq.heappop(self._builds)
-        return self._start(node, Grant(cores=self._cores(node), memory_bytes=memory))
+        jobs = self._jobs(node)
+        return self._start(node, Grant(min(jobs, self.budget.cores), jobs, memory))
 
     def give_back(self, grant: Grant) -> None:
         """Return what a node held."""
@@ -96,8 +104,8 @@ class Schedule:
         self._running += 1
         return node, grant
 
-    def _cores(self, node: Node) -> int:
+    def _jobs(self, node: Node) -> int:
         if not (isinstance(node, Derivation) and node.parallel):
             return 1
         rivals = sum(isinstance(other, Derivation) and other.parallel for _, _, other in self._builds)
-        return max(1, self.budget.cores // (rivals + 1))
+        return min(self.total_cores, max(LEAST_SHARE, self.total_cores // (rivals + 1)))

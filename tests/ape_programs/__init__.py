@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from mmojo_forge.ape.spec import Asset, LinkSpec, SliceSpec
 
 HERE = Path(__file__).parent
+HELLO = str(HERE / "hello.c")
 LAUNCHER = HERE.parents[1] / "mmojo_forge" / "ape" / "launcher"
 
 # Best first. No CPU has both features of the first one, so every machine must pass it over.
@@ -41,18 +43,37 @@ class Compiler:
         """Runs `zig cc`."""
         subprocess.run([str(self.zig), "cc", *arguments], env=self.environment(), check=True)
 
+    def library_folder(self) -> Path:
+        """zig's lib folder."""
+        command = [str(self.zig), "env"]
+        told = subprocess.run(command, env=self.environment(), check=True, capture_output=True, text=True).stdout
+        found = re.search(r'lib_dir\W+"([^"]*)"', told)
+        assert found is not None, told
+        return Path(found[1])
+
     def build_launchers(self, out: Path) -> None:
         """Runs the launchers' build script."""
         environment = {**self.environment(), "OUT": str(out)}
         subprocess.run(["sh", str(LAUNCHER / "build.sh")], env=environment, check=True)
 
 
+def flags_for(compiler: Compiler, target: str) -> list[str]:
+    """How to compile a program without a C library for `target`."""
+    bare = ["-ffreestanding", "-nostdlib", "-fno-stack-protector", "-fno-sanitize=all", "-fno-builtin"]
+    common = ["-target", target, "-Os", "-s", "-Wno-unused-function", f"-I{LAUNCHER}"]
+    if "linux" in target:
+        return [*common, *bare, "-static", "-fPIC", "-Wl,-e,_start"]
+    if "windows" in target:
+        headers = compiler.library_folder() / "libc" / "include" / "any-windows-any"
+        return [*common, *bare, "-isystem", str(headers), "-Wl,-e,start", "-lkernel32", "-lshell32"]
+    return common
+
+
 def compile_all(compiler: Compiler, folder: Path) -> None:
     """hello.c once per slice, and the launchers."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (target, _) in SLICES.items():
-        slice_name = f'-DSLICE="{name}"'
-        compiler.compile("-target", target, "-Os", "-s", slice_name, "-o", str(folder / name), str(HERE / "hello.c"))
+        compiler.compile(*flags_for(compiler, target), f'-DSLICE="{name}"', "-o", str(folder / name), HELLO)
     compiler.build_launchers(folder)
 
 
@@ -75,4 +96,4 @@ def build_order(compiler: Compiler, folder: Path) -> LinkSpec:
         slices.append(SliceSpec(system, folder / name, level, features))
     launchers = {system: folder / f"{system}.elf" for system in ("linux-x86_64", "linux-aarch64")}
     launchers["windows-x86_64"] = folder / "windows-x86_64.exe"
-    return LinkSpec("hello", tuple(slices), launchers, (Asset("hello.c", HERE / "hello.c"),))
+    return LinkSpec("hello", tuple(slices), launchers, (Asset("hello.c", Path(HELLO)),))

@@ -261,10 +261,10 @@ def test_it_is_found_along_path_and_through_a_symlink(start: list[str | Path], h
     folder = tmp_path / "bin"
     folder.mkdir()
     shutil.copy(start[-1], folder / "hello")
-    (folder / "link").symlink_to("hello")
+    (folder / "hello-link").symlink_to("hello")
     path = {"PATH": f"{folder}:{os.environ['PATH']}"}
     shell = [str(word) for word in start[:-1]] or ["sh"]
-    for name in ("hello", "link"):
+    for name in ("hello", "hello-link"):
         done = started([*shell, "-c", f'{name} "$@"', "sh", "exit", "3"], home, path)
         assert done.returncode == 3, done.stderr
         assert fields(done.stdout)["file"] == [str(folder / name)]
@@ -290,7 +290,7 @@ def test_a_truncated_file_says_so_and_leaves_nothing(start: list[str | Path], ho
 def test_an_altered_slice_says_so_and_leaves_nothing(start: list[str | Path], home: Path, tmp_path: Path) -> None:
     record = next(one for one in inspect(Path(start[-1])).slices if one.name == best_slice())
     data = bytearray(Path(start[-1]).read_bytes())
-    data[record.offset + 5000] ^= 1
+    data[record.offset + record.size // 2] ^= 1
     path = tmp_path / "altered"
     path.write_bytes(data)
     path.chmod(0o755)

@@ -152,7 +152,7 @@ def test_a_damaged_file_says_so_and_leaves_nothing(
     if fault == "cut":
         del data[record.offset + record.size - 1 :]
     else:
-        data[record.offset + 5000] ^= 1
+        data[record.offset + record.size // 2] ^= 1
     path = tmp_path / "damaged.exe"
     path.write_bytes(data)
     done = started(path, [], environment)

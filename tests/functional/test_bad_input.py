@@ -63,6 +63,21 @@ def test_a_foreign_or_broken_lock_is_refused(forge: Forge, text: str, reason: st
     assert (forge.root / "forge.lock").read_text() == text
 
 
+def test_a_reproducible_target_that_comes_out_otherwise_is_an_error(forge: Forge) -> None:
+    """The lock expects what was built first; then the same derivation gives other bytes."""
+    forge.recipe(
+        "luck", '@recipe("luck")\ndef f():\n    return sh("luck", "cat /proc/sys/kernel/random/uuid > /forge/out/out")'
+    )
+    forge.realize("luck")
+    forge.run("lock")
+    forge.realize("luck")
+    forge.environment = {"FORGE_STORE": str(forge.root / "another store")}
+    error = forge.error("realize", "luck", expect=1)
+    assert error["reason"] == "unexpected-output"
+    lock = Lock.parse((forge.root / "forge.lock").read_text())
+    assert lock.outputs["luck"].tree in error["message"]
+
+
 def test_no_workspace_is_a_clear_error(forge: Forge) -> None:
     (forge.root / "forge.lock").unlink()
     assert forge.error("realize", "fine")["reason"] == "no-workspace"

@@ -9,15 +9,18 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 : "${ZIG:?ZIG names the zig executable}" "${OUT:?OUT names the folder to write to}"
 mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+
+cd "$here" # the compiler sees relative names only, whatever this folder is called
 
 common="-std=c11 -Os -g0 -Wall -Wextra -Werror -Wno-unused-function -ffreestanding -fno-builtin -nostdlib -fno-stack-protector
- -fno-sanitize=all -fno-asynchronous-unwind-tables -fno-unwind-tables -fno-ident -ffile-prefix-map=$here=."
+ -fno-sanitize=all -fno-asynchronous-unwind-tables -fno-unwind-tables -fno-ident"
 
 build_linux() { # machine, image base, CPU
     # shellcheck disable=SC2086 # the flags are a list
     "$ZIG" cc -target "$1-linux-musl" -mcpu="$3" $common -static -fPIC -Wl,-z,max-page-size=65536 \
         -Wl,--image-base="$2" -Wl,--build-id=none -Wl,-e,_start -Wl,--gc-sections -s \
-        -o "$OUT/linux-$1.elf" "$here/linux.c"
+        -o "$OUT/linux-$1.elf" linux.c
 }
 
 build_windows() {
@@ -26,7 +29,7 @@ build_windows() {
     # shellcheck disable=SC2086
     "$ZIG" cc -target x86_64-windows-gnu -mcpu=x86_64 $common -isystem "$headers" -mno-stack-arg-probe \
         -Wl,--subsystem,console -Wl,-e,ape_main -s \
-        -o "$OUT/windows-x86_64.exe" "$here/windows.c" -lkernel32
+        -o "$OUT/windows-x86_64.exe" windows.c -lkernel32
     rm -f "$OUT/windows-x86_64.pdb" "$OUT/ape_main.lib"
 }
 
