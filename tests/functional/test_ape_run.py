@@ -200,6 +200,8 @@ def test_a_folder_planted_in_tmp_is_not_used(start: list[str | Path], tmp_path: 
     done = started(start, Path("/dev/null/home"), {"TMPDIR": str(shared)})
     assert done.returncode == 0, done.stderr  # /tmp is the place after TMPDIR
     assert cached(elsewhere) == []
+    record = next(one for one in inspect(Path(start[-1])).slices if one.name == best_slice())
+    shutil.rmtree(Path("/tmp") / f"ape-{os.geteuid()}" / record.sha256)
 
 
 @pytest.fixture
