@@ -38,6 +38,9 @@ esac
 # The specification's headers: APE loaders read these printf lines, and so does --assimilate. They may hold
 # nothing but octal escapes and must lie in the first 8192 bytes of the file.
 if [ "$#" = 1 ] && [ "x$1" = x--assimilate ]; then
+  # A store's object and its blob are one file with two names; writing to one would spoil the other.
+  set -- $(LC_ALL=C ls -lnLd "$ape_o")
+  [ "$2" = 1 ] || ape_die 121 'it has several hard links, as in a store: assimilate a copy'
   case $ape_k in
 #@HEADERS@
   *) ape_die 127 "no ELF header for $ape_k" ;;

@@ -351,6 +351,18 @@ def test_assimilate_as_the_sole_argument_makes_a_native_file(
     assert started([path, "--assimilate"], home).returncode == 0
 
 
+@pytest.mark.parametrize("way", [*SHELLS, "loader"])
+def test_a_file_with_two_names_is_not_assimilated_in_place(
+    ape: Path, loaders: Path, home: Path, tmp_path: Path, way: str
+) -> None:
+    """A store's object is such a file: what it holds must stay what its hash says."""
+    path = Path(shutil.copy(ape, tmp_path / "object"))
+    os.link(path, tmp_path / "blob")
+    starter = [loaders / "x86_64"] if way == "loader" else SHELLS[way]
+    assert started([*starter, path, "--assimilate"], home).returncode == 121
+    assert path.read_bytes() == ape.read_bytes()
+
+
 def test_assimilate_with_other_arguments_is_the_programs(start: list[str | Path], home: Path) -> None:
     done = started([*start, "x", "--assimilate"], home)
     assert fields(done.stdout)["arg"] == ["x", "--assimilate"]

@@ -263,6 +263,10 @@ static void assimilate(struct start *s) {
   int fd = (int)SYS4(SYS_openat, AT_FDCWD, container.data, O_RDWR | O_CLOEXEC, 0);
   if (SYS4(SYS_pread64, s->fd, buffer, 64, 0) == 64 && !memcmp(buffer, s->table->header, 64))
     SYS1(SYS_exit_group, 0); /* it is one already, and the kernel keeps it from being written while it runs */
+  /* A store's object and its blob are one file with two names; writing to one would spoil the other. */
+  struct stat_head stat;
+  if (fd >= 0 && SYS4(SYS_newfstatat, AT_FDCWD, container.data, &stat, 0) == 0 && stat.nlink != 1)
+    fail(s->table, 121, "it has several hard links, as in a store: assimilate a copy of ", container.data);
   if (fd < 0 || SYS4(SYS_pwrite64, fd, s->table->header, 64, 0) != 64)
     fail(s->table, 121, "cannot write the ELF header to ", container.data);
   SYS1(SYS_exit_group, 0);
