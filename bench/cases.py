@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -140,6 +141,42 @@ def store(sides: Sides) -> Iterator[Row]:
     )
 
 
+_REAL = "mmojo-server.linux-x86_64"
+_LEVELS = "recipes/mmojo-server/cmake"
+_REAL_INPUTS = {"zig": "zig", "cmake": "cmake", "ninja": "ninja", "source": "llama-cpp"}
+
+
+def real(sides: Sides) -> Iterator[Row]:
+    """llama-server with three CPU levels: in the sandbox, and the same shell text in plain folders outside any."""
+    environment = {**os.environ, "FORGE_STORE": str(sides.scratch / "real-store")}
+    forge = REPOSITORY / "forge"
+
+    def ask(*arguments: str) -> str:
+        return run([forge, *arguments], environment, REPOSITORY)
+
+    places = dict(zip(_REAL_INPUTS, ask("realize", "-q", "--no-link", *_REAL_INPUTS.values()).split(), strict=True))
+    ask("realize", "-q", "--no-link", "userland")
+    ours = timed(lambda: ask("realize", "-q", "--no-link", _REAL))
+    document = json.loads(ask("show", "--json", _REAL))["document"]
+    work = sides.scratch / "plain"
+    replaced = {"/forge/out": work / "out", "/build": work / "build", "/forge/levels": REPOSITORY / _LEVELS}
+    replaced |= {f"/forge/{name}": Path(place) for name, place in places.items()}
+
+    def plain(text: str) -> str:
+        for inside, outside in replaced.items():
+            text = text.replace(inside, str(outside))
+        return text
+
+    (work / "build" / "home").mkdir(parents=True)
+    (work / "out").mkdir()
+    variables = {name: plain(value) for name, value in document["env"].items()}
+    variables |= {"PATH": "/usr/bin:/bin", "HOME": str(work / "build" / "home"), "SOURCE_DATE_EPOCH": "1"}
+    variables["FORGE_JOBS"] = str(os.cpu_count() or 1)
+    command = ["bash", *(plain(argument) for argument in document["args"])]
+    theirs = timed(lambda: run(command, variables, work / "build"))
+    yield Row("llama-server, 3 CPU levels", Timing((ours,)), Timing((theirs,)), "plain cmake + ninja", "1.03 ×")
+
+
 CASES: Mapping[str, Callable[[Sides], Iterator[Row]]] = MappingProxyType(
-    {"noop": noop, "trivial": trivial, "plan": plan, "store": store}
+    {"noop": noop, "trivial": trivial, "plan": plan, "store": store, "real": real}
 )

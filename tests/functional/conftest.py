@@ -56,7 +56,8 @@ class Forge:
             **{name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "REQUESTS_"))},
             **self.environment,
         }
-        command = [sys.executable, "-m", "mmojo_forge", *arguments]
+        # Whoever runs the tests in the background ignores SIGINT, and so would everything below.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "mmojo_forge", *arguments]
         return subprocess.Popen(
             command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
         )

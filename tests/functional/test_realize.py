@@ -8,6 +8,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.functional.conftest import Forge
 
 CHAIN = """
@@ -119,7 +121,8 @@ def test_two_processes_build_one_thing_once(forge: Forge) -> None:
     assert len(waited) >= 1
 
 
-def test_an_interrupt_stops_everything_soon_and_leaves_a_store_that_verifies(forge: Forge) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything_soon_and_leaves_a_store_that_verifies(forge: Forge, number: signal.Signals) -> None:
     forge.recipe(
         "slow",
         '@recipe("slow")\ndef f():\n    return sh("slow", "trap : INT TERM; echo started; sleep 600; sleep 600")',
@@ -132,7 +135,7 @@ def test_an_interrupt_stops_everything_soon_and_leaves_a_store_that_verifies(for
             break
     time.sleep(1)
     begun = time.monotonic()
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     process.communicate(timeout=30)
     assert process.returncode == 130
     assert time.monotonic() - begun < 20
