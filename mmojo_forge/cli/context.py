@@ -37,7 +37,7 @@ class Context:
         """The workspace the current folder lies in; raises WorkspaceError."""
         if self._workspace is None:
             found = Workspace.find(self.folder)
-            store = Path(store_folder(str(found.root), self.environment))
+            store = Path(store_folder(str(found.root), dict(self.environment)))
             self._workspace = Workspace(found.root, store)
         return self._workspace
 

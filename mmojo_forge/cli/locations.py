@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 LOCK_NAME = "forge.lock"
 
@@ -20,7 +19,7 @@ def find_workspace(start: str) -> str | None:
         folder = parent
 
 
-def store_folder(workspace: str, environment: Mapping[str, str]) -> str:
+def store_folder(workspace: str, environment: dict[str, str]) -> str:
     """FORGE_STORE, else `store` of the user's configuration, else the workspace's own `store/`."""
     chosen = environment.get("FORGE_STORE") or _configured(environment).get("store")
     if isinstance(chosen, str) and chosen:
@@ -28,13 +27,13 @@ def store_folder(workspace: str, environment: Mapping[str, str]) -> str:
     return os.path.join(workspace, "store")
 
 
-def configuration_file(environment: Mapping[str, str]) -> str:
+def configuration_file(environment: dict[str, str]) -> str:
     """The user's configuration file, after the XDG base directory specification."""
     base = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return os.path.join(base, "mmojo-forge", "config.toml")
 
 
-def _configured(environment: Mapping[str, str]) -> Mapping[str, object]:
+def _configured(environment: dict[str, str]) -> dict[str, object]:
     path = configuration_file(environment)
     if not os.path.isfile(path):
         return {}

@@ -10,7 +10,7 @@ from mmojo_forge.cli import noop
 
 def main() -> int:
     """Run the command in argv; the exit code."""
-    if noop.realize(sys.argv[1:], os.environ):
+    if noop.realize(sys.argv[1:], dict(os.environ)):
         return 0
     if "site" not in sys.modules:
         # ./forge starts Python with -S, since finding installed packages costs a third of a no-op.

@@ -7,7 +7,6 @@ of it: `realize` of what is built already must cost no more than a file manager'
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 
 from mmojo_forge.cli.locations import find_workspace, store_folder
 from mmojo_forge.engine import evaluation_cache
@@ -16,7 +15,7 @@ from mmojo_forge.store import known
 COMMANDS = ("realize", "realise")
 
 
-def realize(argv: Sequence[str], environment: Mapping[str, str]) -> bool:
+def realize(argv: list[str], environment: dict[str, str]) -> bool:
     """Print the targets' paths if all are built and linked already; false (and no effect) if not."""
     targets = argv[1:]
     if len(argv) < 2 or argv[0] not in COMMANDS or any(target.startswith("-") for target in targets):
@@ -35,14 +34,14 @@ def realize(argv: Sequence[str], environment: Mapping[str, str]) -> bool:
     return True
 
 
-def _linked_objects(store: str, results: str, cached: Sequence[evaluation_cache.CachedTarget]) -> list[str] | None:
+def _linked_objects(store: str, results: str, cached: list[evaluation_cache.CachedTarget]) -> list[str] | None:
     """The objects of all targets, if each is valid, checked out and linked; else None."""
-    resolved = known.lookup_resolved(store, [row.derivation for row in cached])
+    resolved = known.lookup_resolved(store, [derivation for _, derivation, _, _ in cached])
     paths = []
-    for row in cached:
-        tree = resolved.get(row.derivation, {}).get(row.output)
-        path = known.object_path(store, tree, row.object_name) if tree else None
-        if path is None or not known.has_root(store, os.path.join(results, row.target), path):
+    for target, derivation, output, object_name in cached:
+        tree = resolved.get(derivation, {}).get(output)
+        path = known.object_path(store, tree, object_name) if tree else None
+        if path is None or not known.has_root(store, os.path.join(results, target), path):
             return None
         paths.append(path)
     return paths

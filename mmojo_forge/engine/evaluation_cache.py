@@ -2,69 +2,66 @@
 
 An entry names every file the evaluation depended on with its modification time, size and inode. It is believed
 only if all of them are as they were *and* none was modified so shortly before the entry was written that a second
-change could have left the same time stamp (git calls such entries racily clean). Standard library only: the no-op
-`forge realize` reads it before anything else is imported.
+change could have left the same time stamp (git calls such entries racily clean).
+
+The no-op `forge realize` reads this before anything else, so it imports next to nothing: an entry is lines of
+tab-separated words, not JSON, and its rows are tuples, for `json` and `dataclasses` take longer to import than the
+rest of a no-op takes in all.
+
+    forge-evaluation 1
+    request <tab> workspace <tab> target…
+    target <tab> target <tab> derivation <tab> output <tab> object name      once for each target
+    file <tab> modification time in ns <tab> size <tab> inode <tab> path     once for each file
+    end
 """
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-SCHEMA = 1
+CachedTarget = tuple[str, str, str, str]
+"""A target, the derivation id and output it means, and what the store object is called."""
+
+_MAGIC = "forge-evaluation 1"
 _RACY_NANOSECONDS = 20_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class CachedTarget:
-    """A target, the derivation and output it means, and what the store object is called."""
-
-    target: str
-    derivation: str
-    output: str
-    object_name: str
-
-
-def read(folder: str, workspace: str, targets: Sequence[str]) -> list[CachedTarget] | None:
+def read(folder: str, workspace: str, targets: list[str]) -> list[CachedTarget] | None:
     """What the targets came to last time, if that still holds; None when it has to be evaluated anew."""
     try:
-        with open(_entry_path(folder, workspace, targets), encoding="utf-8") as file:
-            entry = json.load(file)
-        if entry["schema"] != SCHEMA or entry["workspace"] != workspace or entry["targets"] != list(targets):
-            return None
-        if not all(_stamp(path) == stamp for path, stamp in entry["files"].items()):
-            return None
-        return [CachedTarget(*row) for row in entry["results"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        with open(_entry_path(folder, workspace, targets), encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().split("\n")
+    except (OSError, ValueError):
         return None
+    if lines[:2] != [_MAGIC, _line("request", workspace, *targets)] or lines[-2:] != ["end", ""]:
+        return None
+    rows: list[CachedTarget] = []
+    for line in lines[2:-2]:
+        kind, *words = line.split("\t")
+        if kind == "target" and len(words) == 4:
+            rows.append((words[0], words[1], words[2], words[3]))
+        elif kind != "file" or line != _stamp(words[-1]):
+            return None
+    return rows
 
 
-def write(
-    folder: str, workspace: str, targets: Sequence[str], files: Iterable[str], results: Iterable[CachedTarget]
-) -> None:
+def write(folder: str, workspace: str, targets: list[str], files: list[str], results: list[CachedTarget]) -> None:
     """Keep what the targets came to. `files` are those read, and the folders whose listing mattered."""
-    stamps = {path: _stamp(path) for path in files}
-    if any(stamp is None for stamp in stamps.values()):
+    stamps = [_stamp(path) for path in files]
+    words = [workspace, *targets, *files, *(word for row in results for word in row)]
+    if None in stamps or any("\t" in word or "\n" in word for word in words):
         return
-    entry = {
-        "schema": SCHEMA,
-        "workspace": workspace,
-        "targets": list(targets),
-        "files": stamps,
-        "results": [[row.target, row.derivation, row.output, row.object_name] for row in results],
-    }
+    lines = [_MAGIC, _line("request", workspace, *targets), *(_line("target", *row) for row in results)]
+    text = "\n".join([*lines, *(stamp for stamp in stamps if stamp), "end", ""])
     path = _entry_path(folder, workspace, targets)
+    temporary = f"{path}.{os.getpid()}"
     try:
         os.makedirs(folder, exist_ok=True)
-        temporary = f"{path}.{os.getpid()}"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(entry, file)
-            written = os.fstat(file.fileno()).st_mtime_ns
-        newest = max((stamp[0] for stamp in stamps.values() if stamp), default=0)
-        if written - newest < _RACY_NANOSECONDS:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+        newest = max((os.stat(path).st_mtime_ns for path in files), default=0)
+        if os.stat(temporary).st_mtime_ns - newest < _RACY_NANOSECONDS:
             os.unlink(temporary)
         else:
             os.replace(temporary, path)
@@ -73,15 +70,19 @@ def write(
         return
 
 
-def _entry_path(folder: str, workspace: str, targets: Sequence[str]) -> str:
+def _entry_path(folder: str, workspace: str, targets: list[str]) -> str:
     # The whole request stands in the entry and is compared, so a short checksum will do for the name.
     request = "\0".join((workspace, *targets)).encode("utf-8", "surrogateescape")
-    return os.path.join(folder, f"{zlib.crc32(request):08x}-{len(targets)}.json")
+    return os.path.join(folder, f"{zlib.crc32(request):08x}-{len(targets)}")
 
 
-def _stamp(path: str) -> list[int] | None:
+def _line(*words: str) -> str:
+    return "\t".join(words)
+
+
+def _stamp(path: str) -> str | None:
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return [status.st_mtime_ns, status.st_size, status.st_ino]
+    return _line("file", str(status.st_mtime_ns), str(status.st_size), str(status.st_ino), path)

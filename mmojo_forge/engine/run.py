@@ -99,13 +99,13 @@ def _remember(workspace: Workspace, request: Request, instances: Mapping[str, In
     if not all(instance.node.label.reproducible for instance in instances.values()):
         # Host facts may change without any file of ours changing.
         return
-    rows = [
-        CachedTarget(target, instance.node.id, instance.output, object_name(instance.node.name, instance.output))
+    rows: list[CachedTarget] = [
+        (target, instance.node.id, instance.output, object_name(instance.node.name, instance.output))
         for target, instance in instances.items()
     ]
     files = [str(path) for path in _files_read(workspace, evaluator)]
     folder = str(workspace.store / "cache" / "evaluation")
-    evaluation_cache.write(folder, str(workspace.root), request.targets, files, rows)
+    evaluation_cache.write(folder, str(workspace.root), list(request.targets), files, rows)
 
 
 def _files_read(workspace: Workspace, evaluator: Evaluator) -> Iterator[Path]:

@@ -10,7 +10,7 @@ import pytest
 from mmojo_forge.engine import evaluation_cache
 from mmojo_forge.engine.evaluation_cache import CachedTarget
 
-ROW = CachedTarget("a.b", "d" * 64, "out", "a-b")
+ROW: CachedTarget = ("a.b", "d" * 64, "out", "a-b")
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def write(tmp_path: Path, file: Path) -> None:
     evaluation_cache.write(str(tmp_path / "cache"), "/w", ["a.b"], [str(file)], [ROW])
 
 
-def read(tmp_path: Path, workspace: str = "/w", targets: tuple[str, ...] = ("a.b",)) -> list[CachedTarget] | None:
-    return evaluation_cache.read(str(tmp_path / "cache"), workspace, targets)
+def read(tmp_path: Path, workspace: str = "/w", targets: list[str] | None = None) -> list[CachedTarget] | None:
+    return evaluation_cache.read(str(tmp_path / "cache"), workspace, targets or ["a.b"])
 
 
 def test_what_was_written_is_read_back(tmp_path: Path, file: Path) -> None:
@@ -38,7 +38,7 @@ def test_what_was_written_is_read_back(tmp_path: Path, file: Path) -> None:
 def test_another_request_or_workspace_is_not_answered(tmp_path: Path, file: Path) -> None:
     write(tmp_path, file)
     assert read(tmp_path, workspace="/other") is None
-    assert read(tmp_path, targets=("a.b", "c")) is None
+    assert read(tmp_path, targets=["a.b", "c"]) is None
 
 
 @pytest.mark.parametrize("change", ["content", "time", "replaced", "gone"])
@@ -66,7 +66,9 @@ def test_a_file_changed_just_now_is_not_trusted(tmp_path: Path, file: Path) -> N
     assert read(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": 1}', '{"schema": 99}'])
+@pytest.mark.parametrize(
+    "text", ["", "forge-evaluation 1\n", "forge-evaluation 2\nend\n", "forge-evaluation 1\nrequest\t/w\ta.b\nend"]
+)
 def test_a_damaged_entry_is_a_miss(tmp_path: Path, file: Path, text: str) -> None:
     write(tmp_path, file)
     (entry,) = (tmp_path / "cache").iterdir()
