@@ -1,12 +1,13 @@
-"""All that a recipe may import, and nothing else.
-
-Names are loaded on first use: the loader and the host facts, which live beside the API, are no part of it.
-"""
+"""All that a recipe may import, and nothing else: the loader and the host facts lie beside the API, not in it."""
 
 from mmojo_forge.recipe.api import (
     Debian,
+    DebianFile,
     Files,
+    Git,
     Host,
+    Limits,
+    Npm,
     Package,
     Pypi,
     Recipe,
@@ -21,8 +22,12 @@ from mmojo_forge.recipe.api import (
 
 __all__ = [
     "Debian",
+    "DebianFile",
     "Files",
+    "Git",
     "Host",
+    "Limits",
+    "Npm",
     "Package",
     "Pypi",
     "Recipe",

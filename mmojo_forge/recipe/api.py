@@ -27,6 +27,7 @@ __all__ = [
     "Files",
     "Git",
     "Host",
+    "Limits",
     "Npm",
     "Package",
     "Pypi",

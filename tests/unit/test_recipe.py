@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import mmojo_forge.recipe
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.digest import BlobDigest, Sha256
 from mmojo_forge.model.lockfile import Lock, Pin, Userland
+from mmojo_forge.recipe import api
 from mmojo_forge.recipe.api import Package
 from mmojo_forge.recipe.errors import RecipeError
 from mmojo_forge.recipe.evaluate import Evaluator, Instance
@@ -57,6 +59,10 @@ def low(*, level: Literal["v2", "v3"] = "v2", jobs: int = 1, debug: bool = False
 def high(low: Package, *, level: str = "v2") -> Spec:
     return Spec("high", "/forge/low/x", (level,), {"low": low, "also": low.with_options(level="v3")})
 """
+
+
+def test_what_recipes_may_import_is_what_the_package_offers() -> None:
+    assert set(mmojo_forge.recipe.__all__) == set(api.__all__)
 
 
 def test_a_recipe_gives_a_derivation_with_its_inputs(tmp_path: Path) -> None:
