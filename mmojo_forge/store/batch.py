@@ -24,6 +24,7 @@ from mmojo_forge.model.digest import BlobDigest
 from mmojo_forge.model.tree import Kind, Tree
 from mmojo_forge.store import layout, scratch
 from mmojo_forge.store.database import Database, current_epoch, json_list
+from mmojo_forge.store.rename import rename_new
 from mmojo_forge.store.scan import open_beneath
 from mmojo_forge.store.scratch import ProcessScratch, write_all
 
@@ -190,7 +191,7 @@ class Batch:
                 elif staged.moved_from != directory:
                     os.dup2(self._process.fd, source_fd, inheritable=False)
                     directory = None
-                _rename_into_shard(staged.name, source_fd, layout.blob_path(*blob), blobs_fd)
+                _move_into_shard(staged.name, source_fd, layout.blob_path(*blob), blobs_fd, staged.size)
                 self._made.discard(staged.name)
         finally:
             os.close(source_fd)
@@ -227,14 +228,21 @@ def blobs_of(tree: Tree) -> dict[Blob, int]:
     }
 
 
-def _rename_into_shard(name: str, source_fd: int, path: str, blobs_fd: int) -> None:
+def _move_into_shard(name: str, source_fd: int, path: str, blobs_fd: int, size: int) -> None:
     try:
-        os.rename(name, path, src_dir_fd=source_fd, dst_dir_fd=blobs_fd)
+        rename_new(name, source_fd, path, blobs_fd)
     except FileNotFoundError:
         # The first blob of its shard: 256 empty directories would be slow to make and to remove.
         with contextlib.suppress(FileExistsError):
             os.mkdir(os.path.dirname(path), 0o755, dir_fd=blobs_fd)
-        os.rename(name, path, src_dir_fd=source_fd, dst_dir_fd=blobs_fd)
+        _move_into_shard(name, source_fd, path, blobs_fd, size)
+    except FileExistsError:
+        # Another process published it meanwhile. Its file stays, for somebody may be linking it at this moment, and
+        # a file that is replaced then cannot be linked any more; only one that is cut short gives way.
+        if os.stat(path, dir_fd=blobs_fd, follow_symlinks=False).st_size == size:
+            os.unlink(name, dir_fd=source_fd)
+        else:
+            os.rename(name, path, src_dir_fd=source_fd, dst_dir_fd=blobs_fd)
 
 
 def finish(fd: int, executable: bool) -> None:

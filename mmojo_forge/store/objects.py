@@ -22,6 +22,7 @@ Row = list[Any]
 
 _TIMES = (layout.EPOCH, layout.EPOCH)
 _COPY_CHUNK = 1 << 20
+_LINK_ATTEMPTS = 5
 _SERIAL_ROWS = 256
 
 
@@ -150,7 +151,7 @@ class _Blobs:
         try:
             if os.stat(path, dir_fd=self._fd, follow_symlinks=False).st_size != size:
                 raise corrupt(self._root, digest)
-            os.link(path, name, src_dir_fd=self._fd, dst_dir_fd=directory_fd, follow_symlinks=False)
+            self._link_present(path, name, directory_fd)
         except FileNotFoundError as error:
             raise missing(self._root, digest) from error
         except OSError as error:
@@ -158,6 +159,17 @@ class _Blobs:
             if error.errno != errno.EMLINK:
                 raise
             self._copy(path, executable, name, directory_fd)
+
+    def _link_present(self, path: str, name: str, directory_fd: int) -> None:
+        """Link a file that was there a moment ago. While it is being replaced by a whole one (a rename over it), the
+        kernel says ENOENT: the file it found has lost its last name."""
+        for attempt in range(_LINK_ATTEMPTS):
+            try:
+                os.link(path, name, src_dir_fd=self._fd, dst_dir_fd=directory_fd, follow_symlinks=False)
+                return
+            except FileNotFoundError:
+                if attempt + 1 == _LINK_ATTEMPTS:
+                    raise
 
     def _copy(self, path: str, executable: bool, name: str, directory_fd: int) -> None:
         source_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
