@@ -22,9 +22,8 @@ from blake3 import blake3
 
 from mmojo_forge.model.digest import BlobDigest
 from mmojo_forge.model.tree import Kind, Tree
-from mmojo_forge.store import layout, scratch
+from mmojo_forge.store import layout, rename, scratch
 from mmojo_forge.store.database import Database, current_epoch, json_list
-from mmojo_forge.store.rename import rename_new
 from mmojo_forge.store.scan import open_beneath
 from mmojo_forge.store.scratch import ProcessScratch, write_all
 
@@ -230,7 +229,7 @@ def blobs_of(tree: Tree) -> dict[Blob, int]:
 
 def _move_into_shard(name: str, source_fd: int, path: str, blobs_fd: int, size: int) -> None:
     try:
-        rename_new(name, source_fd, path, blobs_fd)
+        rename.rename_new(name, source_fd, path, blobs_fd)
     except FileNotFoundError:
         # The first blob of its shard: 256 empty directories would be slow to make and to remove.
         with contextlib.suppress(FileExistsError):

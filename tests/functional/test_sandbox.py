@@ -495,8 +495,8 @@ def test_a_build_is_stopped_at_its_limit(lab: Lab, script: str, limits: Limits, 
 def test_a_fork_bomb_stays_small_and_dies(home: Path) -> None:
     """Of an ordinary user, whom the kernel limits too: as root a bomb may starve the machine for a while."""
     lab = Lab(home, NOBODY if os.geteuid() == 0 else None)
-    # It forks until the kernel refuses and stays as large as that; one whose branches die of the refusal may shrink again
-    # between two looks.
+    # It forks until the kernel refuses and stays as large as that; one whose branches die of the refusal may shrink
+    # again between two looks.
     bomb = "(while :; do sleep 60 & done); sleep 60"
     assert lab.outcome(bomb, replace(LIMITS, processes=100)) is Outcome.PROCESS_LIMIT
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.store import batch
+from mmojo_forge.store import rename
 from mmojo_forge.store.local import LocalStore
 
 CALLS = ("rename", "write", "link", "mkdir", "fchmod", "unlink", "symlink")
@@ -120,7 +120,7 @@ def in_child_killed_at(call: int, act: Callable[[], None]) -> bool:
 
         for name in CALLS:
             setattr(os, name, guard(getattr(os, name)))
-        batch.rename_new = guard(batch.rename_new)
+        rename.rename_new = guard(rename.rename_new)
         try:
             act()
         finally:
