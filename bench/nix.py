@@ -15,7 +15,7 @@ let
   node = name: text: inputs: derivation {{
     inherit name inputs;
     system = "x86_64-linux";
-    builder = busybox;
+    builder = "${{busybox}}/bin/busybox";
     args = [ "sh" "-c" "echo ${{text}} > $out" ];
   }};
 in rec {{
@@ -34,10 +34,12 @@ class NixSide:
     def __init__(self, scratch: Path, busybox: Path) -> None:
         self.root = scratch / "nix"
         self.root.mkdir(parents=True)
-        copied = self.root / "busybox"
+        # In a folder, for busybox goes by the name of its file.
+        copied = self.root / "tree" / "bin" / "busybox"
+        copied.parent.mkdir(parents=True)
         shutil.copyfile(busybox, copied)
         copied.chmod(0o755)
-        (self.root / "default.nix").write_text(EXPRESSIONS.format(busybox=copied))
+        (self.root / "default.nix").write_text(EXPRESSIONS.format(busybox=self.root / "tree"))
         self.environment = {
             **os.environ,
             "NIX_STORE_DIR": str(self.root / "store"),
@@ -56,7 +58,8 @@ class NixSide:
     def build(self, attribute: str, n: int, salt: str) -> str:
         """Build an attribute of the expressions above."""
         return run(
-            ["nix-build", "--option", "sandbox", "true", "--option", "build-users-group", "", "--cores", "1",
+            ["nix-build", "--option", "sandbox", "true", "--option", "build-users-group", "",
+             "--option", "substituters", "", "--cores", "1",
              "--max-jobs", str(os.cpu_count() or 1), "--no-out-link", "-Q", "--argstr", "salt", salt,
              "--arg", "n", str(n), "-A", attribute, self.root / "default.nix"],
             self.environment,

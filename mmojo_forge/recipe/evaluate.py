@@ -118,7 +118,8 @@ class Evaluator:
     def _call(self, package: Package) -> tuple[Spec | Package, Label]:
         recipe, preset = self._loader.find(package.name)
         file = self._loader.file(package.name)
-        given = {**preset, **dict(package.options), **self._overrides.get(package.name, {})}
+        # What a recipe sets on purpose stands; what a user sets takes the place of defaults and presets.
+        given = {**preset, **self._overrides.get(package.name, {}), **dict(package.options)}
         options = {name: validate_option(recipe, name, value, file) for name, value in given.items()}
         host = Host(self._host_facts()) if "host" in recipe.inputs else None
         arguments: dict[str, object] = {
