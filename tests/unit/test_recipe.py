@@ -11,6 +11,7 @@ import pytest
 
 import mmojo_forge.recipe
 from mmojo_forge.errors import ForgeError
+from mmojo_forge.model.derivation import Derivation
 from mmojo_forge.model.digest import BlobDigest, Sha256
 from mmojo_forge.model.lockfile import Lock, Pin, Userland
 from mmojo_forge.recipe import api
@@ -78,6 +79,17 @@ def test_options_are_set_and_validated(tmp_path: Path) -> None:
     write(tmp_path, "low", SIMPLE)
     assert instantiate(tmp_path, "low", level="v3", jobs="4", debug="true").node.args == ("v3", "5", "True")
     assert instantiate(tmp_path, "low.other").node.args == ("v3",)
+
+
+def test_what_a_user_sets_takes_the_place_of_defaults_and_what_a_recipe_sets_on_purpose_stands(tmp_path: Path) -> None:
+    write(tmp_path, "low", SIMPLE)
+    node = (
+        evaluator(tmp_path, overrides={"low": {"debug": "true", "level": "v2"}}).instantiate(Package("low.high")).node
+    )
+    low, also = (node.inputs[name].node for name in ("low", "also"))
+    assert isinstance(low, Derivation)
+    assert isinstance(also, Derivation)
+    assert (low.args, also.args) == (("v2", "2", "True"), ("v3", "2", "True"))
 
 
 @pytest.mark.parametrize(
