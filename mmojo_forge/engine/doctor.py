@@ -31,9 +31,9 @@ class Finding:
         return not self.reason
 
 
-def examine(store: Path) -> list[Finding]:
+def examine(store: Path, binfmt: Path = _BINFMT) -> list[Finding]:
     """Everything that is looked at, in the order a build would meet it. Changes nothing."""
-    return [_python(), *_sandbox(), *_disk(store), *_binfmt(_BINFMT)]
+    return [_python(), *_sandbox(), *_disk(store), *_binfmt(binfmt)]
 
 
 def _python() -> Finding:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -54,10 +53,3 @@ class SourceFetcher(Protocol):
 
     def cancel(self) -> None:
         """Wake up every download that waits, and let it fail."""
-
-
-class Locks(Protocol):
-    """One lock per key, shared by all forge processes of a store."""
-
-    def lock(self, key: str) -> AbstractContextManager[None]:
-        """Hold the key's lock."""

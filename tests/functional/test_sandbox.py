@@ -265,7 +265,8 @@ def _sections(output: str) -> tuple[str, str, str, str]:
 def test_files_of_the_host_are_out_of_sight_also_through_pid_1(lab: Lab) -> None:
     marker = lab.path / "marker"
     marker.write_text("host")
-    lab.output(f"! cat {marker} && ! cat /proc/1/root{marker} && ! ls /proc/1/root/var /sys /var /home")
+    host = "/proc/1/root"
+    lab.output(f"! cat {marker} && ! cat {host}{marker} && ! ls {host}/root /sys /var /home")
 
 
 def test_the_shells_descriptors_are_the_three_standard_ones(lab: Lab) -> None:

@@ -1,0 +1,28 @@
+"""What `forge doctor` sees of a machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmojo_forge.engine.doctor import examine
+
+TAKES_MZ = "enabled\ninterpreter /usr/bin/wine\nflags: \noffset 0\nmagic 4d5a\n"
+
+
+@pytest.mark.parametrize(
+    ("entry", "reasons"),
+    [
+        (TAKES_MZ, ["binfmt-takes-mz"]),
+        (TAKES_MZ.replace("enabled", "disabled"), []),
+        (TAKES_MZ.replace("4d5a", "7f454c46"), []),
+        (TAKES_MZ.replace("4d5a", "4d5a714670443d27"), []),
+    ],
+    ids=["takes every MZ file", "turned off", "another magic", "APE's own"],
+)
+def test_a_handler_that_takes_every_mz_file_is_told(tmp_path: Path, entry: str, reasons: list[str]) -> None:
+    (tmp_path / "wine").write_text(entry)
+    findings = [finding for finding in examine(tmp_path, tmp_path) if finding.subject == "binfmt_misc"]
+    assert [finding.reason for finding in findings] == reasons
+    assert not any(finding.fatal for finding in findings)
