@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mmojo_forge.model.derivation import Derivation, Node, node_id
+from mmojo_forge.model.derivation import Derivation, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Graph:
 
     roots: tuple[str, ...]
     nodes: Mapping[str, Node]
-    users: Mapping[str, tuple[str, ...]]
+    users: Mapping[str, Sequence[str]]
 
     @classmethod
     def of(cls, roots: Iterable[Node]) -> Graph:
@@ -24,11 +24,7 @@ class Graph:
         users: dict[str, list[str]] = {}
         for root in wanted:
             _add(root, nodes, users)
-        return cls(
-            tuple(dict.fromkeys(node_id(root) for root in wanted)),
-            nodes,
-            {identifier: tuple(dict.fromkeys(names)) for identifier, names in users.items()},
-        )
+        return cls(tuple(dict.fromkeys(root.id for root in wanted)), nodes, users)
 
     def derivations(self) -> Iterator[Derivation]:
         """The nodes that are built, inputs first."""
@@ -41,22 +37,30 @@ def inputs_of(node: Node) -> Iterator[Node]:
 
 
 def _add(root: Node, nodes: dict[str, Node], users: dict[str, list[str]]) -> None:
-    """Depth first with an explicit stack: closures may be deeper than Python's own."""
-    if node_id(root) in nodes:
-        return
-    stack = [(node_id(root), root, inputs_of(root))]
-    users.setdefault(node_id(root), [])
+    """Depth first with an explicit stack: closures may be deeper than Python's own.
+
+    A node is on top of the stack twice: at first its inputs are put above it, then they are all in the graph.
+    """
+    users.setdefault(root.id, [])
+    stack = [root]
+    entered: set[str] = set()
     while stack:
-        identifier, node, pending = stack[-1]
-        for child in pending:
-            child_id = node_id(child)
-            known = users.get(child_id)
-            if known is not None:
-                known.append(identifier)
-                continue
-            users[child_id] = [identifier]
-            stack.append((child_id, child, inputs_of(child)))
-            break
-        else:
+        node = stack[-1]
+        identifier = node.id
+        if identifier in nodes:
             stack.pop()
-            nodes[identifier] = node
+        elif identifier in entered or not isinstance(node, Derivation):
+            nodes[identifier] = stack.pop()
+        else:
+            entered.add(identifier)
+            inputs = [edge.node for edge in node.inputs.values()]
+            _add_user(identifier, inputs, users)
+            stack.extend(reversed(inputs))
+
+
+def _add_user(user: str, inputs: Iterable[Node], users: dict[str, list[str]]) -> None:
+    for node in inputs:
+        known = users.setdefault(node.id, [])
+        # All edges of one user come here together, so that a second one to the same node finds the first at the end.
+        if not known or known[-1] != user:
+            known.append(user)

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mmojo_forge.engine.graph import Graph, inputs_of
+from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.ports import Metadata
-from mmojo_forge.model.derivation import Derivation, LocalSource, Node, Source, action_key, node_id
+from mmojo_forge.model.derivation import Derivation, LocalSource, Node, Source, action_key
 from mmojo_forge.model.digest import DerivationId, TreeId
 
 Resolution = Mapping[str, TreeId]
@@ -96,11 +96,7 @@ def input_trees(node: Derivation, resolved: Mapping[DerivationId, Resolution]) -
 def _resolve(graph: Graph, store: Metadata) -> dict[DerivationId, Resolution]:
     derivations = list(graph.derivations())
     resolved: dict[DerivationId, Resolution] = dict(store.lookup_resolved([node.id for node in derivations]))
-    waiting = {
-        node.id: len({node_id(child) for child in inputs_of(node) if _unresolved(child, resolved)})
-        for node in derivations
-        if node.id not in resolved
-    }
+    waiting = {node.id: _unresolved_inputs(node, resolved) for node in derivations if node.id not in resolved}
     wave = [node for node in derivations if waiting.get(node.id) == 0]
     while wave:
         found = _look_up(wave, resolved, store)
@@ -109,8 +105,13 @@ def _resolve(graph: Graph, store: Metadata) -> dict[DerivationId, Resolution]:
     return resolved
 
 
-def _unresolved(node: Node, resolved: Mapping[DerivationId, Resolution]) -> bool:
-    return isinstance(node, Derivation) and node.id not in resolved
+def _unresolved_inputs(node: Derivation, resolved: Mapping[DerivationId, Resolution]) -> int:
+    unresolved = {
+        edge.node.id
+        for edge in node.inputs.values()
+        if isinstance(edge.node, Derivation) and edge.node.id not in resolved
+    }
+    return len(unresolved)
 
 
 def _look_up(
@@ -155,14 +156,12 @@ def is_valid(node: Node, resolved: Mapping[DerivationId, Resolution], valid: fro
 
 def _wanted(graph: Graph, resolved: Mapping[DerivationId, Resolution], valid: frozenset[TreeId]) -> set[str]:
     wanted: set[str] = set()
-    stack = list(graph.roots)
-    while stack:
-        identifier = stack.pop()
-        node = graph.nodes[identifier]
-        if identifier in wanted or is_valid(node, resolved, valid):
-            continue
-        wanted.add(identifier)
-        stack.extend(node_id(child) for child in inputs_of(node))
+    roots = frozenset(graph.roots)
+    # Backwards, whatever uses a node comes before it.
+    for identifier in reversed(tuple(graph.nodes)):
+        needed = identifier in roots or not wanted.isdisjoint(graph.users[identifier])
+        if needed and not is_valid(graph.nodes[identifier], resolved, valid):
+            wanted.add(identifier)
     return wanted
 
 

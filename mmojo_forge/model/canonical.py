@@ -7,7 +7,7 @@ The encoder is ours because every key and id rests on its bytes: a library upgra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from json.encoder import encode_basestring
 
 from mmojo_forge.errors import ForgeError
@@ -24,13 +24,34 @@ class CanonicalError(ForgeError):
 
 def encode(value: Json) -> bytes:
     """The canonical UTF-8 bytes of `value`; raises CanonicalError for anything but the JSON subset above."""
+    return to_bytes(text(value))
+
+
+def to_bytes(canonical: str) -> bytes:
+    """The UTF-8 bytes of canonical text; raises CanonicalError (`canonical-surrogate`)."""
     try:
-        return _text(value).encode("utf-8")
+        return canonical.encode("utf-8")
     except UnicodeEncodeError as error:
         raise CanonicalError(f"encode text: {error.reason}", reason="canonical-surrogate") from error
 
 
-def _text(value: Json) -> str:
+def template(*keys: str) -> str:
+    """A format (for `%`) of an object with these keys, which takes the canonical text of each value in turn.
+
+    For objects that are written by the hundred thousand; raises CanonicalError unless the keys are in canonical order.
+    """
+    if list(keys) != _ordered(keys):
+        raise CanonicalError(f"write a template of {', '.join(keys)}: not in order", reason="canonical-key")
+    return object_of(dict.fromkeys(keys, "%s"))
+
+
+def object_of(members: Mapping[str, str]) -> str:
+    """The canonical text of an object, given that of its values; raises CanonicalError (`canonical-key`)."""
+    return f"{{{','.join([f'{encode_basestring(key)}:{members[key]}' for key in _ordered(members)])}}}"
+
+
+def text(value: Json) -> str:
+    """The canonical text of `value`; raises CanonicalError as `encode` does, but for surrogates."""
     # Exact types first: they are nearly all there is, and this runs millions of times for a large graph.
     kind = type(value)
     if kind is str:
@@ -59,20 +80,24 @@ def _other_text(value: Json) -> str:
 
 
 def _array(value: Sequence[Json]) -> str:
-    return f"[{','.join([encode_basestring(item) if type(item) is str else _text(item) for item in value])}]"
+    return f"[{','.join([encode_basestring(item) if type(item) is str else text(item) for item in value])}]"
 
 
 def _object(value: Mapping[str, Json]) -> str:
     if not value:
         return "{}"
+    return f"{{{','.join([f'{encode_basestring(key)}:{text(value[key])}' for key in _ordered(value)])}}}"
+
+
+def _ordered(keys: Iterable[str]) -> list[str]:
     try:
-        keys = sorted(value)
-        ascii_only = "".join(keys).isascii()
+        ordered = sorted(keys)
+        ascii_only = "".join(ordered).isascii()
     except TypeError as error:
         raise CanonicalError("encode object: a key is not text", reason="canonical-key") from error
     if not ascii_only:
         raise CanonicalError("encode object: a key is not ASCII", reason="canonical-key")
-    return f"{{{','.join([f'{encode_basestring(key)}:{_text(value[key])}' for key in keys])}}}"
+    return ordered
 
 
 def _integer(value: int) -> str:

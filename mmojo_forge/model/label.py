@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 
-from mmojo_forge.model.canonical import Json
+from mmojo_forge.model import canonical
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,11 @@ class Label:
     """
 
     facts: tuple[tuple[str, str], ...] = ()
+    canonical_text: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Made once: one label stands in the preimages of very many derivations.
+        object.__setattr__(self, "canonical_text", canonical.text(self.to_json()))
 
     @property
     def reproducible(self) -> bool:
@@ -24,18 +30,18 @@ class Label:
 
     def joined(self, others: Iterable[Label]) -> Label:
         """This label with the facts of `others` added."""
-        facts = dict(self.facts)
-        for other in others:
-            facts.update(other.facts)
-        return Label(tuple(sorted(facts.items()))) if facts else REPRODUCIBLE
+        added = [other.facts for other in others if other.facts]
+        if not added:
+            return self
+        return Label(tuple(sorted(dict(chain(self.facts, *added)).items())))
 
     def __str__(self) -> str:
         if self.reproducible:
             return "reproducible"
         return "host-specific: " + ", ".join(f"{name}={value}" for name, value in self.facts)
 
-    def to_json(self) -> Json:
-        """The label as it stands in preimages and traces."""
+    def to_json(self) -> canonical.Json:
+        """The label as it stands in preimages, and as commands show it."""
         return {"facts": dict(self.facts), "reproducible": self.reproducible}
 
 

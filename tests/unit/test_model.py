@@ -88,6 +88,13 @@ def test_what_has_no_canonical_form_is_refused(value: Json, reason: str) -> None
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize("keys", [("b", "a"), ("a", "é")])
+def test_a_template_with_keys_out_of_canonical_order_is_refused(keys: tuple[str, ...]) -> None:
+    with pytest.raises(ForgeError) as caught:
+        canonical.template(*keys)
+    assert caught.value.reason == "canonical-key"
+
+
 @given(trees())
 def test_a_tree_reads_back_from_its_manifest(tree: Tree) -> None:
     assert Tree.parse(tree.encode()) == tree
@@ -160,6 +167,28 @@ def test_a_derivation_id_depends_on_the_whole_graph_and_a_key_only_on_what_input
     built = {"base": TreeId("3" * 64)}
     assert action_key(above.preimage(built)) == action_key(above_changed.preimage(built))
     assert action_key(above.preimage(built)) != action_key(above.preimage({"base": TreeId("4" * 64)}))
+
+
+def test_a_derivations_bytes_are_canonical_json_of_all_that_it_is() -> None:
+    low = Derivation("low", "x", (), {}, {}, outputs=("out", "dev"), label=Label((("os", "naïve"),)))
+    edges = {"low": Input(low, "dev", '/usr "low"'), "a": Input(source("a"), "out", "/forge/a")}
+    node = Derivation("top", "/bin/sh", ("-c", "a\n"), {"Z": "%s", "A": "é"}, edges)
+    expected: Json = {
+        "args": ["-c", "a\n"],
+        "builder": "/bin/sh",
+        "env": {"A": "é", "Z": "%s"},
+        "inputs": {
+            "a": {"at": "/forge/a", "tree": source("a").tree},
+            "low": {"at": '/usr "low"', "derivation": low.id, "output": "dev"},
+        },
+        "label": {"facts": {"os": "naïve"}, "reproducible": False},
+        "name": "top",
+        "outputs": ["out"],
+        "schema": 1,
+        "system": "x86_64-linux",
+    }
+    assert node.encode() == canonical.encode(expected)
+    assert node.id == blake3_hex(node.encode())
 
 
 def test_the_locator_of_a_source_is_no_part_of_any_identity() -> None:
