@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model import canonical
+from mmojo_forge.model.canonical import text
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, Sha256, TreeId, blake3_hex
 from mmojo_forge.model.label import REPRODUCIBLE, Label
 from mmojo_forge.model.limits import Limits
@@ -27,6 +28,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 _INPUT = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,99}")
 _OUTPUT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+_ONLY_OUTPUT = ("out",)
+_DOCUMENT = canonical.template("args", "builder", "env", "inputs", "label", "name", "outputs", "schema", "system")
+_TREE = canonical.template("at", "tree")
+_DERIVATION_OUTPUT = canonical.template("at", "derivation", "output")
 
 
 class DerivationError(ForgeError):
@@ -55,6 +61,16 @@ class Source:
         object.__setattr__(self, "tree", tree.id)
 
     @property
+    def id(self) -> str:
+        """What identifies the source within a graph."""
+        return f"source:{self.tree}"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The source itself is its only output."""
+        return _ONLY_OUTPUT
+
+    @property
     def label(self) -> Label:
         """Sources are the same everywhere."""
         return REPRODUCIBLE
@@ -70,6 +86,16 @@ class LocalSource:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+
+    @property
+    def id(self) -> str:
+        """What identifies the files within a graph."""
+        return f"source:{self.tree}"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The files themselves are the only output."""
+        return _ONLY_OUTPUT
 
     @property
     def label(self) -> Label:
@@ -94,7 +120,8 @@ class Derivation:
     """One build step. Callers may assume that names are valid and that the label covers all inputs.
 
     `parallel` says that the builder can use several cores (it is told how many in FORGE_JOBS, which, like the
-    limits, is no part of the identity: a reproducible build must not depend on it).
+    limits, is no part of the identity: a reproducible build must not depend on it). `allowed_leaks` says, by kind and
+    with the reason, what its outputs may tell of the machine; that is no part of the identity either.
     """
 
     name: str
@@ -102,16 +129,17 @@ class Derivation:
     args: tuple[str, ...]
     env: Mapping[str, str]
     inputs: Mapping[str, Input]
-    outputs: tuple[str, ...] = ("out",)
+    outputs: tuple[str, ...] = _ONLY_OUTPUT
     system: str = "x86_64-linux"
     label: Label = REPRODUCIBLE
     limits: Limits = Limits()
     parallel: bool = False
+    allowed_leaks: Mapping[str, str] = field(default_factory=dict)
     id: DerivationId = field(init=False)
 
     def __post_init__(self) -> None:
         _check_derivation(self)
-        label = self.label.joined(edge.node.label for edge in self.inputs.values())
+        label = self.label.joined([edge.node.label for edge in self.inputs.values()])
         object.__setattr__(self, "label", label)
         object.__setattr__(self, "id", DerivationId(blake3_hex(self.encode())))
 
@@ -122,28 +150,28 @@ class Derivation:
 
     def encode(self) -> bytes:
         """The canonical bytes of the derivation; its id is their BLAKE3."""
-        return canonical.encode(self.document({name: _reference(edge) for name, edge in self.inputs.items()}))
+        return self._document({name: _reference(edge) for name, edge in self.inputs.items()})
 
     def preimage(self, trees: Mapping[str, TreeId]) -> bytes:
         """The action key's preimage, given the tree each input was built to, by input name."""
-        inputs: dict[str, canonical.Json] = {
-            name: {"at": edge.at, "tree": trees[name]} for name, edge in self.inputs.items()
-        }
-        return canonical.encode(self.document(inputs))
+        return self._document({name: _tree(edge, trees[name]) for name, edge in self.inputs.items()})
 
-    def document(self, inputs: Mapping[str, canonical.Json]) -> canonical.Json:
-        """The derivation as JSON with its inputs named as given."""
-        return {
-            "args": self.args,
-            "builder": self.builder,
-            "env": self.env,
-            "inputs": inputs,
-            "label": self.label.to_json(),
-            "name": self.name,
-            "outputs": self.outputs,
-            "schema": SCHEMA,
-            "system": self.system,
-        }
+    def _document(self, inputs: Mapping[str, str]) -> bytes:
+        """The derivation in canonical bytes, given the canonical text of what stands for each input."""
+        return canonical.to_bytes(
+            _DOCUMENT
+            % (
+                text(self.args),
+                text(self.builder),
+                text(self.env),
+                canonical.object_of(inputs),
+                self.label.canonical_text,
+                text(self.name),
+                text(self.outputs),
+                SCHEMA,
+                text(self.system),
+            )
+        )
 
 
 Node = Source | LocalSource | Derivation
@@ -151,7 +179,7 @@ Node = Source | LocalSource | Derivation
 
 def node_id(node: Node) -> str:
     """What identifies a node within a graph: a derivation's id, a source's tree."""
-    return node.id if isinstance(node, Derivation) else f"source:{node.tree}"
+    return node.id
 
 
 def action_key(preimage: bytes) -> ActionKey:
@@ -159,10 +187,14 @@ def action_key(preimage: bytes) -> ActionKey:
     return ActionKey(blake3_hex(preimage))
 
 
-def _reference(edge: Input) -> canonical.Json:
+def _reference(edge: Input) -> str:
     if isinstance(edge.node, Derivation):
-        return {"at": edge.at, "derivation": edge.node.id, "output": edge.output}
-    return {"at": edge.at, "tree": edge.node.tree}
+        return _DERIVATION_OUTPUT % (text(edge.at), text(edge.node.id), text(edge.output))
+    return _tree(edge, edge.node.tree)
+
+
+def _tree(edge: Input, tree: TreeId) -> str:
+    return _TREE % (text(edge.at), text(tree))
 
 
 def _check_name(name: str) -> None:
@@ -172,6 +204,20 @@ def _check_name(name: str) -> None:
 
 def _check_derivation(derivation: Derivation) -> None:
     _check_name(derivation.name)
+    if derivation.outputs != _ONLY_OUTPUT:
+        _check_outputs(derivation)
+    for variable, value in derivation.env.items():
+        if not _VARIABLE.fullmatch(variable) or "\0" in value:
+            raise DerivationError(
+                f"describe {derivation.name}: {variable!r} is no environment variable",
+                reason="derivation-bad-env",
+            )
+    for name, edge in derivation.inputs.items():
+        if _INPUT.fullmatch(name) is None or edge.at != f"/forge/{name}" or edge.output not in edge.node.outputs:
+            _check_input(derivation.name, name, edge)
+
+
+def _check_outputs(derivation: Derivation) -> None:
     if not derivation.outputs or len(set(derivation.outputs)) != len(derivation.outputs):
         raise DerivationError(
             f"describe {derivation.name}: outputs must be one or more, each named once",
@@ -182,19 +228,6 @@ def _check_derivation(derivation: Derivation) -> None:
             raise DerivationError(
                 f"describe {derivation.name}: {output!r} is no output name", reason="derivation-bad-output"
             )
-    for variable, value in derivation.env.items():
-        if not _VARIABLE.fullmatch(variable) or "\0" in value:
-            raise DerivationError(
-                f"describe {derivation.name}: {variable!r} is no environment variable",
-                reason="derivation-bad-env",
-            )
-    for name, edge in derivation.inputs.items():
-        if _INPUT.fullmatch(name) is None or edge.at != f"/forge/{name}" or edge.output not in _outputs(edge.node):
-            _check_input(derivation.name, name, edge)
-
-
-def _outputs(node: Node) -> tuple[str, ...]:
-    return node.outputs if isinstance(node, Derivation) else ("out",)
 
 
 def _check_input(owner: str, name: str, edge: Input) -> None:
@@ -204,9 +237,8 @@ def _check_input(owner: str, name: str, edge: Input) -> None:
         raise DerivationError(
             f"describe {owner}: input {name} cannot be shown at {edge.at!r}", reason="derivation-bad-input"
         )
-    outputs = _outputs(edge.node)
-    if edge.output not in outputs:
+    if edge.output not in edge.node.outputs:
         raise DerivationError(
-            f"describe {owner}: {edge.node.name} has no output {edge.output!r}, only {', '.join(outputs)}",
+            f"describe {owner}: {edge.node.name} has no output {edge.output!r}, only {', '.join(edge.node.outputs)}",
             reason="derivation-no-such-output",
         )

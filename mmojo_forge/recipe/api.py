@@ -66,101 +66,65 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True)
-class Pypi:
+class Fixed:
+    """One file whose content is pinned in forge.lock under `name`; `locator` says where to look for it.
+
+    The locator is in the grammar of `fetch`, the mirrors are URLs that are tried after it. Recipes use the kinds below.
+    """
+
+    name: str
+    locator: str
+    executable: bool = False
+    mirrors: tuple[str, ...] = ()
+
+
+class Pypi(Fixed):
     """One file of a release on the Python package index."""
 
-    project: str
-    version: str
-    file: str
-    executable: bool = False
+    __slots__ = ()
 
-    @property
-    def name(self) -> str:
-        """The pin's name in forge.lock."""
-        return self.file
-
-    @property
-    def locator(self) -> str:
-        """Where to look, in the grammar of `fetch`."""
-        return f"pypi:{self.project}=={self.version}/{self.file}"
+    def __init__(self, project: str, version: str, file: str, executable: bool = False) -> None:
+        super().__init__(file, f"pypi:{project}=={version}/{file}", executable)
 
 
-@dataclass(frozen=True, slots=True)
-class DebianFile:
+class DebianFile(Fixed):
     """One file of Debian's pool, for instance an upstream source archive: `pool/main/o/openssl/…`."""
 
-    path: str
-    executable: bool = False
+    __slots__ = ()
 
-    @property
-    def name(self) -> str:
-        """The pin's name in forge.lock."""
-        return self.path.rpartition("/")[2]
-
-    @property
-    def locator(self) -> str:
-        """Where to look, in the grammar of `fetch`."""
+    def __init__(self, path: str, executable: bool = False) -> None:
         # Security updates lie in an archive of their own, below a folder that the main one does not have.
-        archive = "debian-security" if self.path.startswith("pool/updates/") else "debian"
-        return f"{archive}:{self.path}"
+        archive = "debian-security" if path.startswith("pool/updates/") else "debian"
+        super().__init__(path.rpartition("/")[2], f"{archive}:{path}", executable)
 
 
-@dataclass(frozen=True, slots=True)
-class Npm:
+class Npm(Fixed):
     """The tarball of one version of an npm package."""
 
-    package: str
-    version: str
-    executable: bool = False
+    __slots__ = ()
 
-    @property
-    def name(self) -> str:
-        """The pin's name in forge.lock."""
-        return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
-
-    @property
-    def locator(self) -> str:
-        """Where to look, in the grammar of `fetch`."""
-        return f"npm:{self.package}@{self.version}"
+    def __init__(self, package: str, version: str, executable: bool = False) -> None:
+        name = f"{package.removeprefix('@').replace('/', '-')}-{version}.tgz"
+        super().__init__(name, f"npm:{package}@{version}", executable)
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
-    """A file on the web, with mirrors that are tried in turn."""
+class Url(Fixed):
+    """A file on the web, with mirrors that are tried in turn; `file` is its name where the URL does not end in it."""
 
-    url: str
-    mirrors: tuple[str, ...] = ()
-    file: str = ""
-    executable: bool = False
+    __slots__ = ()
 
-    @property
-    def name(self) -> str:
-        """The pin's name in forge.lock."""
-        return self.file or self.url.rpartition("/")[2]
-
-    @property
-    def locator(self) -> str:
-        """Where to look, in the grammar of `fetch`."""
-        return f"url:{self.url}"
+    def __init__(self, url: str, mirrors: tuple[str, ...] = (), file: str = "", executable: bool = False) -> None:
+        super().__init__(file or url.rpartition("/")[2], f"url:{url}", executable, mirrors)
 
 
-@dataclass(frozen=True, slots=True)
-class Git:
+class Git(Fixed):
     """The files of one commit of a git repository, as one tar archive."""
 
-    url: str
-    commit: str
-    executable: bool = False
+    __slots__ = ()
 
-    @property
-    def name(self) -> str:
-        """The pin's name in forge.lock."""
-        return f"{self.url.rstrip('/').rpartition('/')[2].removesuffix('.git')}-{self.commit[:12]}.tar"
-
-    @property
-    def locator(self) -> str:
-        """Where to look, in the grammar of `fetch`."""
-        return f"git:{self.url}#{self.commit}"
+    def __init__(self, url: str, commit: str, executable: bool = False) -> None:
+        repository = url.rstrip("/").rpartition("/")[2].removesuffix(".git")
+        super().__init__(f"{repository}-{commit[:12]}.tar", f"git:{url}#{commit}", executable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +151,6 @@ class ForgeFiles:
     path: str
 
 
-Fixed = Pypi | DebianFile | Npm | Url | Git
 Wanted = Package | Fixed | Debian | Files | ForgeFiles
 
 
@@ -204,6 +167,7 @@ class Spec:
     at: Mapping[str, str] = field(default_factory=dict)
     parallel: bool = False
     limits: Limits = Limits()
+    allowed_leaks: Mapping[str, str] = field(default_factory=dict)
 
 
 Returned = Spec | Package
@@ -273,10 +237,12 @@ def build(
     at: Mapping[str, str] | None = None,
     parallel: bool = False,
     limits: Limits = Limits(),
+    allowed_leaks: Mapping[str, str] | None = None,
 ) -> Spec:
     """A build by bash: phases of shell text, run in order in /build, each output left in /forge/out/<output>.
 
-    The userland lies at /usr; every other input at /forge/<input name> unless `at` says otherwise.
+    The userland lies at /usr; every other input at /forge/<input name> unless `at` says otherwise. `allowed_leaks`
+    names, with the reason, what outputs may tell of the machine though they are called reproducible: `kernel version`.
     """
     script = "".join(f"printf 'forge-phase: %s\\n' {quote(phase)}\n{text.strip()}\n" for phase, text in phases.items())
     return Spec(
@@ -289,6 +255,7 @@ def build(
         at={"userland": "/usr", **(at or {})},
         parallel=parallel,
         limits=limits,
+        allowed_leaks=allowed_leaks or {},
     )
 
 

@@ -10,17 +10,17 @@ The graph is walked with an explicit stack, since closures may be deeper than Py
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmojo_forge.errors import ForgeError
-from mmojo_forge.model.derivation import Derivation, Input, LocalSource, Node, Source
+from mmojo_forge.model.derivation import Derivation, Input, LocalSource, Source
 from mmojo_forge.model.label import REPRODUCIBLE, Label
 from mmojo_forge.model.lockfile import Lock, LockError, Pin
 from mmojo_forge.recipe import loader as loading
-from mmojo_forge.recipe.api import Debian, Files, Fixed, ForgeFiles, OptionValue, Package, Recipe, Spec, Wanted
+from mmojo_forge.recipe.api import Debian, Files, Fixed, ForgeFiles, OptionValue, Package, Recipe, Spec
 from mmojo_forge.recipe.errors import RecipeError
 from mmojo_forge.recipe.host import Host
 from mmojo_forge.recipe.loader import Loader
@@ -46,11 +46,23 @@ class Declared:
     local_paths: dict[str, Path] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A target's recipe, and what every call of it has in common, looked up once."""
+
+    recipe: Recipe
+    file: Path
+    folder: Path
+    options: Mapping[str, OptionValue]
+    arguments: Mapping[str, Package]
+    wants_host: bool
+
+
 @dataclass(slots=True)
 class _Frame:
-    """A package on the evaluation stack: what its recipe answered, and the packages still to be instantiated."""
+    """A package on the evaluation stack: what its recipe answered, and the packages to be instantiated before it."""
 
-    package: Package
+    folder: Path
     answer: Spec | Package
     label: Label
     pending: Iterator[Package]
@@ -79,52 +91,56 @@ class Evaluator:
         self._host_facts = host_facts
         self._overrides = overrides or {}
         self._locking = locking
+        self._targets: dict[str, _Target] = {}
         self._instances: dict[Package, Instance] = {}
         self._local: dict[Path, LocalSource] = {}
 
     def instantiate(self, target: Package) -> Instance:
         """The derivation and output that `target` means; raises RecipeError, LockError or DerivationError."""
-        stack: list[_Frame] = []
-        on_stack: dict[Package, None] = {}
-        self._push(target, stack, on_stack)
+        if target in self._instances:
+            return self._instances[target]
+        stack = {target: self._begin(target)}
         while stack:
-            frame = stack[-1]
-            wanted = next((package for package in frame.pending if package not in self._instances), None)
-            if wanted is not None:
-                self._push(wanted, stack, on_stack)
-                continue
-            self._instances[frame.package] = self._finish(frame)
-            stack.pop()
-            del on_stack[frame.package]
+            package, frame = next(reversed(stack.items()))
+            for wanted in frame.pending:
+                if wanted in self._instances:
+                    continue
+                if wanted in stack:
+                    raise _cycle(stack, wanted)
+                stack[wanted] = self._begin(wanted)
+                break
+            else:
+                self._instances[package] = self._finish(package, frame)
+                stack.popitem()
         return self._instances[target]
 
     def recipe_files(self) -> list[Path]:
         """The recipe files that were read."""
         return self._loader.loaded_files()
 
-    def _push(self, package: Package, stack: list[_Frame], on_stack: dict[Package, None]) -> None:
-        if package in self._instances:
-            return
-        if package in on_stack:
-            path = [frame.package.name for frame in stack]
-            cycle = [*path[path.index(package.name) :], package.name]
-            raise RecipeError(f"instantiate {package.name}: cycle {' → '.join(cycle)}", reason="recipe-cycle")
-        answer, label = self._call(package)
+    def _begin(self, package: Package) -> _Frame:
+        target = self._target(package.name)
+        answer, label = self._call(package, target)
         wants = (answer,) if isinstance(answer, Package) else answer.inputs.values()
         pending = iter([wanted for wanted in wants if isinstance(wanted, Package)])
-        on_stack[package] = None
-        stack.append(_Frame(package, answer, label, pending))
+        return _Frame(target.folder, answer, label, pending)
 
-    def _call(self, package: Package) -> tuple[Spec | Package, Label]:
-        recipe, preset = self._loader.find(package.name)
-        file = self._loader.file(package.name)
+    def _target(self, name: str) -> _Target:
+        if name not in self._targets:
+            recipe, preset = self._loader.find(name)
+            options = {**preset, **self._overrides.get(name, {})}
+            arguments = {one: Package(one.replace("_", "-")) for one in recipe.inputs if one != "host"}
+            file, folder = self._loader.file(name), self._loader.folder(name)
+            self._targets[name] = _Target(recipe, file, folder, options, arguments, "host" in recipe.inputs)
+        return self._targets[name]
+
+    def _call(self, package: Package, target: _Target) -> tuple[Spec | Package, Label]:
+        recipe, file = target.recipe, target.file
         # What a recipe sets on purpose stands; what a user sets takes the place of defaults and presets.
-        given = {**preset, **self._overrides.get(package.name, {}), **dict(package.options)}
+        given = {**target.options, **dict(package.options)}
         options = {name: validate_option(recipe, name, value, file) for name, value in given.items()}
-        host = Host(self._host_facts()) if "host" in recipe.inputs else None
-        arguments: dict[str, object] = {
-            name: host if name == "host" else Package(name.replace("_", "-")) for name in recipe.inputs
-        }
+        host = Host(self._host_facts()) if target.wants_host else None
+        arguments: Mapping[str, object] = {**target.arguments, "host": host} if host else target.arguments
         try:
             answer = recipe.function(**arguments, **options)
         except ForgeError:
@@ -139,24 +155,35 @@ class Evaluator:
             )
         return answer, host.label() if host else REPRODUCIBLE
 
-    def _finish(self, frame: _Frame) -> Instance:
+    def _finish(self, package: Package, frame: _Frame) -> Instance:
         if isinstance(frame.answer, Package):
-            node = self._instances[frame.answer]
-            return Instance(node.node, frame.package.wanted or node.output)
-        derivation = self._derivation(frame.package, frame.answer, frame.label)
-        output = frame.package.wanted or derivation.outputs[0]
+            meant = self._instances[frame.answer]
+            node = meant.node
+            if not frame.label.reproducible:
+                # What stands for another package, by options taken from host facts, is as host-specific as they are.
+                node = replace(node, label=frame.label)
+            return Instance(node, package.wanted or meant.output)
+        derivation = self._derivation(frame, frame.answer)
+        output = package.wanted or derivation.outputs[0]
         if output not in derivation.outputs:
             raise RecipeError(
-                f"instantiate {frame.package.name}: it has no output {output}, only {', '.join(derivation.outputs)}",
+                f"instantiate {package.name}: it has no output {output}, only {', '.join(derivation.outputs)}",
                 reason="no-such-output",
             )
         return Instance(derivation, output)
 
-    def _derivation(self, package: Package, spec: Spec, label: Label) -> Derivation:
-        folder = self._loader.folder(package.name)
+    def _derivation(self, frame: _Frame, spec: Spec) -> Derivation:
         inputs: dict[str, Input] = {}
         for name, wanted in spec.inputs.items():
-            inputs.update(self._inputs(name, wanted, spec.at.get(name), folder))
+            at = spec.at.get(name) or f"/forge/{name}"
+            if isinstance(wanted, Package):
+                instance = self._instances[wanted]
+                inputs[name] = Input(instance.node, instance.output, at)
+            elif isinstance(wanted, Debian):
+                for package, pin in sorted(self._closure(wanted).items()):
+                    inputs[f"{name}-{package}"] = Input(_source(pin), "out", f"/forge/{name}-{package}")
+            else:
+                inputs[name] = Input(self._source(wanted, frame.folder), "out", at)
         args = spec.args
         if spec.builder == "builtin:unpack":
             # The order archives are unpacked in is part of what is built; a JSON object would lose it.
@@ -168,28 +195,18 @@ class Evaluator:
             env=spec.env,
             inputs=inputs,
             outputs=spec.outputs,
-            label=label,
+            label=frame.label,
             limits=spec.limits,
             parallel=spec.parallel,
+            allowed_leaks=spec.allowed_leaks,
         )
 
-    def _inputs(self, name: str, wanted: Wanted, at: str | None, folder: Path) -> Iterator[tuple[str, Input]]:
-        if isinstance(wanted, Debian):
-            for package, pin in sorted(self._closure(wanted).items()):
-                yield f"{name}-{package}", Input(_source(pin), "out", f"/forge/{name}-{package}")
-            return
-        node: Node
-        output = "out"
-        if isinstance(wanted, Package):
-            instance = self._instances[wanted]
-            node, output = instance.node, instance.output
-        elif isinstance(wanted, Files):
-            node = self._local_source(_below(folder, wanted.path))
-        elif isinstance(wanted, ForgeFiles):
-            node = self._local_source(_below(self._forge_root, wanted.path))
-        else:
-            node = _source(self._pin(wanted), executable=wanted.executable)
-        yield name, Input(node, output, at or f"/forge/{name}")
+    def _source(self, wanted: Fixed | Files | ForgeFiles, folder: Path) -> Source | LocalSource:
+        if isinstance(wanted, Files):
+            return self._local_source(_below(folder, wanted.path))
+        if isinstance(wanted, ForgeFiles):
+            return self._local_source(_below(self._forge_root, wanted.path))
+        return _source(self._pin(wanted), executable=wanted.executable)
 
     def _local_source(self, path: Path) -> LocalSource:
         if path not in self._local:
@@ -249,6 +266,12 @@ def validate_option(recipe: Recipe, name: str, value: OptionValue, file: Path) -
             reason="bad-option",
             file=file,
         ) from error
+
+
+def _cycle(stack: Iterable[Package], package: Package) -> RecipeError:
+    path = [each.name for each in stack]
+    cycle = [*path[path.index(package.name) :], package.name]
+    return RecipeError(f"instantiate {package.name}: cycle {' → '.join(cycle)}", reason="recipe-cycle")
 
 
 def _below(folder: Path, path: str) -> Path:

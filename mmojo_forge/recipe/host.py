@@ -15,20 +15,25 @@ class HostFactError(ForgeError):
 
 @dataclass(slots=True)
 class Host:
-    """Facts by name (`cpu.model`, `cpu.flags`, `os`, `libc`). Every fact that is read is noted for the label."""
+    """Facts by name (`cpu.features`, `gpu` …: engine/host_facts.py). Every one that is read is noted for the label."""
 
     facts: Mapping[str, str]
     used: dict[str, str] = field(default_factory=dict)
 
     def fact(self, name: str) -> str:
-        """The fact's value; raises HostFactError for one that this machine does not give."""
-        if name not in self.facts:
+        """The fact's value; raises HostFactError for one that this machine does not give.
+
+        `no-such-fact`: there is none of this name here. `unknown-cpu`: nothing is known of this machine's CPU.
+        """
+        try:
+            value = self.facts[name]
+        except KeyError:
             known = ", ".join(sorted(self.facts))
             raise HostFactError(
                 f"read host fact {name}: not known here", detail=f"Known: {known}.", reason="no-such-fact"
-            )
-        self.used[name] = self.facts[name]
-        return self.facts[name]
+            ) from None
+        self.used[name] = value
+        return value
 
     def label(self) -> Label:
         """Host-specific by the facts used; by the machine's kind alone if none was read."""

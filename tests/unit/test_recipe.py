@@ -213,6 +213,26 @@ def test_a_recipe_that_is_wrong_is_refused(tmp_path: Path, text: str, reason: st
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "locator"),
+    [
+        (api.Pypi("a", "1", "a-1.whl"), "a-1.whl", "pypi:a==1/a-1.whl"),
+        (api.DebianFile("pool/main/o/a_1.tar.xz"), "a_1.tar.xz", "debian:pool/main/o/a_1.tar.xz"),
+        (api.DebianFile("pool/updates/main/o/a.tar"), "a.tar", "debian-security:pool/updates/main/o/a.tar"),
+        (api.Npm("@scope/a", "1.2"), "scope-a-1.2.tgz", "npm:@scope/a@1.2"),
+        (api.Url("https://example.org/x/a.zip"), "a.zip", "url:https://example.org/x/a.zip"),
+        (api.Url("https://example.org/?id=1", file="b.zip"), "b.zip", "url:https://example.org/?id=1"),
+        (
+            api.Git("https://example.org/a.git/", "0" * 40),
+            f"a-{'0' * 12}.tar",
+            f"git:https://example.org/a.git/#{'0' * 40}",
+        ),
+    ],
+)
+def test_a_source_says_what_it_is_called_and_where_it_is_looked_for(source: api.Fixed, name: str, locator: str) -> None:
+    assert (source.name, source.locator, source.executable, source.mirrors) == (name, locator, False, ())
+
+
 def test_a_pin_of_another_locator_is_stale(tmp_path: Path) -> None:
     write(tmp_path, "old", HEAD + '@recipe("old")\ndef f():\n    return unpack("u", Pypi("a", "2", "a.whl"))')
     with pytest.raises(ForgeError) as caught:
