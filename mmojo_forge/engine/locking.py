@@ -22,6 +22,9 @@ from mmojo_forge.recipe.evaluate import Declared, Evaluator, Instance
 from mmojo_forge.recipe.loader import Loader
 from mmojo_forge.store.protocol import Store
 
+Keep = Callable[[Pin, Path], None]
+"""Given a pin and a file with its verified content, which may be moved away."""
+
 
 class Resolver(Protocol):
     """Turns what a recipe declares into pins; raises FetchError."""
@@ -29,8 +32,10 @@ class Resolver(Protocol):
     def resolve(self, name: str, locator: str, mirrors: tuple[str, ...], destination: Path) -> Pin:
         """The pin of one source, whose verified content is left at `destination`."""
 
-    def resolve_userland(self, name: str, suite: str, architecture: str, packages: tuple[str, ...]) -> Userland:
-        """The closure of Debian packages, without content."""
+    def resolve_userland(
+        self, name: str, suite: str, architecture: str, packages: tuple[str, ...], keep: Keep | None = None
+    ) -> Userland:
+        """The closure of Debian packages; `keep` is given the content of each, perhaps in several threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +113,9 @@ class Locker:
         if pin is not None and pin.locator == wanted.locator and name not in anew:
             return pin
         self._say(f"resolving {name} ({wanted.locator})")
-        mirrors = tuple(getattr(wanted, "mirrors", ()))
         with self._store.scratch("lock") as scratch:
             destination = scratch / "download"
-            pin = self._resolver.resolve(name, wanted.locator, mirrors, destination)
+            pin = self._resolver.resolve(name, wanted.locator, wanted.mirrors, destination)
             self._store.add_file(destination, digest=pin.blake3, size=pin.size, executable=wanted.executable, move=True)
         return pin
 
@@ -120,7 +124,13 @@ class Locker:
         if known is not None and _fits(known, wanted) and wanted.name not in anew:
             return known
         self._say(f"resolving userland {wanted.name} ({wanted.suite}: {', '.join(wanted.packages)})")
-        return self._resolver.resolve_userland(wanted.name, wanted.suite, wanted.architecture, wanted.packages)
+        return self._resolver.resolve_userland(
+            wanted.name, wanted.suite, wanted.architecture, wanted.packages, self._keep
+        )
+
+    def _keep(self, pin: Pin, content: Path) -> None:
+        # Hashing a package takes all of it, and the next build will want it.
+        self._store.add_file(content, digest=pin.blake3, size=pin.size, move=True)
 
     def _with_outputs(self, lock: Lock) -> Lock:
         instances = _all_targets(self._workspace, self._workspace.evaluator(lock))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,11 +50,25 @@ class FakeFetcher:
         received = digests.received(locator)
         return Pin(name, locator, received.sha256, received.blake3, received.size, mirrors)
 
-    def resolve_userland(self, name: str, suite: str, architecture: str, packages: tuple[str, ...]) -> Userland:
-        """The userland of this name; raises FetchError (`debian-package-unknown`)."""
+    def resolve_userland(
+        self,
+        name: str,
+        suite: str,
+        architecture: str,
+        packages: tuple[str, ...],
+        keep: Callable[[Pin, Path], None] | None = None,
+    ) -> Userland:
+        """The userland of this name; raises FetchError (`debian-package-unknown`, `not-found`)."""
         if name not in self.userlands:
             raise FetchError(f"resolve {name}: the fake has no such userland", reason="debian-package-unknown")
-        return self.userlands[name]
+        userland = self.userlands[name]
+        if keep is not None:
+            with tempfile.TemporaryDirectory() as scratch:
+                for pin in userland.closure.values():
+                    content = Path(scratch, pin.name)
+                    content.write_bytes(self._content(pin.locator))
+                    keep(pin, content)
+        return userland
 
     def _content(self, locator: str) -> bytes:
         self.fetched.append(locator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,9 @@ from mmojo_forge.fetch.transfer import Candidate, OnProgress, download, produce
 from mmojo_forge.fetch.url import scheme_of
 from mmojo_forge.model.derivation import Source
 from mmojo_forge.model.lockfile import Pin, Userland
+
+Keep = Callable[[Pin, Path], None]
+"""Given a pin and a file with its verified content, which may be moved away."""
 
 _SECURITY_POOL = "pool/updates/"
 
@@ -68,8 +71,13 @@ class Fetcher:
         version = parsed.version if isinstance(parsed, PypiLocator | NpmLocator) else ""
         return Pin(name, str(parsed), received.sha256, received.blake3, received.size, tuple(mirrors), version)
 
-    def resolve_userland(self, name: str, suite: str, architecture: str, packages: tuple[str, ...]) -> Userland:
-        """The closure of Debian packages; each is downloaded once, for its BLAKE3. Raises FetchError."""
+    def resolve_userland(
+        self, name: str, suite: str, architecture: str, packages: tuple[str, ...], keep: Keep | None = None
+    ) -> Userland:
+        """The closure of Debian packages; each is downloaded once, for its BLAKE3. Raises FetchError.
+
+        `keep` is given the content of each, in several threads; what it leaves where it is, is removed.
+        """
         closure = self.debian.closure(suite, architecture, packages)
         folder = self._settings.state_folder("userland")
         with (
@@ -77,7 +85,7 @@ class Fetcher:
             ThreadPoolExecutor(self._settings.parallel, "forge-fetch") as workers,
         ):
             try:
-                pins = list(workers.map(lambda package: self._pin_package(package, Path(scratch)), closure))
+                pins = list(workers.map(lambda package: self._pin_package(package, Path(scratch), keep), closure))
             except BaseException as error:
                 workers.shutdown(wait=False, cancel_futures=True)
                 if not isinstance(error, FetchError):
@@ -86,12 +94,11 @@ class Fetcher:
                 raise
         return Userland(name, suite, architecture, packages, {pin.name: pin for pin in pins})
 
-    def _pin_package(self, package: DebianPackage, scratch: Path) -> Pin:
+    def _pin_package(self, package: DebianPackage, scratch: Path, keep: Keep | None) -> Pin:
         destination = scratch / f"{package.name}.deb"
         expected = Expected(package.size, {"sha256": package.sha256})
         received = self._get(package.name, package.locator, (), destination, expected, None)
-        destination.unlink()
-        return Pin(
+        pin = Pin(
             package.name,
             str(package.locator),
             received.sha256,
@@ -99,6 +106,10 @@ class Fetcher:
             received.size,
             version=package.version,
         )
+        if keep is not None:
+            keep(pin, destination)
+        destination.unlink(missing_ok=True)
+        return pin
 
     def _describe(self, locator: locators.Locator) -> Expected:
         """What indexes say of a file before it is downloaded; nothing of a URL or a commit."""

@@ -419,6 +419,19 @@ def test_a_userland_is_pinned_package_by_package(server: Server, tmp_path: Path,
     assert list((tmp_path / "state" / "userland").iterdir()) == []
 
 
+def test_the_packages_of_a_userland_are_handed_over_with_their_pins(
+    server: Server, tmp_path: Path, repository: Repository
+) -> None:
+    files = fill(repository)
+    kept: dict[str, bytes] = {}
+    userland = archives_for(server, tmp_path).resolve_userland(
+        "base", "bookworm", "amd64", ("app",), lambda pin, content: kept.update({pin.name: content.read_bytes()})
+    )
+    assert kept.keys() == userland.closure.keys()
+    assert kept["app"] == files["app"].read_bytes()
+    assert list((tmp_path / "state" / "userland").iterdir()) == []
+
+
 def test_a_package_whose_bytes_are_not_the_indexs_is_not_pinned(
     server: Server, tmp_path: Path, repository: Repository
 ) -> None:
