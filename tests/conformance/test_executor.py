@@ -21,6 +21,7 @@ from mmojo_forge.executor import environment
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
 from mmojo_forge.executor.fake import FakeExecutor, Script
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Executor, Mount, Outcome
+from mmojo_forge.executor.surroundings import SurroundedExecutor, Surroundings
 from mmojo_forge.model.limits import Limits
 
 
@@ -38,7 +39,14 @@ def make_bubblewrap(script: Script) -> Executor:
     return BubblewrapExecutor()
 
 
-@pytest.fixture(params=[make_fake, make_bubblewrap], ids=["fake", "bubblewrap"])
+def make_surrounded(script: Script) -> Executor:
+    environment = {"LANG": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "HOME": "/nowhere"}
+    return SurroundedExecutor(
+        Surroundings(environment, umask=0o077, folder="/usr", cpus=(0,), uid=4321, hostname="elsewhere")
+    )
+
+
+@pytest.fixture(params=[make_fake, make_bubblewrap, make_surrounded], ids=["fake", "bubblewrap", "surrounded"])
 def make(request: pytest.FixtureRequest) -> MakeExecutor:
     maker: MakeExecutor = request.param
     return maker

@@ -325,3 +325,20 @@ def test_the_node_with_the_longest_path_above_it_starts_first() -> None:
     taken = schedule.take()
     assert taken is not None
     assert node_id(taken[0]) == long.id
+
+
+def test_a_graph_has_every_node_once_inputs_first_and_names_each_user_once() -> None:
+    low = Derivation("low", "x", (), {}, {}, outputs=("out", "dev"))
+    both = {output: Input(low, output, f"/forge/{output}") for output in low.outputs}
+    middle = Derivation("middle", "x", (), {}, both)
+    top = node("top", low=low, middle=middle)
+    graph = Graph.of([top, middle, top])
+    assert [each.name for each in graph.nodes.values()] == ["low", "middle", "top"]
+    assert graph.roots == (top.id, middle.id)
+    assert {
+        graph.nodes[each].name: sorted(graph.nodes[user].name for user in users) for each, users in graph.users.items()
+    } == {
+        "low": ["middle", "top"],
+        "middle": ["top"],
+        "top": [],
+    }

@@ -34,11 +34,15 @@ LATE_IMPORTS = {
     ("cli/terminal.py", "rich.live"): "only where a person looks on",
     ("cli/terminal.py", "rich.table"): "only where a person looks on",
     ("cli/terminal.py", "rich.text"): "only where a person looks on",
+    ("engine/bench_plot.py", "matplotlib"): "takes a second, and only `forge bench --plot` draws",
+    ("engine/bench_plot.py", "matplotlib.figure"): "takes a second, and only `forge bench --plot` draws",
+    ("engine/difference.py", "lief"): "only to name the section in which an executable differs",
+    ("engine/host_facts.py", "archspec"): "only for targets that ask what CPU this is",
     ("recipe/evaluate.py", "pydantic"): "only where an option is not of its plain type already",
     ("store/known.py", "hashlib"): "only for a link whose path is too long for a file name",
 }
 # `if TYPE_CHECKING` is allowed where the module is imported late for start-up time anyway, for the annotation.
-TYPE_CHECKING_MODULES = {"cli/context.py"}
+TYPE_CHECKING_MODULES = {"cli/context.py", "engine/bench_plot.py"}
 # The no-op path may import the standard library and these modules only.
 NOOP_MODULES = {
     "cli/main.py",
