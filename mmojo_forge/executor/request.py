@@ -17,6 +17,8 @@ OUT = "/forge/out"
 
 # What the sandbox itself puts there; an input may lie neither at nor below these.
 _RESERVED = ("/proc", "/dev", "/tmp", WORK, OUT, "/bin", "/sbin", "/lib", "/lib64")
+# What the sandbox shows of the machine, and a mount may hide.
+_HIDEABLE = ("/proc/cpuinfo",)
 # Inputs may lie below these, but not take their place.
 _SHARED = ("/", "/etc", "/forge", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/hosts")
 
@@ -152,4 +154,6 @@ def _is_free(at: str) -> bool:
     path = PurePosixPath(at)
     if not path.is_absolute() or str(path) != at or at.startswith("//") or ".." in path.parts or "\0" in at:
         return False
+    if at in _HIDEABLE:
+        return True
     return at not in _SHARED and not any(at == taken or at.startswith(taken + "/") for taken in _RESERVED)

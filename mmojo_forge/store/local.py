@@ -38,8 +38,11 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 class LocalStore:
     """An open store. Callers may assume that leftovers of dead processes are gone; every method is thread-safe."""
 
-    def __init__(self, root: str, database: Database, process: scratch.ProcessScratch) -> None:
+    def __init__(
+        self, root: str, database: Database, process: scratch.ProcessScratch, shuffle: int | None = None
+    ) -> None:
         self._root = root
+        self._shuffle = shuffle
         self._database = database
         self._scratch = process
         self._traces = Traces(database)
@@ -47,8 +50,11 @@ class LocalStore:
         self._added = False
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """The store at `path`, made if need be. Raises StoreUnusableError (`store-schema`, `store-permission`)."""
+    def open(cls, path: Path, *, shuffle: int | None = None) -> Self:
+        """The store at `path`, made if need be. Raises StoreUnusableError (`store-schema`, `store-permission`).
+
+        `shuffle` is the seed of the order that files are checked out in, for builds that must not depend on it.
+        """
         root = os.path.realpath(path)
         with reported("open store", root):
             _make_layout(root)
@@ -58,7 +64,7 @@ class LocalStore:
                 try:
                     recovery.clean_up_dead(root, database)
                     recovery.check_after_power_cut(root, database)
-                    return cls(root, database, scratch.ProcessScratch(tmp))
+                    return cls(root, database, scratch.ProcessScratch(tmp), shuffle)
                 except BaseException:
                     database.close()
                     raise
@@ -156,7 +162,7 @@ class LocalStore:
         with reported(f"check out {name}", self._root):
             if not os.path.lexists(path):
                 with self._temporary() as temporary:
-                    objects.check_out(self._root, self._manifest(tree), temporary, str(path))
+                    objects.check_out(self._root, self._manifest(tree), temporary, str(path), self._shuffle)
         return path
 
     def object_path(self, tree: TreeId, name: str) -> Path:

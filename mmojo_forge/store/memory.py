@@ -54,6 +54,11 @@ class MemoryStore:
         self.record_resolved = self._traces.record_resolved
         self.history = self._traces.history
 
+    @property
+    def path(self) -> Path:
+        """The folder for what has to be files."""
+        return self._directory
+
     def has_tree(self, tree: TreeId) -> bool:
         """Whether the tree was added."""
         return tree in self._trees

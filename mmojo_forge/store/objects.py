@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -48,9 +49,15 @@ def rows_of(manifest: bytes) -> list[Row]:
     return rows
 
 
-def check_out(root: str, manifest: bytes, temporary: str, target: str) -> None:
-    """Make the object `target` by way of the path `temporary`; does nothing when somebody else is first."""
+def check_out(root: str, manifest: bytes, temporary: str, target: str, shuffle: int | None = None) -> None:
+    """Make the object `target` by way of the path `temporary`; does nothing when somebody else is first.
+
+    `shuffle` is the seed of another order to make files in, which some file systems then list them in.
+    """
     rows = rows_of(manifest)
+    if shuffle is not None:
+        # What is no deeper comes first, so that directories are there before what lies in them.
+        rows[1:] = sorted(random.Random(shuffle).sample(rows[1:], len(rows) - 1), key=lambda row: row[0].count("/"))
     with _Blobs(root) as blobs:
         if rows[0][1] == Kind.DIRECTORY:
             _check_out_directory(rows, blobs, temporary, target)

@@ -150,6 +150,10 @@ class BuildTrace(TraceReader, Protocol):
 class Store(TreeReader, TreeWriter, ObjectStore, BuildTrace, Protocol):
     """The store that the engine works on. Safe to use from several threads."""
 
+    @property
+    def path(self) -> Path:
+        """Where the store lies."""
+
     def lock(self, key: str, *, on_wait: OnWait | None = None) -> AbstractContextManager[None]:
         """Hold the key's lock, against threads and processes."""
 

@@ -1,0 +1,209 @@
+"""`forge check`: build again, with everything varied that must not matter, and compare.
+
+1. The nodes to check are made valid as usual: that is what the rebuild is compared with.
+2. A second store is opened elsewhere, on another file system if one has room, which makes files in another order.
+3. Each node is built there from the same inputs, in surroundings where every aspect is another one (variation.py), by
+   the very code that builds otherwise. One rebuild varies all aspects at once: a build that comes out the same depends
+   on none of them.
+4. Outputs are compared by their trees. To tell which aspect a difference comes from, `isolate` builds once with none
+   varied, and once for each.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import BinaryIO
+
+from mmojo_forge.engine.build import Builder, object_name
+from mmojo_forge.engine.difference import Difference, compare_trees
+from mmojo_forge.engine.errors import Interrupted
+from mmojo_forge.engine.plan import Action, Resolution, Step, input_trees
+from mmojo_forge.engine.realise import Stop
+from mmojo_forge.engine.settings import Places, World
+from mmojo_forge.engine.variation import INHERENT, Aspect, Scene, Variation
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.executor.surroundings import SurroundedExecutor
+from mmojo_forge.model.derivation import Derivation, action_key
+from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
+from mmojo_forge.model.tree import Entry, Kind
+from mmojo_forge.store.protocol import Store
+
+
+@dataclass(frozen=True, slots=True)
+class OutputVerdict:
+    """One output: the tree it has, the tree that the rebuild gave, and where they differ."""
+
+    name: str
+    expected: TreeId
+    got: TreeId
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def identical(self) -> bool:
+        """Whether both are the same, byte for byte."""
+        return self.expected == self.got
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one node. `failure` is why it could not be rebuilt; `causes` the aspects that alone make a
+    difference, where that was looked into; `unstable` that it differs even when nothing is varied."""
+
+    node: Derivation
+    key: ActionKey
+    outputs: tuple[OutputVerdict, ...]
+    seconds: float
+    failure: ForgeError | None = None
+    causes: tuple[Aspect, ...] = ()
+    unstable: bool = False
+    kept: Path | None = None
+
+    @property
+    def identical(self) -> bool:
+        """Whether every output came out as it was."""
+        return self.failure is None and all(output.identical for output in self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """All that a check found: what was varied, and a verdict for each node, in the order of the graph."""
+
+    variations: tuple[Variation, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Whether everything came out as it was."""
+        return all(verdict.identical for verdict in self.verdicts)
+
+
+class Checker:
+    """Rebuilds nodes of the world's store in a store of its own below `scratch`, which is removed afterwards."""
+
+    def __init__(self, world: World, other: Store, scene: Scene, kept: Path, *, isolate: bool) -> None:
+        self._world = world
+        self._other = other
+        self._scene = scene
+        self._kept = kept
+        self._isolate = isolate
+        self._cpus: SimpleQueue[int] = SimpleQueue()
+        for cpu in scene.cpus:
+            self._cpus.put(cpu)
+
+    def check(
+        self, nodes: Sequence[Derivation], resolved: dict[DerivationId, Resolution], active: frozenset[Aspect]
+    ) -> list[Verdict]:
+        """A verdict for each node; `resolved` has the trees of all of them and of their inputs. Raises Interrupted."""
+        stop = Stop()
+        with ExitStack() as stack:
+            stack.callback(stop.close)
+            workers = ThreadPoolExecutor(len(self._scene.cpus), "forge-check")
+            stack.callback(workers.shutdown, wait=True, cancel_futures=True)
+            stack.callback(stop.ask)
+            try:
+                futures = [workers.submit(self._verdict, node, resolved, active, stop) for node in nodes]
+                return [future.result() for future in futures]
+            except KeyboardInterrupt:
+                raise Interrupted("check: interrupted", reason="interrupted") from None
+
+    def _verdict(
+        self, node: Derivation, resolved: dict[DerivationId, Resolution], active: frozenset[Aspect], stop: Stop
+    ) -> Verdict:
+        trees = input_trees(node, resolved)
+        assert trees is not None
+        key = action_key(node.preimage(trees))
+        started = self._world.clock()
+        step = Step(node, Action.BUILD)
+        self._world.reporter.started(step)
+        try:
+            self._bring(node, trees)
+            outputs = self._compare(node, resolved[node.id], self._rebuild(node, trees, active, stop))
+            verdict = Verdict(node, key, outputs, self._world.clock() - started)
+            if not verdict.identical:
+                verdict = replace(verdict, kept=self._keep(verdict))
+                if self._isolate:
+                    verdict = self._find_causes(verdict, resolved[node.id], trees, active, stop)
+        except ForgeError as error:
+            if stop.asked:
+                raise
+            verdict = Verdict(node, key, (), self._world.clock() - started, failure=error)
+        if verdict.identical:
+            self._world.reporter.finished(node, verdict.seconds)
+        else:
+            self._world.reporter.failed(node, "differs", "it came out differently")
+        return verdict
+
+    def _bring(self, node: Derivation, trees: dict[str, TreeId]) -> None:
+        """Have the node's inputs in the other store: copied, for it lies elsewhere."""
+        for tree in sorted(set(trees.values())):
+            with self._other.lock(f"bring-{tree}"):
+                if not self._other.has_tree(tree):
+                    self._other.add_tree(self._world.store.read_tree(tree), self._open)
+
+    def _open(self, entry: Entry) -> AbstractContextManager[BinaryIO]:
+        assert entry.digest is not None
+        return self._world.store.open_blob(entry.digest, executable=entry.kind is Kind.EXECUTABLE)
+
+    def _rebuild(self, node: Derivation, trees: dict[str, TreeId], active: Iterable[Aspect], stop: Stop) -> Resolution:
+        active = frozenset(active)
+        cpu = self._cpus.get()
+        try:
+            executor = SurroundedExecutor(self._scene.surroundings(active, cpu))
+            places = Places(self._scene.files / "downloads", self._scene.files / "failed")
+            world = replace(self._world, store=self._other, executor=lambda: executor, places=places)
+            jobs = 1 if Aspect.PARALLELISM in active else self._scene.jobs
+            return Builder(world, stop).rebuild(node, trees, jobs)
+        finally:
+            self._cpus.put(cpu)
+
+    def _compare(self, node: Derivation, expected: Resolution, got: Resolution) -> tuple[OutputVerdict, ...]:
+        return tuple(self._compare_output(node, name, expected[name], got[name]) for name in node.outputs)
+
+    def _compare_output(self, node: Derivation, name: str, expected: TreeId, got: TreeId) -> OutputVerdict:
+        if expected == got:
+            return OutputVerdict(name, expected, got)
+        shown = object_name(node.name, name)
+        differences = compare_trees(
+            self._world.store.read_tree(expected),
+            self._world.store.checkout(expected, shown),
+            self._other.read_tree(got),
+            self._other.checkout(got, shown),
+        )
+        return OutputVerdict(name, expected, got, tuple(differences))
+
+    def _keep(self, verdict: Verdict) -> Path:
+        """Copy what came out differently to where it can be looked at afterwards."""
+        kept = self._kept / verdict.node.name
+        shutil.rmtree(kept, ignore_errors=True)
+        for output in verdict.outputs:
+            if not output.identical:
+                source = self._other.checkout(output.got, object_name(verdict.node.name, output.name))
+                kept.mkdir(parents=True, exist_ok=True)
+                if source.is_dir():
+                    shutil.copytree(source, kept / output.name, symlinks=True)
+                else:
+                    shutil.copy2(source, kept / output.name)
+        return kept
+
+    def _find_causes(
+        self,
+        verdict: Verdict,
+        expected: Resolution,
+        trees: dict[str, TreeId],
+        active: frozenset[Aspect],
+        stop: Stop,
+    ) -> Verdict:
+        if dict(self._rebuild(verdict.node, trees, (), stop)) != dict(expected):
+            return replace(verdict, unstable=True)
+        causes = tuple(
+            aspect
+            for aspect in sorted(active - INHERENT)
+            if dict(self._rebuild(verdict.node, trees, (aspect,), stop)) != dict(expected)
+        )
+        return replace(verdict, causes=causes)

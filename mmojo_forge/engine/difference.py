@@ -1,0 +1,126 @@
+"""Where two trees differ: in which file, from which byte on, and in which part of the file that byte lies."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from mmojo_forge.ape.container import read_container
+from mmojo_forge.model.tree import Entry, Tree
+
+_CHUNK = 1 << 20
+_ARCHIVE = b"!<arch>\n"
+_MEMBER_HEADER = 60
+
+
+class Kind(StrEnum):
+    """How a path differs."""
+
+    MISSING = "missing"
+    ADDED = "added"
+    KIND = "kind"
+    TARGET = "target"
+    CONTENT = "content"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One path that differs. `path` is empty for a tree that is one file; `offset` is the first byte that differs
+    (None if the content is the same, or there is none), `section` the section of an executable, the member of an
+    archive or the slice of an APE that it lies in."""
+
+    path: str
+    kind: Kind
+    offset: int | None = None
+    section: str = ""
+
+    def __str__(self) -> str:
+        place = f" at offset {self.offset:#x}" if self.offset is not None else ""
+        return f"{self.path or 'the file'}: {self.kind.value}{place}{f' in {self.section}' if self.section else ''}"
+
+
+def compare_trees(expected: Tree, expected_at: Path, got: Tree, got_at: Path) -> list[Difference]:
+    """The differences, by path; both trees lie checked out where it says. Raises OSError."""
+    left = {entry.path: entry for entry in expected.entries}
+    right = {entry.path: entry for entry in got.entries}
+    differences = []
+    for path in sorted(left.keys() | right.keys()):
+        if path not in right:
+            differences.append(Difference(path, Kind.MISSING))
+        elif path not in left:
+            differences.append(Difference(path, Kind.ADDED))
+        elif left[path] != right[path]:
+            differences.append(_compare(left[path], right[path], expected_at / path, got_at / path))
+    return differences
+
+
+def _compare(expected: Entry, got: Entry, expected_at: Path, got_at: Path) -> Difference:
+    if expected.digest == got.digest:
+        return Difference(expected.path, Kind.TARGET if expected.kind is got.kind else Kind.KIND)
+    if expected.digest is None or got.digest is None:
+        return Difference(expected.path, Kind.KIND)
+    offset = first_difference(expected_at, got_at)
+    return Difference(expected.path, Kind.CONTENT, offset, name_part(expected_at, offset))
+
+
+def first_difference(one: Path, other: Path) -> int:
+    """The offset of the first byte that differs; the shorter file's size if there is none before its end."""
+    offset = 0
+    with one.open("rb") as left, other.open("rb") as right:
+        while True:
+            a, b = left.read(_CHUNK), right.read(_CHUNK)
+            if a != b:
+                shared = min(len(a), len(b))
+                return offset + next((i for i in range(shared) if a[i] != b[i]), shared)
+            if not a:
+                return offset
+            offset += len(a)
+
+
+def name_part(path: Path, offset: int) -> str:
+    """The section, archive member or APE slice that the byte at `offset` lies in; empty if that cannot be said."""
+    with path.open("rb") as file:
+        magic = file.read(8)
+    if magic == _ARCHIVE:
+        return _member(path, offset)
+    if magic.startswith(b"MZqFpD='"):
+        return _slice(path, offset)
+    return _section(path, offset)
+
+
+def _member(path: Path, offset: int) -> str:
+    """A member of an archive, by the headers of ar(5)."""
+    with path.open("rb") as file:
+        start = len(_ARCHIVE)
+        while header := os.pread(file.fileno(), _MEMBER_HEADER, start):
+            try:
+                size = int(header[48:58])
+            except ValueError:
+                return ""
+            end = start + _MEMBER_HEADER + size + size % 2
+            if offset < end:
+                name = header[:16].decode("latin-1").strip().rstrip("/")
+                return f"member {name or 'index'}{' (header)' if offset < start + _MEMBER_HEADER else ''}"
+            start = end
+    return ""
+
+
+def _slice(path: Path, offset: int) -> str:
+    for one in read_container(path).slices:
+        if one.offset <= offset < one.offset + one.size:
+            return f"slice {one.name}"
+    return ""
+
+
+def _section(path: Path, offset: int) -> str:
+    # 60 ms to import, and only for builds that differ.
+    import lief
+
+    lief.logging.disable()
+    binary = lief.parse(str(path))
+    if not isinstance(binary, lief.ELF.Binary | lief.PE.Binary | lief.MachO.Binary):
+        return ""
+    section = binary.section_from_offset(offset)
+    return f"section {section.name!s}" if section else ""

@@ -1,0 +1,169 @@
+"""What `forge check` varies: for each aspect what it usually is, and what it is in the rebuild."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from mmojo_forge.executor.request import Mount
+from mmojo_forge.executor.surroundings import Surroundings
+
+# personality(2)
+_ADDR_NO_RANDOMIZE = 0x0040000
+_ADDR_COMPAT_LAYOUT = 0x0200000
+_STICKY_TIMEOUTS = 0x4000000
+OTHER_UID = 4321
+OTHER_HOSTNAME = "elsewhere"
+CLOCK_SHIFT = "+400d"
+_CPU_MODEL = "forge check: no such CPU"
+
+
+class Aspect(StrEnum):
+    """One thing that a build must not depend on."""
+
+    PARALLELISM = "parallelism"
+    AFFINITY = "cpu-affinity"
+    TIME = "real-time"
+    CLOCK = "shifted-clock"
+    ORDER = "directory-order"
+    BUILD_PATH = "build-path"
+    STORE_PATH = "store-path"
+    FILE_SYSTEM = "file-system"
+    UMASK = "umask"
+    ENVIRONMENT = "host-environment"
+    LOCALE = "host-locale"
+    TIME_ZONE = "host-time-zone"
+    UID = "host-uid"
+    HOSTNAME = "host-name"
+    PERSONALITY = "kernel-personality"
+    ASLR = "aslr"
+    CPU_MODEL = "cpu-model"
+
+
+# What changes with the place of the rebuild, which is always another one.
+INHERENT = frozenset({Aspect.TIME, Aspect.BUILD_PATH, Aspect.STORE_PATH, Aspect.FILE_SYSTEM})
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """An aspect, with its usual and its other value; `refused` says why it stays as it is on this machine."""
+
+    aspect: Aspect
+    usual: str
+    other: str
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where and how a rebuild takes place. `clock` is the object that holds libfaketime, if there is one; `files` a
+    folder for what is mounted over the sandbox's own files; `environment` that of this process."""
+
+    usual_store: Path
+    other_store: Path
+    jobs: int
+    cpus: tuple[int, ...]
+    clock: Path | None
+    files: Path
+    environment: Mapping[str, str]
+
+    def variations(self) -> Iterator[Variation]:
+        """Every aspect, in the order of the report; which of them this machine refuses is not known yet."""
+        here, there = _file_system(self.usual_store), _file_system(self.other_store)
+        uid, name = os.getuid(), os.uname().nodename
+        yield Variation(Aspect.PARALLELISM, f"up to {self.jobs} jobs", "1 job")
+        yield Variation(Aspect.AFFINITY, f"{len(self.cpus)} CPUs", "one CPU")
+        yield Variation(Aspect.TIME, "when it was built", "now")
+        yield Variation(
+            Aspect.CLOCK,
+            "the machine's",
+            f"{CLOCK_SHIFT} for dynamically linked programs",
+            "" if self.clock else "there is no target `faketime` in this workspace",
+        )
+        yield Variation(Aspect.ORDER, "as the store makes files", "shuffled")
+        yield Variation(Aspect.BUILD_PATH, f"{self.usual_store}/tmp", f"{self.other_store}/tmp")
+        yield Variation(Aspect.STORE_PATH, str(self.usual_store), str(self.other_store))
+        same = "" if here != there else "no other file system has room; choose one with --scratch"
+        yield Variation(Aspect.FILE_SYSTEM, here, there, same)
+        yield Variation(Aspect.UMASK, "022", "077")
+        yield Variation(Aspect.ENVIRONMENT, f"{len(self.environment)} variables", "others")
+        yield Variation(
+            Aspect.LOCALE, self.environment.get("LC_ALL") or self.environment.get("LANG", "unset"), "tr_TR.UTF-8"
+        )
+        yield Variation(Aspect.TIME_ZONE, self.environment.get("TZ", "the machine's"), "Pacific/Kiritimati")
+        yield Variation(Aspect.UID, str(uid), str(OTHER_UID))
+        yield Variation(Aspect.HOSTNAME, name, OTHER_HOSTNAME)
+        yield Variation(Aspect.PERSONALITY, "0", "legacy memory layout, sticky timeouts")
+        yield Variation(Aspect.ASLR, "on", "off")
+        yield Variation(Aspect.CPU_MODEL, _cpu_model(), _CPU_MODEL)
+
+    def surroundings(self, active: Iterable[Aspect], cpu: int) -> Surroundings:
+        """What is around the rebuild when these aspects are varied; `cpu` is the one CPU it gets then."""
+        active = frozenset(active)
+        return Surroundings(
+            environment=dict(_environment(active)),
+            umask=0o077 if Aspect.UMASK in active else 0o022,
+            folder="/usr" if Aspect.ENVIRONMENT in active else "/",
+            cpus=(cpu,) if Aspect.AFFINITY in active else (),
+            personality=_personality(active),
+            uid=OTHER_UID if Aspect.UID in active else None,
+            hostname=OTHER_HOSTNAME if Aspect.HOSTNAME in active else None,
+            mounts=tuple(self._mounts(active)),
+        )
+
+    def _mounts(self, active: frozenset[Aspect]) -> Iterator[Mount]:
+        if Aspect.CPU_MODEL in active:
+            yield Mount(self._file("cpuinfo", _cpuinfo()), "/proc/cpuinfo")
+        if Aspect.CLOCK in active and self.clock:
+            # Not by LD_PRELOAD and FAKETIME: a build may look at its environment, which is part of what it is given.
+            library = "/forge/faketime/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+            yield Mount(self.clock, "/forge/faketime")
+            yield Mount(self._file("ld.so.preload", f"{library}\n"), "/etc/ld.so.preload")
+            yield Mount(self._file("faketimerc", f"{CLOCK_SHIFT}\n"), "/etc/faketimerc")
+
+    def _file(self, name: str, text: str) -> Path:
+        path = self.files / name
+        if not path.exists():
+            path.write_text(text, encoding="utf-8")
+            path.chmod(0o444)
+        return path
+
+
+def _environment(active: frozenset[Aspect]) -> Iterator[tuple[str, str]]:
+    if Aspect.ENVIRONMENT in active:
+        yield from (("HOME", "/nowhere"), ("USER", "somebody"), ("TERM", "vt52"), ("MAKEFLAGS", "-j7"))
+        yield from (("CFLAGS", "-O9"), ("LD_LIBRARY_PATH", "/nowhere"), ("PYTHONHASHSEED", "7"))
+    if Aspect.LOCALE in active:
+        yield from (("LANG", "tr_TR.UTF-8"), ("LC_ALL", "tr_TR.UTF-8"), ("LANGUAGE", "tr"))
+    if Aspect.TIME_ZONE in active:
+        yield "TZ", "Pacific/Kiritimati"
+
+
+def _personality(active: frozenset[Aspect]) -> int:
+    flags = _ADDR_COMPAT_LAYOUT | _STICKY_TIMEOUTS if Aspect.PERSONALITY in active else 0
+    return flags | (_ADDR_NO_RANDOMIZE if Aspect.ASLR in active else 0)
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in {"model name", "CPU part"}:
+            return value.strip()
+    return "unknown"
+
+
+def _cpuinfo() -> str:
+    return f"processor\t: 0\nvendor_id\t: Forge\nmodel name\t: {_CPU_MODEL}\ncpu cores\t: 1\nflags\t\t: fpu\n\n"
+
+
+def _file_system(path: Path) -> str:
+    """The kind and device number of the file system that `path` lies on."""
+    best, kind = "", "unknown"
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
+        point, found = line.split()[1:3]
+        if (str(path) + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best):
+            best, kind = point, found
+    return f"{kind} on device {path.stat().st_dev:#x}"
