@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmojo_forge.engine import builtin, failed
+from mmojo_forge.engine import builtin, failed, leaks
 from mmojo_forge.engine.errors import EngineError, Failure, OutputError
 from mmojo_forge.engine.plan import Resolution, Step
 from mmojo_forge.engine.settings import World
@@ -24,6 +24,7 @@ from mmojo_forge.model.trace import Output, Trace
 from mmojo_forge.recipe.local import read_local_tree
 
 LAST_LINES = 25
+MOST_LEAKS = 10
 
 
 class BuildFailed(EngineError):
@@ -103,14 +104,7 @@ class Builder:
         self, node: Derivation, trees: Mapping[str, TreeId], jobs: int, key: ActionKey, preimage: bytes
     ) -> Resolution:
         started = self._world.clock()
-        with self._store.scratch(node.name) as scratch:
-            out = scratch / "out"
-            out.mkdir()
-            if node.is_builtin:
-                result = builtin.run(node, self._inputs(node, trees), out)
-            else:
-                result = self._execute(node, trees, jobs, key, scratch)
-            outputs = self._register(node, out, move=node.is_builtin)
+        outputs, result = self._run(node, trees, jobs, key)
         self._store.record(
             Trace(
                 key,
@@ -123,6 +117,23 @@ class Builder:
             )
         )
         return {name: output.tree for name, output in outputs.items()}
+
+    def rebuild(self, node: Derivation, trees: Mapping[str, TreeId], jobs: int) -> Resolution:
+        """The trees that the derivation gives when it is built now, whatever is known of it; nothing is recorded."""
+        outputs, _ = self._run(node, trees, jobs, action_key(node.preimage(trees)))
+        return {name: output.tree for name, output in outputs.items()}
+
+    def _run(
+        self, node: Derivation, trees: Mapping[str, TreeId], jobs: int, key: ActionKey
+    ) -> tuple[dict[str, Output], BuildResult]:
+        with self._store.scratch(node.name) as scratch:
+            out = scratch / "out"
+            out.mkdir()
+            if node.is_builtin:
+                result = builtin.run(node, self._inputs(node, trees), out)
+            else:
+                result = self._execute(node, trees, jobs, key, scratch)
+            return self._register(node, out, move=node.is_builtin), result
 
     def _inputs(self, node: Derivation, trees: Mapping[str, TreeId]) -> dict[str, Path]:
         return {
@@ -172,6 +183,8 @@ class Builder:
                     f"realise {node.name}: output {name} is missing: the build left nothing at /forge/out/{name}",
                     reason="output-missing",
                 )
+            if not node.is_builtin and node.label.reproducible:
+                self._refuse_leaks(node, name, path)
             try:
                 tree = self._store.add_path(path, move=move)
             except ForgeError as error:
@@ -181,6 +194,23 @@ class Builder:
             self._store.checkout(tree.id, object_name(node.name, name))
             outputs[name] = Output(tree.id, tree.size)
         return outputs
+
+    def _refuse_leaks(self, node: Derivation, output: str, path: Path) -> None:
+        secrets = leaks.secrets_of_this_machine(self._store.path, self._world.clock())
+        wanted = [secret for secret in secrets if secret.kind not in node.allowed_leaks]
+        found = list(leaks.find_leaks(path, wanted))
+        if found:
+            raise OutputError(
+                f"realise {node.name}: output {output} tells of this machine: {found[0]}",
+                detail="\n".join(
+                    (
+                        *(str(leak) for leak in found[1:MOST_LEAKS]),
+                        "A reproducible output has nothing of where and when it was built. If this is harmless, the "
+                        f"recipe can say so: build(…, allowed_leaks={{{found[0].kind!r}: 'the reason'}}).",
+                    )
+                ),
+                reason="output-leaks",
+            )
 
     @contextmanager
     def _lock(self, key: str, node: Derivation | Source | LocalSource) -> Iterator[None]:

@@ -10,7 +10,7 @@ class Reporter:
     """Called from several threads; implementations do their own locking. Every method may be left as it is."""
 
     def planned(self, plan: Plan) -> None:
-        """Called once, before anything starts."""
+        """Called before anything starts; again if another plan follows, after `ended`."""
 
     def started(self, step: Step) -> None:
         """Called when a node begins to be fetched, imported or built."""
@@ -34,4 +34,4 @@ class Reporter:
         """Called for what the user should know though the run goes on."""
 
     def ended(self) -> None:
-        """Called once, last, however the run ended."""
+        """Called last for each plan, however the run ended."""
