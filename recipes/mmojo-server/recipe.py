@@ -1,22 +1,29 @@
-from json import dumps
+from json import dumps, loads
 from typing import Literal
 
-from mmojo_forge.recipe import Files, Package, Spec, build, forge_files, recipe
+from mmojo_forge.recipe import Files, Host, Package, Spec, build, forge_files, quote, recipe
 
 # What the vendored tree says of itself (its own git metadata is left out of the source tree on purpose).
+VERSION = "0.5.0-dev"
 BUILD_NUMBER = "0"
 BUILD_COMMIT = "0c1e57098"
+
+# What is built: the server and what is as fast as its CPU level for each level, the other tools once per system.
+PROGRAMS = {"mmojo-server": "llama-server", "llama-bench": "llama-bench", "llama-cli": "llama-cli"}
+TOOLS = {"llama-quantize": "llama-quantize", "llama-gguf-split": "llama-gguf-split"}
 
 # For each system: zig's target, CMake's two names, the CPU everything but ggml's CPU backend is compiled for (the
 # first level), and the CPU of each further level. Names of CPUs are zig's.
 SYSTEMS = {
     "linux-x86_64": {
         "target": "x86_64-linux-musl",
+        "plainest": "x86_64",
         "cmake": ("Linux", "x86_64"),
         "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni-prefer_256_bit"},
     },
     "linux-aarch64": {
         "target": "aarch64-linux-musl",
+        "plainest": "generic",
         "cmake": ("Linux", "aarch64"),
         "levels": {
             "v80": "generic",
@@ -26,114 +33,26 @@ SYSTEMS = {
     },
     "windows-x86_64": {
         "target": "x86_64-windows-gnu",
+        "plainest": "x86_64",
         "cmake": ("Windows", "x86_64"),
         "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni-prefer_256_bit"},
     },
     "macos-aarch64": {
         "target": "aarch64-macos.13.0",
+        "plainest": "apple_m1",
         "cmake": ("Darwin", "arm64"),
         "levels": {"m1": "apple_m1"},
         "flags": (
-            "-DGGML_METAL=OFF -DGGML_ACCELERATE=OFF -DGGML_BLAS=OFF -DCMAKE_OSX_SYSROOT= "
-            "-DCMAKE_INSTALL_NAME_TOOL=/bin/true"
+            "-DGGML_METAL=OFF",
+            "-DGGML_ACCELERATE=OFF",
+            "-DCMAKE_OSX_SYSROOT=",
+            "-DCMAKE_INSTALL_NAME_TOOL=/bin/true",
         ),
     },
 }
 SLICES = {
     f"{system}-{level}": {"system": system, "level": level} for system, row in SYSTEMS.items() for level in row["levels"]
 }
-
-TOOLS = r"""
-mkdir -p /build/home /build/bin
-for tool in cc c++; do
-    printf '#!/bin/sh\nexec /forge/zig/zig %s -target %s -mcpu=%s -g0 -s "$@"\n' $tool "$ZIG_TARGET" "$BASELINE" > /build/bin/$tool
-done
-for tool in ar ranlib rc; do
-    printf '#!/bin/sh\nexec /forge/zig/zig %s "$@"\n' $tool > /build/bin/$tool
-done
-chmod 755 /build/bin/*
-
-# zig makes libc and libc++ for a target when it first links; at once and on all cores, not in the middle of CMake's probes.
-printf '#include <iostream>\nint main() { std::cout << 1; }\n' > /build/runtime.cpp
-/build/bin/c++ -O3 /build/runtime.cpp -o /build/runtime
-"""
-
-CONFIGURE = r"""
-flags="-Werror=date-time -ffile-prefix-map=/build/b=. -ffile-prefix-map=/forge/source=llama.cpp -ffile-prefix-map=/forge/zig=zig"
-/forge/cmake/bin/cmake -S /forge/source -B /build/b -G Ninja -DCMAKE_MAKE_PROGRAM=/forge/ninja/ninja \
-    -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME="$CMAKE_NAME" -DCMAKE_SYSTEM_PROCESSOR="$CMAKE_PROCESSOR" \
-    -DCMAKE_C_COMPILER=/build/bin/cc -DCMAKE_CXX_COMPILER=/build/bin/c++ -DCMAKE_ASM_COMPILER=/build/bin/cc \
-    -DCMAKE_AR=/build/bin/ar -DCMAKE_RANLIB=/build/bin/ranlib -DCMAKE_RC_COMPILER=/build/bin/rc \
-    -DCMAKE_C_FLAGS="$flags" -DCMAKE_CXX_FLAGS="$flags" \
-    -DCMAKE_PROJECT_llama.cpp_INCLUDE=/forge/levels/levels.cmake -DFORGE_LEVELS="$FURTHER_LEVELS" \
-    -DCMAKE_DISABLE_FIND_PACKAGE_Git=ON -DGIT_EXECUTABLE= -DGIT_EXE=GIT_EXE-NOTFOUND \
-    -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DGGML_CCACHE=OFF \
-    -DGGML_SSE42=OFF -DGGML_AVX=OFF -DGGML_AVX2=OFF -DGGML_BMI2=OFF -DGGML_FMA=OFF -DGGML_F16C=OFF \
-    -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
-    -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
-    -DLLAMA_BUILD_NUMBER="$BUILD_NUMBER" -DLLAMA_BUILD_COMMIT="$BUILD_COMMIT" $SYSTEM_FLAGS
-"""
-
-INSTALL = r"""
-for level in $LEVELS; do
-    suffix=-$level
-    if [ "$level" = "$FIRST_LEVEL" ]; then suffix=''; fi
-    mkdir -p /forge/out/$level/bin
-    cp "/build/b/bin/llama-server$suffix$EXE" "/forge/out/$level/bin/mmojo-server$EXE"
-done
-"""
-
-
-@recipe("mmojo-server.linux-x86_64", variants={name: {"system": name} for name in SYSTEMS if name != "linux-x86_64"})
-def system(
-    zig: Package,
-    cmake: Package,
-    ninja: Package,
-    userland: Package,
-    llama_cpp: Package,
-    *,
-    system: Literal["linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-aarch64"] = "linux-x86_64",
-) -> Spec:
-    """llama-server for one system, one output per CPU level; only ggml's CPU backend is compiled for each."""
-    row = SYSTEMS[system]
-    levels = row["levels"]
-    first = next(iter(levels))
-    further = ";".join(f"{level}={cpu}" for level, cpu in levels.items() if level != first)
-    return build(
-        f"mmojo-server-{system}",
-        userland=userland,
-        inputs={"zig": zig, "cmake": cmake, "ninja": ninja, "source": llama_cpp, "levels": Files("cmake")},
-        env={
-            "ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache",
-            "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache",
-            "ZIG_TARGET": row["target"],
-            "BASELINE": levels[first],
-            "FIRST_LEVEL": first,
-            "LEVELS": " ".join(levels),
-            "FURTHER_LEVELS": further,
-            "CMAKE_NAME": row["cmake"][0],
-            "CMAKE_PROCESSOR": row["cmake"][1],
-            "SYSTEM_FLAGS": row.get("flags", ""),
-            "BUILD_NUMBER": BUILD_NUMBER,
-            "BUILD_COMMIT": BUILD_COMMIT,
-            "EXE": ".exe" if system.startswith("windows") else "",
-        },
-        outputs=tuple(levels),
-        parallel=True,
-        phases={
-            "tools": TOOLS,
-            "configure": CONFIGURE,
-            "compile": '/forge/ninja/ninja -C /build/b -j "$FORGE_JOBS" forge-all',
-            "install": INSTALL,
-        },
-    )
-
-
-@recipe("mmojo-server.linux-x86_64-v2", variants={name: row for name, row in SLICES.items() if name != "linux-x86_64-v2"})
-def slice_of(*, system: str = "linux-x86_64", level: str = "v2") -> Package:
-    """llama-server for one system and CPU level: a single executable, the one to deploy to servers."""
-    return Package("mmojo-server.linux-x86_64").with_options(system=system).output(level)
-
 
 # What the run-time must find before it starts a slice, in the words of /proc/cpuinfo; best level first.
 X86_V2 = ("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3")
@@ -148,9 +67,187 @@ FEATURES = {
     "macos-aarch64": {"m1": ()},
 }
 
+# What every build of llama.cpp here is configured with, whatever the compiler.
+FLAGS = (
+    "-DCMAKE_MAKE_PROGRAM=/forge/ninja/ninja",
+    "-DCMAKE_DISABLE_FIND_PACKAGE_Git=ON",
+    "-DGIT_EXECUTABLE=",
+    "-DGIT_EXE=GIT_EXE-NOTFOUND",
+    "-DBUILD_SHARED_LIBS=OFF",
+    "-DGGML_NATIVE=OFF",
+    "-DGGML_CCACHE=OFF",
+    "-DGGML_SSE42=OFF",
+    "-DGGML_AVX=OFF",
+    "-DGGML_AVX2=OFF",
+    "-DGGML_BMI2=OFF",
+    "-DGGML_FMA=OFF",
+    "-DGGML_F16C=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    f"-DLLAMA_BUILD_NUMBER={BUILD_NUMBER}",
+    f"-DLLAMA_BUILD_COMMIT={BUILD_COMMIT}",
+    f"-DFORGE_PROGRAMS={';'.join(PROGRAMS.values())}",
+    f"-DFORGE_TOOLS={';'.join(TOOLS.values())}",
+    "-DFORGE_GUARDS=/build/guards",
+    "-DCMAKE_PROJECT_llama.cpp_INCLUDE=/forge/levels/levels.cmake",
+)
+COMPILE = "-Werror=date-time -ffile-prefix-map=/build/b=. -ffile-prefix-map=/forge/source=llama.cpp"
+
+ZIG_TOOLS = r"""
+mkdir -p /build/home /build/bin /build/guards
+for tool in cc c++; do
+    printf '#!/bin/sh\nexec /forge/zig/zig %s -target %s -mcpu=%s -g0 -s "$@"\n' $tool "$ZIG_TARGET" "$BASELINE" > /build/bin/$tool
+done
+for tool in ar ranlib rc; do
+    printf '#!/bin/sh\nexec /forge/zig/zig %s "$@"\n' $tool > /build/bin/$tool
+done
+chmod 755 /build/bin/*
+
+# zig makes libc and libc++ for a target when it first links; at once and on all cores, not in the middle of CMake's probes.
+printf '#include <iostream>\nint main() { std::cout << 1; }\n' > /build/runtime.cpp
+/build/bin/c++ -O3 /build/runtime.cpp -o /build/runtime
+
+for level in $GUARDED; do
+    name=${level%%=*}
+    sh /forge/guard/macros.sh /build/bin/cc -mcpu="${level#*=}" > /build/guards/$name.h
+    /build/bin/cc -mcpu="$PLAINEST" -O1 -ffile-prefix-map=/forge/guard=guard -DFORGE_MACROS="\"/build/guards/$name.h\"" \
+        -c /forge/guard/guard.c -o /build/guards/$name.o
+done
+"""
+
+ZIG_INSTALL = r"""
+install_program() { # output, program, what llama.cpp calls it
+    mkdir -p "/forge/out/$1/bin"
+    cp "/build/b/bin/$3$EXE" "/forge/out/$1/bin/$2$EXE"
+}
+for level in $LEVELS; do
+    suffix=-$level
+    if [ "$level" = "$FIRST_LEVEL" ]; then suffix=''; fi
+    install_program "$level" mmojo-server "llama-server$suffix"
+    for program in llama-bench llama-cli; do install_program "$level-$program" "$program" "$program$suffix"; done
+done
+for program in llama-quantize llama-gguf-split; do install_program "$program" "$program" "$program"; done
+"""
+
+
+def configure(flags):
+    words = ("-S /forge/source -B /build/b -G Ninja", *(quote(flag) for flag in (*FLAGS, *flags)))
+    return "/forge/cmake/bin/cmake " + " \\\n    ".join(words)
+
+
+def build_infos(infos, compiler):
+    facts = {output: {"schema": 1, "llama.cpp": llama(), **info} for output, info in infos.items()}
+    return f"""
+cat > /build/facts.json <<'END'
+{dumps(facts, indent=1, sort_keys=True)}
+END
+python3 -B /forge/info/build_info.py /build/facts.json -- {compiler}
+"""
+
+
+def llama():
+    return {"version": VERSION, "build": int(BUILD_NUMBER), "commit": BUILD_COMMIT}
+
+
+def server_output(level, program):
+    return level if program == "mmojo-server" else program if program in TOOLS else f"{level}-{program}"
+
+
+@recipe("mmojo-server.linux-x86_64", variants={name: {"system": name} for name in SYSTEMS if name != "linux-x86_64"})
+def system(
+    zig: Package,
+    cmake: Package,
+    ninja: Package,
+    userland: Package,
+    llama_cpp: Package,
+    *,
+    system: Literal["linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-aarch64"] = "linux-x86_64",
+) -> Spec:
+    """llama-server and its kit for one system, by CPU level; only ggml's CPU backend is compiled for each."""
+    row = SYSTEMS[system]
+    levels = row["levels"]
+    first = next(iter(levels))
+    further = ";".join(f"{level}={cpu}" for level, cpu in levels.items() if level != first)
+    compile_flags = f"{COMPILE} -ffile-prefix-map=/forge/zig=zig"
+    flags = (
+        "-DCMAKE_BUILD_TYPE=Release",
+        f"-DCMAKE_SYSTEM_NAME={row['cmake'][0]}",
+        f"-DCMAKE_SYSTEM_PROCESSOR={row['cmake'][1]}",
+        *(f"-DCMAKE_{kind}_COMPILER=/build/bin/{tool}" for kind, tool in (("C", "cc"), ("CXX", "c++"), ("ASM", "cc"))),
+        *(f"-DCMAKE_{tool.upper()}=/build/bin/{tool}" for tool in ("ar", "ranlib")),
+        "-DCMAKE_RC_COMPILER=/build/bin/rc",
+        f"-DCMAKE_C_FLAGS={compile_flags}",
+        f"-DCMAKE_CXX_FLAGS={compile_flags}",
+        "-DGGML_OPENMP=OFF",
+        "-DGGML_BLAS=OFF",
+        f"-DFORGE_FIRST_LEVEL={first}",
+        f"-DFORGE_LEVELS={further}",
+        *row.get("flags", ()),
+    )
+    outputs = {server_output(level, program): (program, level) for level in levels for program in PROGRAMS}
+    outputs = {**outputs, **{program: (program, first) for program in TOOLS}}
+    infos = {
+        output: {
+            "program": program,
+            "system": system,
+            "compiler": {"name": "zig", "target": row["target"], "cpu": levels[level]},
+            "cmake_flags": [*FLAGS, *flags],
+            "cpu": {"level": level, "requires": list(FEATURES[system][level])},
+            "blas": None,
+            "openmp": False,
+            "threads": "one per physical core",
+            "reproducible": True,
+            "reasons": [],
+        }
+        for output, (program, level) in outputs.items()
+    }
+    return build(
+        f"mmojo-server-{system}",
+        userland=userland,
+        inputs={
+            "zig": zig,
+            "cmake": cmake,
+            "ninja": ninja,
+            "source": llama_cpp,
+            "levels": Files("cmake"),
+            "guard": Files("guard"),
+            "info": Files("info"),
+        },
+        env={
+            "ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache",
+            "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache",
+            "ZIG_TARGET": row["target"],
+            "BASELINE": levels[first],
+            "PLAINEST": row["plainest"],
+            "FIRST_LEVEL": first,
+            "LEVELS": " ".join(levels),
+            "GUARDED": " ".join(f"{level}={cpu}" for level, cpu in levels.items()),
+            "EXE": ".exe" if system.startswith("windows") else "",
+        },
+        outputs=tuple(outputs),
+        parallel=True,
+        phases={
+            "tools": ZIG_TOOLS,
+            "configure": configure(flags),
+            "compile": '/forge/ninja/ninja -C /build/b -j "$FORGE_JOBS" forge-all',
+            "install": ZIG_INSTALL,
+            "info": build_infos(infos, "/build/bin/cc"),
+        },
+    )
+
+
+@recipe("mmojo-server.linux-x86_64-v2", variants={name: row for name, row in SLICES.items() if name != "linux-x86_64-v2"})
+def slice_of(*, system: str = "linux-x86_64", level: str = "v2", program: str = "mmojo-server") -> Package:
+    """llama-server for one system and CPU level: a single executable, the one to deploy to servers."""
+    return Package("mmojo-server.linux-x86_64").with_options(system=system).output(server_output(level, program))
+
 
 @recipe("mmojo-server.ape")
-def ape(ape: Package, userland: Package) -> Spec:
+def ape(ape: Package, userland: Package, *, program: str = "mmojo-server") -> Spec:
     """The server for all systems and CPU levels in one file that runs everywhere."""
     server = Package("mmojo-server.linux-x86_64")
     slices = {
@@ -158,31 +255,39 @@ def ape(ape: Package, userland: Package) -> Spec:
             "system": system,
             "level": level,
             "features": list(features),
-            "path": f"/forge/{system}-{level}/bin/mmojo-server{'.exe' if system.startswith('windows') else ''}",
+            "path": f"/forge/{system}-{level}/bin/{program}{'.exe' if system.startswith('windows') else ''}",
         }
         for system, levels in FEATURES.items()
         for level, features in levels.items()
+        # Tools are compiled for the plainest level of their system only.
+        if program not in TOOLS or level == next(iter(SYSTEMS[system]["levels"]))
     }
     order = {
-        "program": "mmojo-server",
+        "program": program,
         "slices": list(slices.values()),
         "launchers": {
             "linux-x86_64": "/forge/launchers/linux-x86_64.elf",
             "linux-aarch64": "/forge/launchers/linux-aarch64.elf",
             "windows-x86_64": "/forge/launchers/windows-x86_64.exe",
         },
+        "assets": [{"name": "build-info.json", "path": "build-info.json"}],
     }
     return build(
-        "mmojo-server.ape",
+        f"{program}.ape",
         userland=userland,
         inputs={
             "launchers": ape,
             "linker": forge_files("ape"),
             "errors": forge_files("errors.py"),
-            **{name: server.with_options(system=row["system"]).output(row["level"]) for name, row in slices.items()},
+            "info": Files("info"),
+            **{
+                name: server.with_options(system=row["system"]).output(server_output(row["level"], program))
+                for name, row in slices.items()
+            },
         },
         at={"linker": "/forge/python/mmojo_forge/ape", "errors": "/forge/python/mmojo_forge/errors.py"},
         phases={
+            "info": f"python3 -B /forge/info/join_infos.py build-info.json {' '.join(slices)}",
             "link": f"""
 cat > order.json <<'END'
 {dumps(order, indent=1, sort_keys=True)}
@@ -191,3 +296,187 @@ PYTHONPATH=/forge/python python3 -B -m mmojo_forge.ape link order.json /forge/ou
 """,
         },
     )
+
+
+GCC_TOOLS = r"""
+mkdir -p /build/home /build/bin /build/guards
+sh /forge/guard/macros.sh /forge/gcc/bin/gcc $CPU_FLAGS > /build/guards/cpu.h
+/forge/gcc/bin/gcc -O1 -ffile-prefix-map=/forge/guard=guard -DFORGE_MACROS='"/build/guards/cpu.h"' \
+    -c /forge/guard/guard.c -o /build/guards/cpu.o
+"""
+
+GCC_INSTALL = r"""
+install_program() { # program, what llama.cpp calls it
+    mkdir -p "/forge/out/$1/bin"
+    cp "/build/b/bin/$2" "/forge/out/$1/bin/$1"
+    if [ "$DEBUG" = no ]; then /forge/gcc/bin/strip "/forge/out/$1/bin/$1"; fi
+}
+install_program mmojo-server llama-server
+for program in llama-bench llama-cli llama-quantize llama-gguf-split; do install_program "$program" "$program"; done
+"""
+
+
+@recipe("mmojo-server.gcc")
+def with_gcc(
+    gcc: Package,
+    cmake: Package,
+    ninja: Package,
+    userland: Package,
+    llama_cpp: Package,
+    openblas: Package,
+    *,
+    cpu: str = "-march=x86-64-v2",
+    blas: str = "",
+    lto: bool = False,
+    debug: bool = False,
+    facts: str = "{}",
+) -> Spec:
+    """The kit for x86-64 Linux by gcc and OpenMP, for the CPU that the option `cpu` spells out."""
+    flags = (
+        f"-DCMAKE_BUILD_TYPE={'Debug' if debug else 'Release'}",
+        *(f"-DCMAKE_{kind}_COMPILER=/forge/gcc/bin/{tool}" for kind, tool in (("C", "gcc"), ("CXX", "g++"), ("ASM", "gcc"))),
+        *(f"-DCMAKE_{tool.upper()}=/forge/gcc/bin/gcc-{tool}" for tool in ("ar", "ranlib")),
+        *(f"-DCMAKE_{kind}_FLAGS={COMPILE} -ffile-prefix-map=/forge/gcc=gcc {cpu}" for kind in ("C", "CXX")),
+        "-DCMAKE_EXE_LINKER_FLAGS=-static",
+        "-DGGML_OPENMP=ON",
+        f"-DGGML_LTO={'ON' if lto else 'OFF'}",
+        f"-DGGML_BLAS={'ON' if blas else 'OFF'}",
+        *(("-DGGML_BLAS_VENDOR=OpenBLAS", "-DCMAKE_MODULE_PATH=/forge/blas") if blas else ()),
+        "-DFORGE_FIRST_LEVEL=cpu",
+    )
+    outputs = (*PROGRAMS, *TOOLS)
+    infos = {
+        program: {
+            "program": program,
+            "system": "linux-x86_64",
+            "compiler": {"name": "gcc", "target": "x86_64-linux-gnu", "cpu": cpu},
+            "cmake_flags": [*FLAGS, *flags],
+            "cpu": {"flags": cpu.split(), **({"facts": loads(facts)} if facts != "{}" else {})},
+            "blas": f"OpenBLAS 0.3.21 ({blas})" if blas else None,
+            "openmp": True,
+            "threads": loads(facts).get("cpu.cores", "one per physical core"),
+            "reproducible": facts == "{}",
+            "reasons": [f"compiled for this machine's {name}" for name in loads(facts)],
+        }
+        for program in outputs
+    }
+    return build(
+        "mmojo-server-gcc",
+        userland=userland,
+        inputs={
+            "gcc": gcc,
+            "cmake": cmake,
+            "ninja": ninja,
+            "source": llama_cpp,
+            "levels": Files("cmake"),
+            "guard": Files("guard"),
+            "info": Files("info"),
+            **({"openblas": openblas.with_options(core=blas), "blas": Files("blas")} if blas else {}),
+        },
+        env={"CPU_FLAGS": cpu, "DEBUG": "yes" if debug else "no"},
+        outputs=outputs,
+        parallel=True,
+        phases={
+            "tools": GCC_TOOLS,
+            "configure": configure(flags),
+            "compile": '/forge/ninja/ninja -C /build/b -j "$FORGE_JOBS" forge-all',
+            "install": GCC_INSTALL,
+            "info": build_infos(infos, "/forge/gcc/bin/gcc"),
+        },
+    )
+
+
+@recipe("mmojo-server.debug", variants={"plain": {"cpu": "-march=x86-64", "debug": False}})
+def portable_with_gcc(*, cpu: str = "-march=x86-64-v2", debug: bool = True, program: str = "mmojo-server") -> Package:
+    """llama-server unoptimised and with symbols (`debug`), or for any x86-64 as generic packages are (`plain`)."""
+    return Package("mmojo-server.gcc").with_options(cpu=cpu, debug=debug).output(program)
+
+
+# What gcc 12 calls the features of a CPU, named as archspec and /proc/cpuinfo do.
+GCC_OPTIONS = {
+    "sse3": "-msse3",
+    "pni": "-msse3",
+    "ssse3": "-mssse3",
+    "sse4_1": "-msse4.1",
+    "sse4_2": "-msse4.2",
+    "sse4a": "-msse4a",
+    "popcnt": "-mpopcnt",
+    "cx16": "-mcx16",
+    "lahf_lm": "-msahf",
+    "movbe": "-mmovbe",
+    "abm": "-mabm",
+    "aes": "-maes",
+    "pclmulqdq": "-mpclmul",
+    "avx": "-mavx",
+    "f16c": "-mf16c",
+    "fma": "-mfma",
+    "avx2": "-mavx2",
+    "bmi1": "-mbmi",
+    "bmi2": "-mbmi2",
+    "adx": "-madx",
+    "sha_ni": "-msha",
+    "gfni": "-mgfni",
+    "vaes": "-mvaes",
+    "vpclmulqdq": "-mvpclmulqdq",
+    "avx_vnni": "-mavxvnni",
+    "avx512f": "-mavx512f",
+    "avx512bw": "-mavx512bw",
+    "avx512cd": "-mavx512cd",
+    "avx512dq": "-mavx512dq",
+    "avx512vl": "-mavx512vl",
+    "avx512ifma": "-mavx512ifma",
+    "avx512vbmi": "-mavx512vbmi",
+    "avx512_vbmi2": "-mavx512vbmi2",
+    "avx512_vnni": "-mavx512vnni",
+    "avx512_bitalg": "-mavx512bitalg",
+    "avx512_vpopcntdq": "-mavx512vpopcntdq",
+    "avx512_bf16": "-mavx512bf16",
+    "avx512_fp16": "-mavx512fp16",
+    "amx_tile": "-mamx-tile",
+    "amx_int8": "-mamx-int8",
+    "amx_bf16": "-mamx-bf16",
+}
+# What gcc 12 can tune for, by archspec's name of a microarchitecture or the nearest older one.
+GCC_TUNES = {
+    "haswell": "haswell",
+    "broadwell": "broadwell",
+    "skylake": "skylake",
+    "skylake_avx512": "skylake-avx512",
+    "cascadelake": "cascadelake",
+    "cannonlake": "cannonlake",
+    "icelake": "icelake-server",
+    "sapphirerapids": "sapphirerapids",
+    "zen": "znver1",
+    "zen2": "znver2",
+    "zen3": "znver3",
+    "zen4": "znver3",
+    "zen5": "znver3",
+}
+FACTS = ("cpu.microarchitecture", "cpu.features", "cpu.cores")
+
+
+@recipe("mmojo-server.native", variants={"native-openblas": {"blas": True}})
+def native(host: Host, *, blas: bool = False, lto: bool = False, program: str = "mmojo-server") -> Package:
+    """llama-server for this machine's CPU, by gcc with every instruction that it has; runs where it was built."""
+    facts = {name: host.fact(name) for name in FACTS}
+    features = facts["cpu.features"].split()
+    options = [option for feature, option in GCC_OPTIONS.items() if feature in features]
+    tune = GCC_TUNES.get(facts["cpu.microarchitecture"], "generic")
+    return (
+        Package("mmojo-server.gcc")
+        .with_options(
+            cpu=" ".join(("-march=x86-64", *options, f"-mtune={tune}")),
+            blas=openblas_core(features) if blas else "",
+            lto=lto,
+            facts=dumps(facts, sort_keys=True),
+        )
+        .output(program)
+    )
+
+
+def openblas_core(features):
+    if "avx512_bf16" in features:
+        return "COOPERLAKE"
+    if "avx512f" in features and "avx512vl" in features:
+        return "SKYLAKEX"
+    return "HASWELL" if "avx2" in features and "fma" in features else "dynamic"

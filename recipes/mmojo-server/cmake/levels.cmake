@@ -1,4 +1,8 @@
 # Read by CMake inside project("llama.cpp"); the work happens when its CMakeLists.txt has been read to the end.
+#
+# FORGE_PROGRAMS are built for every CPU level, FORGE_TOOLS once. The first level, FORGE_FIRST_LEVEL, is what the
+# compiler is set to anyway; FORGE_LEVELS are the further ones, as NAME=CPU. FORGE_GUARDS is the folder with one
+# object per level that refuses to run on a lesser CPU.
 function(forge_levels)
     # Everything but ggml-cpu is the same for all CPU levels.
     get_target_property(dir ggml-cpu SOURCE_DIR)
@@ -8,6 +12,10 @@ function(forge_levels)
     get_directory_property(directory_definitions DIRECTORY "${dir}" COMPILE_DEFINITIONS)
     get_target_property(sources ggml-cpu SOURCES)
     list(TRANSFORM sources PREPEND "${dir}/" REGEX "^[^/]")
+    set(all ${FORGE_PROGRAMS} ${FORGE_TOOLS})
+    foreach(program IN LISTS all)
+        target_link_libraries(${program} PRIVATE "${FORGE_GUARDS}/${FORGE_FIRST_LEVEL}.o")
+    endforeach()
     foreach(level IN LISTS FORGE_LEVELS)
         string(REGEX REPLACE "=.*" "" name "${level}")
         string(REGEX REPLACE "^[^=]*=" "" cpu "${level}")
@@ -21,14 +29,16 @@ function(forge_levels)
         endforeach()
         target_compile_definitions(ggml-cpu-${name} PRIVATE ${directory_definitions})
         target_compile_options(ggml-cpu-${name} PRIVATE "-mcpu=${cpu}")
-        get_target_property(server_dir llama-server SOURCE_DIR)
-        add_executable(llama-server-${name} ${server_dir}/main.cpp)
-        target_link_libraries(llama-server-${name} PRIVATE llama-server-impl)
-        target_compile_features(llama-server-${name} PRIVATE cxx_std_17)
-        set_target_properties(llama-server-${name} PROPERTIES FORGE_LEVEL "-${name}")
-        list(APPEND all llama-server-${name})
+        foreach(program IN LISTS FORGE_PROGRAMS)
+            get_target_property(program_dir ${program} SOURCE_DIR)
+            add_executable(${program}-${name} ${program_dir}/main.cpp)
+            target_link_libraries(${program}-${name} PRIVATE ${program}-impl "${FORGE_GUARDS}/${name}.o")
+            target_compile_features(${program}-${name} PRIVATE cxx_std_17)
+            set_target_properties(${program}-${name} PROPERTIES FORGE_LEVEL "-${name}")
+            list(APPEND all ${program}-${name})
+        endforeach()
     endforeach()
-    add_custom_target(forge-all DEPENDS llama-server ${all})
+    add_custom_target(forge-all DEPENDS ${all})
 endfunction()
 
 # Few big compilations instead of many small ones: most of the time goes into the same headers again and again.

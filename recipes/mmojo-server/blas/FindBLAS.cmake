@@ -1,0 +1,5 @@
+# In place of CMake's own, which would try to link Fortran symbols: the forge's OpenBLAS, and nothing else.
+set(BLAS_LIBRARIES /forge/openblas/lib/libopenblas.a)
+set(BLAS_INCLUDE_DIRS /forge/openblas/include)
+set(BLAS_LINKER_FLAGS "")
+set(BLAS_FOUND TRUE)
