@@ -30,6 +30,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "lock": "cmd_lock",
         "doctor": "cmd_doctor",
         "ape": "cmd_ape",
+        "bench": "cmd_bench",
+        "check": "cmd_check",
         "store": "cmd_store",
     }
 )

@@ -86,9 +86,9 @@ class ProgressReporter(Reporter):
         self.lock = threading.RLock()
 
     def planned(self, plan: Plan) -> None:
-        """Note the plan."""
+        """Note the plan, from which everything is counted anew."""
         with self.lock:
-            self.state.plan = plan
+            self.state = Progress(plan)
             self.state.left_seconds = {
                 node_id(step.node): step.seconds for step in plan.steps if step.seconds is not None
             }

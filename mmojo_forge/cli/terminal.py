@@ -39,14 +39,14 @@ class PlainReporter(ProgressReporter):
         self._stream = stream
         self._heartbeat_seconds = heartbeat_seconds
         self._stopped = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
 
     def planned(self, plan: Plan) -> None:
         """Say what is going to happen."""
         super().planned(plan)
         if plan.steps:
             self._say(plan_line(plan))
-            self._heart.start()
+            self._stopped = threading.Event()
+            threading.Thread(target=self._beat, args=(self._stopped,), daemon=True).start()
 
     def started(self, step: Step) -> None:
         """Say what begins."""
@@ -78,16 +78,16 @@ class PlainReporter(ProgressReporter):
         """Stop the signs of life."""
         self._stopped.set()
 
-    def _beat(self) -> None:
-        while not self._stopped.wait(self._heartbeat_seconds):
+    def _beat(self, stopped: threading.Event) -> None:
+        while not stopped.wait(self._heartbeat_seconds):
             with self.lock:
                 rows = [self._heart_line(row) for row in self.state.running.values()]
-            for row in rows:
-                self._say(row)
+            if rows:
+                self._say(f"  [{self.state.done}/{self.state.total}] {'; '.join(rows)}")
 
     def _heart_line(self, row: Running) -> str:
-        said = f": {row.last_line[:100]}" if row.last_line else ""
-        return f"  {row.name} since {units.duration(self.clock() - row.started)}{said}"
+        said = f" ({row.last_line[:60]})" if row.last_line else ""
+        return f"{row.name} since {units.duration(self.clock() - row.started)}{said}"
 
     def _say(self, line: str) -> None:
         with self.lock:
