@@ -18,12 +18,13 @@ from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.build import object_name
 from mmojo_forge.engine.check import CheckReport, Verdict
-from mmojo_forge.engine.check_run import CheckRequest, check_request
+from mmojo_forge.engine.check_run import CheckRequest, check_request, compare_request
+from mmojo_forge.engine.receipt import Agreement, write_receipt
 from mmojo_forge.engine.workspace import Request
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.store.local import LocalStore
 
-_SHUFFLE = 1
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("check")
@@ -31,6 +32,8 @@ _SHUFFLE = 1
 @click.option("--closure", is_flag=True, help="Check all that TARGET… is built from too, toolchains included.")
 @click.option("--isolate", is_flag=True, help="Where something differs, rebuild once per variation to find which.")
 @click.option("--diff", "with_diff", is_flag=True, help="Show differences with diffoscope.")
+@click.option("--receipt", type=_FILE, help="Where to write the signed receipt (out/TARGET.intoto.jsonl).")
+@click.option("--against", type=_FILE, help="Rebuild nothing; compare with this receipt of another builder.")
 @click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
 @click.option("--scratch", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where to rebuild.")
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Cores for all builds together (default: all).")
@@ -43,6 +46,8 @@ def command(
     closure: bool,
     isolate: bool,
     with_diff: bool,
+    receipt: Path | None,
+    against: Path | None,
     settings: tuple[str, ...],
     scratch: Path | None,
     jobs: int | None,
@@ -59,21 +64,56 @@ def command(
         cores=run_settings.jobs,
         stream=sys.stderr,
     )
-    wanted = CheckRequest(Request.parse(targets, settings), closure, isolate, scratch, context.environment)
+    request, world = Request.parse(targets, settings), context.world(reporter)
+    if against is not None:
+        return _compare(
+            compare_request(context.workspace, request, against, context.keys(), world, run_settings), as_json=as_json
+        )
     report = check_request(
         context.workspace,
-        wanted,
-        context.world(reporter),
+        CheckRequest(request, closure, isolate, scratch, context.environment),
+        world,
         run_settings,
-        lambda path: LocalStore.open(path, shuffle=_SHUFFLE),
+        lambda path, shuffle: LocalStore.open(path, shuffle=shuffle),
     )
+    written = receipt or context.workspace.results / f"{targets[0]}.intoto.jsonl"
+    write_receipt(written, report, context.store, context.keys().own())
     if as_json:
-        print(json.dumps(_document(report)))
+        print(json.dumps({**_document(report), "receipt": str(written)}))
     else:
         _show(report)
+        print(f"\nreceipt: {written}")
     if with_diff:
         _show_with_diffoscope(context, report)
     return ExitCode.DONE if report.identical else ExitCode.BUILD_FAILED
+
+
+def _compare(agreements: list[Agreement], *, as_json: bool) -> int:
+    agree = all(one.agrees for one in agreements)
+    if as_json:
+        rows = [
+            {
+                "name": one.claim.name,
+                "key": one.claim.key,
+                "signer": one.claim.signer,
+                "agrees": one.agrees,
+                "theirs": dict(one.claim.outputs),
+                "ours": dict(one.ours),
+            }
+            for one in agreements
+        ]
+        print(json.dumps({"schema": 1, "agrees": agree, "nodes": rows}))
+    else:
+        header = ("verdict", "node", "output", "ours", "theirs", "signed by")
+        table.show(header, [row for one in agreements for row in _agreement_rows(one)])
+    return ExitCode.DONE if agree else ExitCode.BUILD_FAILED
+
+
+def _agreement_rows(one: Agreement) -> Iterator[tuple[str, ...]]:
+    for output in sorted({*one.claim.outputs, *one.ours}):
+        theirs, ours = one.claim.outputs.get(output, "none"), one.ours.get(output, "none")
+        state = "agrees" if theirs == ours else "DISAGREES"
+        yield (state, one.claim.name, output, ours[:16], theirs[:16], one.claim.signer)
 
 
 def _show(report: CheckReport) -> None:

@@ -10,6 +10,7 @@ import click
 from mmojo_forge.ape.container import read_container
 from mmojo_forge.cli import units
 from mmojo_forge.cli.context import Context
+from mmojo_forge.engine.build_info import read_build_info, summarise
 from mmojo_forge.engine.query import ResultInfo, find_result
 
 
@@ -21,14 +22,17 @@ def command(context: Context, what: str, as_json: bool) -> None:
     """Show what TARGET (or a FILE that forge built) is: tree, size, label, action key, build time, slices."""
     info = find_result(context.workspace, what, context.folder, context.store)
     slices = _slices(info.path)
+    build = read_build_info(info.path)
     if as_json:
-        print(json.dumps({"schema": 1, **_document(info), "slices": slices}))
+        print(json.dumps({"schema": 1, **_document(info), "slices": slices, "build": build}))
         return
     for name, value in _document(info).items():
         if value is not None:
             print(f"{name:<12} {value}")
     if slices:
         print(f"{'slices':<12} {' '.join(slices)}")
+    for name, value in summarise(build or {}):
+        print(f"{name:<12} {value}")
 
 
 def _document(info: ResultInfo) -> dict[str, object]:
@@ -43,6 +47,7 @@ def _document(info: ResultInfo) -> dict[str, object]:
         "name": trace.name if trace else None,
         "key": trace.key if trace else None,
         "built by": trace.builder if trace else None,
+        "signed by": " ".join(one.key for one in trace.signatures) or None if trace else None,
         "build time": units.duration(trace.seconds) if trace else None,
     }
 

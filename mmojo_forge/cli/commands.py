@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "ape": "cmd_ape",
         "bench": "cmd_bench",
         "check": "cmd_check",
+        "cache": "cmd_cache",
         "store": "cmd_store",
     }
 )

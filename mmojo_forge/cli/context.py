@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mmojo_forge.cli.locations import store_folder
+from mmojo_forge.cli.locations import configuration_file, store_folder
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.engine.settings import Places, Settings, World
 from mmojo_forge.engine.workspace import Workspace
+from mmojo_forge.errors import ForgeError
 from mmojo_forge.store.local import LocalStore
 
 if TYPE_CHECKING:
+    from mmojo_forge.engine.keys import KeyRing
     from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
     from mmojo_forge.fetch.fetcher import Fetcher
+    from mmojo_forge.model.signature import PrivateKey
 
 _T = TypeVar("_T")
 
@@ -68,7 +71,30 @@ class Context:
 
     def world(self, reporter: Reporter) -> World:
         """All the engine acts through."""
-        return World(self.store, _once(self.executor), _once(self.fetcher), reporter, time.time, self.places)
+        return World(
+            self.store,
+            _once(self.executor),
+            _once(self.fetcher),
+            reporter,
+            time.time,
+            self.places,
+            _once(lambda: self._signer(reporter)),
+        )
+
+    def keys(self) -> KeyRing:
+        """The user's key, and the keys that are trusted here."""
+        # cryptography and pydantic are needed only where something is built or trusted.
+        from mmojo_forge.engine.keys import KeyRing
+
+        folder = Path(configuration_file(dict(self.environment))).parent
+        return KeyRing(folder, self.workspace.root)
+
+    def _signer(self, reporter: Reporter) -> PrivateKey | None:
+        try:
+            return self.keys().own()
+        except ForgeError as error:
+            reporter.warning(f"what is built is not signed: {error.message}")
+            return None
 
     def settings(self, *, jobs: int | None = None, keep_going: bool = False) -> Settings:
         """How to run: all cores and nine tenths of the memory unless told otherwise."""

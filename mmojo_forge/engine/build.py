@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from mmojo_forge.engine import builtin, failed, leaks
@@ -20,7 +21,7 @@ from mmojo_forge.executor import environment
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Mount, Outcome
 from mmojo_forge.model.derivation import Derivation, LocalSource, Source, action_key
 from mmojo_forge.model.digest import ActionKey, TreeId
-from mmojo_forge.model.trace import Output, Trace
+from mmojo_forge.model.trace import Output, Signature, Trace
 from mmojo_forge.recipe.local import read_local_tree
 
 LAST_LINES = 25
@@ -105,17 +106,20 @@ class Builder:
     ) -> Resolution:
         started = self._world.clock()
         outputs, result = self._run(node, trees, jobs, key)
-        self._store.record(
-            Trace(
-                key,
-                node.name,
-                preimage,
-                outputs,
-                started=started,
-                seconds=self._world.clock() - started,
-                peak_memory_bytes=result.peak_memory_bytes,
-            )
+        signer = self._world.signer()
+        trace = Trace(
+            key,
+            node.name,
+            preimage,
+            outputs,
+            builder=signer.name if signer else "local",
+            started=started,
+            seconds=self._world.clock() - started,
+            peak_memory_bytes=result.peak_memory_bytes,
         )
+        if signer:
+            trace = replace(trace, signatures=(Signature(str(signer.public), signer.sign(trace.fingerprint())),))
+        self._store.record(trace)
         return {name: output.tree for name, output in outputs.items()}
 
     def rebuild(self, node: Derivation, trees: Mapping[str, TreeId], jobs: int) -> Resolution:

@@ -13,8 +13,10 @@ from pathlib import Path
 from mmojo_forge.engine.build import object_name
 from mmojo_forge.engine.check import Checker, CheckReport
 from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.keys import KeyRing
 from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, make_plan
 from mmojo_forge.engine.realise import Realisation
+from mmojo_forge.engine.receipt import Agreement, compare, read_receipt
 from mmojo_forge.engine.settings import Settings, World
 from mmojo_forge.engine.variation import INHERENT, Scene, Variation
 from mmojo_forge.engine.workspace import Request, Workspace, graph_of
@@ -29,6 +31,7 @@ from mmojo_forge.store.scratch import remove_tree
 
 _CLOCK_TARGET = "faketime"
 _ROOM = 6 << 30
+_SHUFFLE = 1
 
 
 def refused(scene: Scene) -> Iterator[Variation]:
@@ -81,18 +84,24 @@ def check_request(
     wanted: CheckRequest,
     world: World,
     settings: Settings,
-    open_store: Callable[[Path], Store],
+    open_store: Callable[[Path, int | None], Store],
 ) -> CheckReport:
-    """The report on the request's targets; raises ForgeError where they cannot be built or checked at all."""
+    """The report on the request's targets; raises ForgeError where they cannot be built or checked at all.
+
+    `open_store` opens a store for files in the usual order, or with a number in another one.
+    """
     evaluator = workspace.evaluator(workspace.read_lock(), overrides=wanted.request.overrides)
     graph = graph_of(wanted.request.instantiate(evaluator))
-    nodes = list(graph.derivations()) if wanted.closure else [_derivation(graph, root) for root in graph.roots]
+    nodes = _nodes(graph, closure=wanted.closure)
     clock = _clock(evaluator)
     resolved = _make_valid([*nodes, *([clock.node] if clock else ())], world, settings)
     with other_place(choose_place(workspace.store, wanted.scratch)) as place:
         files = place / "files"
         files.mkdir()
-        with closing(open_store(place / "store")) as other:
+        with (
+            closing(open_store(place / "store", _SHUFFLE)) as shuffled,
+            closing(open_store(place / "plain", None)) as plain,
+        ):
             scene = Scene(
                 usual_store=workspace.store,
                 other_store=place / "store",
@@ -104,7 +113,7 @@ def check_request(
             )
             variations = tuple(refused(scene))
             active = frozenset(one.aspect for one in variations if not one.refused)
-            checker = Checker(world, other, scene, workspace.store / "checks", isolate=wanted.isolate)
+            checker = Checker(world, shuffled, plain, scene, workspace.store / "checks", isolate=wanted.isolate)
             world.reporter.planned(
                 Plan(graph, resolved, frozenset(), tuple(Step(node, Action.BUILD) for node in nodes))
             )
@@ -112,13 +121,26 @@ def check_request(
                 verdicts = checker.check(nodes, resolved, active)
             finally:
                 world.reporter.ended()
-    return CheckReport(variations, tuple(verdicts))
+    return CheckReport(variations, tuple(verdicts), resolved)
 
 
-def _derivation(graph: Graph, identifier: str) -> Derivation:
-    node = graph.nodes[identifier]
-    assert isinstance(node, Derivation)
-    return node
+def compare_request(
+    workspace: Workspace, request: Request, receipt: Path, keys: KeyRing, world: World, settings: Settings
+) -> list[Agreement]:
+    """What the builder of a receipt came to for what the targets are built from, beside what is built here.
+
+    Targets are built first if they are not. Raises ForgeError: ReceiptError, SignatureError among them.
+    """
+    claims = read_receipt(receipt, keys.trusted())
+    evaluator = workspace.evaluator(workspace.read_lock(), overrides=request.overrides)
+    nodes = _nodes(graph_of(request.instantiate(evaluator)), closure=False)
+    resolved = _make_valid(nodes, world, settings)
+    known = [node for node in Graph.of(nodes).derivations() if node.id in resolved]
+    return compare(receipt, claims, known, resolved)
+
+
+def _nodes(graph: Graph, *, closure: bool) -> list[Derivation]:
+    return [node for node in graph.derivations() if closure or node.id in graph.roots]
 
 
 def _clock(evaluator: Evaluator) -> Instance | None:
@@ -131,8 +153,9 @@ def _clock(evaluator: Evaluator) -> Instance | None:
 
 
 def _make_valid(nodes: Sequence[Derivation], world: World, settings: Settings) -> dict[DerivationId, Resolution]:
-    """Realise each of the nodes, not only what is needed for the last; the trees of all of them."""
-    plan = make_plan(Graph.of(nodes), world.store)
+    """Realise each of the nodes and what it is built from, which is needed again; the trees of all of them."""
+    inputs = (edge.node for node in nodes for edge in node.inputs.values())
+    plan = make_plan(Graph.of([*nodes, *inputs]), world.store)
     if not plan.steps:
         return dict(plan.resolved)
     world.reporter.planned(plan)

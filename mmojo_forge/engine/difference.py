@@ -8,11 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from mmojo_forge.ape.container import read_container
+from mmojo_forge.ape.error import ApeError
 from mmojo_forge.model.tree import Entry, Tree
 
 _CHUNK = 1 << 20
 _ARCHIVE = b"!<arch>\n"
 _MEMBER_HEADER = 60
+_MEMBER_END = b"`\n"
 
 
 class Kind(StrEnum):
@@ -41,17 +43,24 @@ class Difference:
         return f"{self.path or 'the file'}: {self.kind.value}{place}{f' in {self.section}' if self.section else ''}"
 
 
+def differing_paths(expected: Tree, got: Tree) -> list[str]:
+    """The paths whose entries differ, by their manifests alone, sorted."""
+    left = {entry.path: entry for entry in expected.entries}
+    right = {entry.path: entry for entry in got.entries}
+    return sorted(path for path in left.keys() | right.keys() if left.get(path) != right.get(path))
+
+
 def compare_trees(expected: Tree, expected_at: Path, got: Tree, got_at: Path) -> list[Difference]:
     """The differences, by path; both trees lie checked out where it says. Raises OSError."""
     left = {entry.path: entry for entry in expected.entries}
     right = {entry.path: entry for entry in got.entries}
     differences = []
-    for path in sorted(left.keys() | right.keys()):
+    for path in differing_paths(expected, got):
         if path not in right:
             differences.append(Difference(path, Kind.MISSING))
         elif path not in left:
             differences.append(Difference(path, Kind.ADDED))
-        elif left[path] != right[path]:
+        else:
             differences.append(_compare(left[path], right[path], expected_at / path, got_at / path))
     return differences
 
@@ -92,23 +101,37 @@ def name_part(path: Path, offset: int) -> str:
 
 def _member(path: Path, offset: int) -> str:
     """A member of an archive, by the headers of ar(5)."""
+    long_names = b""
     with path.open("rb") as file:
         start = len(_ARCHIVE)
         while header := os.pread(file.fileno(), _MEMBER_HEADER, start):
-            try:
-                size = int(header[48:58])
-            except ValueError:
+            size_text = header[48:58].strip()
+            if offset < start or not header.endswith(_MEMBER_END) or not size_text.isdigit():
                 return ""
-            end = start + _MEMBER_HEADER + size + size % 2
+            body = start + _MEMBER_HEADER
+            end = body + int(size_text) + int(size_text) % 2
             if offset < end:
-                name = header[:16].decode("latin-1").strip().rstrip("/")
-                return f"member {name or 'index'}{' (header)' if offset < start + _MEMBER_HEADER else ''}"
+                return f"member {_member_name(header, long_names)}{' (header)' if offset < body else ''}"
+            if header.startswith(b"// "):
+                long_names = os.pread(file.fileno(), end - body, body)
             start = end
     return ""
 
 
+def _member_name(header: bytes, long_names: bytes) -> str:
+    """The name in a member's header; GNU's are in a member of their own where they are longer than fifteen bytes."""
+    name = header[:16].strip()
+    if name.startswith(b"/") and name[1:].isdigit():
+        name = long_names[int(name[1:]) :].partition(b"\n")[0]
+    return name.decode("utf-8", "replace").rstrip("/") or "index"
+
+
 def _slice(path: Path, offset: int) -> str:
-    for one in read_container(path).slices:
+    try:
+        slices = read_container(path).slices
+    except ApeError:
+        return ""  # cut short, or of another linker
+    for one in slices:
         if one.offset <= offset < one.offset + one.size:
             return f"slice {one.name}"
     return ""

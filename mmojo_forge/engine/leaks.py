@@ -55,11 +55,11 @@ def secrets_of_this_machine(store: Path, now: float) -> tuple[Secret, ...]:
 
 def _secrets(store: Path, now: float) -> Iterator[Secret]:
     yield Secret("store path", os.fsencode(store))
-    user = pwd.getpwuid(os.getuid())
-    if user.pw_dir.count("/") > 1:
-        yield Secret("home", os.fsencode(user.pw_dir), whole=True)
+    home, login = _user()
+    if home.count("/") > 1:
+        yield Secret("home", os.fsencode(home), whole=True)
     kernel = os.uname()
-    for kind, name in (("host name", kernel.nodename), ("user name", user.pw_name)):
+    for kind, name in (("host name", kernel.nodename), ("user name", login)):
         if len(name) >= _SHORTEST_NAME and name not in _COMMON_NAMES:
             yield Secret(kind, name.encode(), whole=True)
     yield Secret("kernel version", kernel.release.encode(), whole=True)
@@ -68,6 +68,15 @@ def _secrets(store: Path, now: float) -> Iterator[Secret]:
         yield Secret("CPU model", model.encode())
     for form in ("%Y-%m-%d", "%b %e %Y", "%a %b %e", "%e %b %Y", "%d %b %Y"):
         yield Secret("date of today", time.strftime(form, time.gmtime(now)).strip().encode(), whole=True)
+
+
+def _user() -> tuple[str, str]:
+    """This user's home and name; both empty for one who has no entry, as in containers with a number for a user."""
+    try:
+        user = pwd.getpwuid(os.getuid())
+    except KeyError:
+        return "", ""
+    return user.pw_dir, user.pw_name
 
 
 def _cpu_model() -> str:
@@ -94,9 +103,11 @@ def _files(output: Path) -> Iterator[Path]:
     if output.is_symlink() or not output.is_dir():
         yield output
         return
-    for folder, _, names in os.walk(output):
-        # Symlinks to directories are among the directories, and lead nowhere else than outputs may.
-        yield from (Path(folder, name) for name in sorted(names))
+    for folder, folders, names in os.walk(output):
+        folders.sort()
+        # Symlinks to directories are among the directories, and are not followed.
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        yield from (Path(folder, name) for name in sorted([*links, *names]))
 
 
 def _scan(path: Path, secrets: tuple[Secret, ...]) -> dict[Secret, int]:
@@ -122,12 +133,13 @@ def _search(window: bytes, secrets: Iterable[Secret], start: int) -> dict[Secret
     found = {}
     for secret in secrets:
         at = window.find(secret.text, 1, -1)
-        while at >= 0 and secret.whole and _goes_on(window, at, len(secret.text)):
+        while at >= 0 and secret.whole and _goes_on(window, at, at + len(secret.text)):
             at = window.find(secret.text, at + 1, -1)
         if at >= 0:
             found[secret] = start + at
     return found
 
 
-def _goes_on(window: bytes, at: int, length: int) -> bool:
-    return bool(_WORD.match(window, at - 1) or _WORD.match(window, at + length))
+def _goes_on(window: bytes, start: int, end: int) -> bool:
+    """Whether a word begins before `start` or ends after `end`: a path, which begins with a slash, begins no word."""
+    return any(_WORD.match(window, at - 1) and _WORD.match(window, at) for at in (start, end))

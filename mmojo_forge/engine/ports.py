@@ -53,3 +53,18 @@ class SourceFetcher(Protocol):
 
     def cancel(self) -> None:
         """Wake up every download that waits, and let it fail."""
+
+
+class Signer(Protocol):
+    """Vouches for what was built here."""
+
+    @property
+    def name(self) -> str:
+        """The signer's name, by which traces say who built."""
+
+    @property
+    def public(self) -> object:
+        """The public key; as text, NAME:BASE64."""
+
+    def sign(self, payload: bytes) -> bytes:
+        """The signature over the payload."""

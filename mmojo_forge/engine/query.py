@@ -127,6 +127,7 @@ def find_result(workspace: Workspace, what: str, folder: Path, store: Store) -> 
     shown = describe(workspace, Request.parse((what,)), store)
     tree = store.read_tree(shown.outputs[shown.instance.output])
     trace = store.lookup([shown.key]).get(shown.key) if shown.key else None
+    trace = store.signed(trace) if trace else None
     files = sum(1 for _ in tree.files())
     return ResultInfo(path, tree.id, tree.size, files, shown.instance.node.label, trace)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmojo_forge.engine import evaluation_cache
 from mmojo_forge.engine.build import object_name
+from mmojo_forge.engine.difference import differing_paths
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.evaluation_cache import CachedTarget
 from mmojo_forge.engine.plan import Plan, Resolution, make_plan
@@ -55,7 +56,7 @@ def realise_request(
         world.reporter.ended()
     results = [_result(target, instance, resolved, world) for target, instance in instances.items()]
     if not request.overrides:
-        _check_expected(results, instances, lock)
+        _check_expected(results, instances, lock, world.store)
     if link:
         for result in results:
             node, output = instances[result.target].node, instances[result.target].output
@@ -81,7 +82,7 @@ def _result(target: str, instance: Instance, resolved: Mapping[DerivationId, Res
     return Result(target, path, tree, instance.node.label)
 
 
-def _check_expected(results: list[Result], instances: Mapping[str, Instance], lock: Lock) -> None:
+def _check_expected(results: list[Result], instances: Mapping[str, Instance], lock: Lock, store: Store) -> None:
     for result in results:
         expected = lock.outputs.get(result.target)
         if expected is None or expected.derivation != instances[result.target].node.id:
@@ -89,10 +90,19 @@ def _check_expected(results: list[Result], instances: Mapping[str, Instance], lo
         if expected.tree != result.tree:
             raise UnexpectedOutput(
                 f"realise {result.target}: it came out as {result.tree}, but forge.lock expects {expected.tree}",
-                detail="The same derivation gave other bytes: this machine or the one that wrote the lock is broken or "
-                f"compromised, or the recipe is not reproducible. The unexpected result is {result.path}.",
+                detail=f"{_first_difference(store, expected.tree, result.tree)}\n"
+                "The same derivation gave other bytes: this machine or the one that wrote the lock is broken or "
+                f"compromised, or the recipe is not reproducible. The unexpected result is {result.path}; "
+                f"`forge check --isolate {result.target}` finds what it depends on.",
                 reason="unexpected-output",
             )
+
+
+def _first_difference(store: Store, expected: TreeId, got: TreeId) -> str:
+    if not store.has_tree(expected):
+        return "What was expected is not in this store, so that nobody can say here which file differs."
+    paths = differing_paths(store.read_tree(expected), store.read_tree(got))
+    return f"The first file that differs is {paths[0] or 'the file itself'} (of {len(paths)})."
 
 
 def _remember(workspace: Workspace, request: Request, instances: Mapping[str, Instance], evaluator: Evaluator) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmojo_forge.engine.ports import Clock, SourceFetcher
+from mmojo_forge.engine.ports import Clock, Signer, SourceFetcher
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.executor.request import Executor
 from mmojo_forge.model.digest import BlobDigest
@@ -39,11 +39,16 @@ class Places:
         return self.failed / name
 
 
+def _nobody() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """All that the engine acts through. Two of them could be open in one process.
 
     The executor and the fetcher are made when first needed: a run that finds everything in the store needs neither.
+    The signer vouches for what is built; without one, traces are not signed and say that they were built locally.
     """
 
     store: Store
@@ -52,3 +57,4 @@ class World:
     reporter: Reporter
     clock: Clock
     places: Places
+    signer: Callable[[], Signer | None] = _nobody

@@ -74,8 +74,10 @@ class Scene:
         """Every aspect, in the order of the report; which of them this machine refuses is not known yet."""
         here, there = _file_system(self.usual_store), _file_system(self.other_store)
         uid, name = os.getuid(), os.uname().nodename
-        yield Variation(Aspect.PARALLELISM, f"up to {self.jobs} jobs", "1 job")
-        yield Variation(Aspect.AFFINITY, f"{len(self.cpus)} CPUs", "one CPU")
+        alone = "builds have one job here anyway" if self.jobs == 1 else ""
+        yield Variation(Aspect.PARALLELISM, f"up to {self.jobs} jobs", "1 job", alone)
+        alone = "there is only one CPU here" if len(self.cpus) == 1 else ""
+        yield Variation(Aspect.AFFINITY, f"{len(self.cpus)} CPUs", "one CPU", alone)
         yield Variation(Aspect.TIME, "when it was built", "now")
         yield Variation(
             Aspect.CLOCK,

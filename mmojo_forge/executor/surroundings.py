@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation
 from mmojo_forge.model.limits import Limits
 
 _CHUNK = 1 << 16
+# Itself, or below bwrap, which passes it on.
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from mmojo_forge.executor.surrounded import main; main(int(sys.argv[2]))"
@@ -90,7 +93,10 @@ class SurroundedExecutor:
         cancellation: Cancellation | None,
         on_output: Callable[[bytes], None] | None,
     ) -> dict[str, Any]:
-        """What the child answers, empty if it could not start; without a request it only takes on its surroundings."""
+        """What the child answers, empty if it could not start; without a request it only takes on its surroundings.
+
+        Raises ExecutorError (`executor-killed`) if somebody killed it.
+        """
         with ExitStack() as stack:
             reading, writing = os.pipe()
             stack.callback(os.close, reading)
@@ -103,6 +109,12 @@ class SurroundedExecutor:
             stack.callback(_end, process)
             _follow(process, cancellation, on_output)
             text = b"".join(iter(lambda: os.read(reading, _CHUNK), b""))
+        if not text and process.returncode in _KILLED:
+            raise ExecutorError(
+                "build in other surroundings: the process that runs the build was killed",
+                detail="By hand, or by the kernel when memory ran out.",
+                reason="executor-killed",
+            )
         answer: dict[str, Any] = json.loads(text) if text else {}
         return answer
 

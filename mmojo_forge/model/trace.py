@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,14 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Signature:
+    """Who vouches for a trace: a public key as NAME:BASE64, and its signature over the trace's fingerprint."""
+
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """One row of the build trace. `preimage` hashes to `key`; `log` names the kept log, if there is one.
 
@@ -35,10 +44,13 @@ class Trace:
     started: float = 0.0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    signatures: tuple[Signature, ...] = ()
 
     def fingerprint(self) -> bytes:
-        """The canonical bytes that a signature covers: what is claimed, nothing of when or where."""
+        """The canonical bytes that a signature covers: what is claimed, label included, nothing of when or where."""
         outputs: dict[str, canonical.Json] = {
             name: {"size": output.size, "tree": output.tree} for name, output in self.outputs.items()
         }
-        return canonical.encode({"builder": self.builder, "key": self.key, "outputs": outputs, "schema": SCHEMA})
+        label = json.loads(self.preimage)["label"]
+        claim = {"builder": self.builder, "key": self.key, "label": label, "outputs": outputs, "schema": SCHEMA}
+        return canonical.encode(claim)

@@ -32,10 +32,12 @@ __all__ = [
     "Package",
     "Pypi",
     "Recipe",
+    "Slice",
     "Spec",
     "Url",
     "build",
     "forge_files",
+    "link_ape",
     "quote",
     "recipe",
     "unpack",
@@ -156,7 +158,8 @@ Wanted = Package | Fixed | Debian | Files | ForgeFiles
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A derivation in the making: everything but the identity of its inputs. `at` overrides where inputs lie."""
+    """A derivation in the making: everything but the identity of its inputs. `at` overrides where inputs lie;
+    `portable` says that it is for any machine, so that no input may be host-specific."""
 
     name: str
     builder: str
@@ -168,9 +171,31 @@ class Spec:
     parallel: bool = False
     limits: Limits = Limits()
     allowed_leaks: Mapping[str, str] = field(default_factory=dict)
+    portable: bool = False
+
+    def for_any_machine(self) -> Spec:
+        """The same, but an input that is host-specific is an error."""
+        return replace(self, portable=True)
 
 
 Returned = Spec | Package
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One native executable in an APE: the system it is for, the CPU level with the features that this demands (named
+    as in Linux's /proc/cpuinfo), the package that has it and where it lies there."""
+
+    system: str
+    package: Package
+    path: str
+    level: str = ""
+    features: tuple[str, ...] = ()
+
+    def order(self, name: str) -> dict[str, canonical.Json]:
+        """The slice in the linker's words; `name` is its input's."""
+        row: dict[str, canonical.Json] = {"system": self.system, "path": f"/forge/{name}/{self.path}"}
+        return {**row, **({"level": self.level} if self.level else {}), "features": list(self.features)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +282,49 @@ def build(
         limits=limits,
         allowed_leaks=allowed_leaks or {},
     )
+
+
+def link_ape(
+    name: str,
+    *,
+    userland: Wanted,
+    launchers: Wanted,
+    program: str,
+    slices: Mapping[str, Slice],
+    assets: Mapping[str, str] | None = None,
+    inputs: Mapping[str, Wanted] | None = None,
+    prepare: str = "",
+) -> Spec:
+    """One file that runs on every system it has a slice for; slices of one system stand best first, by name.
+
+    `assets` are files that go into it, by their name there; a path is relative to /build, where `prepare`, shell text
+    that runs first, may have made it from `inputs`. The output is the file itself.
+    """
+    order: dict[str, canonical.Json] = {
+        "program": program,
+        "slices": [one.order(name) for name, one in slices.items()],
+        "launchers": {
+            system: f"/forge/launchers/{system}{'.exe' if system.startswith('windows') else '.elf'}"
+            for system in ("linux-x86_64", "linux-aarch64", "windows-x86_64")
+        },
+        "assets": [{"name": asset, "path": path} for asset, path in sorted((assets or {}).items())],
+    }
+    link = f"cat > order.json <<'END'\n{canonical.encode(order).decode()}\nEND\n"
+    link += "PYTHONPATH=/forge/python python3 -B -m mmojo_forge.ape link order.json /forge/out/out"
+    spec = build(
+        name,
+        userland=userland,
+        inputs={
+            **(inputs or {}),
+            "launchers": launchers,
+            "linker": ForgeFiles("ape"),
+            "errors": ForgeFiles("errors.py"),
+            **{slice_name: one.package for slice_name, one in slices.items()},
+        },
+        at={"linker": "/forge/python/mmojo_forge/ape", "errors": "/forge/python/mmojo_forge/errors.py"},
+        phases={**({"prepare": prepare} if prepare else {}), "link": link},
+    )
+    return spec.for_any_machine()
 
 
 def unpack(

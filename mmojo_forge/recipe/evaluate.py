@@ -188,6 +188,8 @@ class Evaluator:
         if spec.builder == "builtin:unpack":
             # The order archives are unpacked in is part of what is built; a JSON object would lose it.
             args = (*args, json.dumps(list(inputs), separators=(",", ":")))
+        if spec.portable:
+            _check_portable(spec.name, frame.label, inputs)
         return Derivation(
             name=spec.name,
             builder=spec.builder,
@@ -239,6 +241,17 @@ class Evaluator:
         if self._locking:
             return {package: _placeholder(package, f"debian:{package}") for package in wanted.packages}
         raise _missing(f"userland {wanted.name}", f"{wanted.suite}: {' '.join(wanted.packages)}", stale=bool(found))
+
+
+def _check_portable(name: str, label: Label, inputs: Mapping[str, Input]) -> None:
+    labels = {"its recipe": label, **{f"its input {key}": edge.node.label for key, edge in inputs.items()}}
+    for what, one in labels.items():
+        if not one.reproducible:
+            raise RecipeError(
+                f"instantiate {name}: {what} is {one}",
+                detail=f"{name} is for any machine, so that all it is made of must be reproducible.",
+                reason="host-specific-input",
+            )
 
 
 def validate_option(recipe: Recipe, name: str, value: OptionValue, file: Path) -> Any:

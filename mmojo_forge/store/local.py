@@ -179,6 +179,11 @@ class LocalStore:
         with reported("look up traces", self._root):
             return self._traces.lookup(keys)
 
+    def signed(self, trace: Trace) -> Trace:
+        """The trace with every signature that was recorded for what it claims."""
+        with reported("look up signatures", self._root):
+            return self._traces.signed(trace)
+
     def conflicts(self, key: ActionKey) -> list[Trace]:
         """The traces that were recorded for a key after the first, and claim something else."""
         with reported("look up traces", self._root):

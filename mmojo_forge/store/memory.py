@@ -49,6 +49,7 @@ class MemoryStore:
             (directory / part).mkdir(parents=True, exist_ok=True)
         self.lookup = self._traces.lookup
         self.conflicts = self._traces.conflicts
+        self.signed = self._traces.signed
         self.record = self._traces.record
         self.lookup_resolved = self._traces.lookup_resolved
         self.record_resolved = self._traces.record_resolved

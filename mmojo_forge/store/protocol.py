@@ -134,6 +134,9 @@ class BuildTrace(TraceReader, Protocol):
     def record(self, trace: Trace) -> Recorded:
         """Keep the trace, unless the key is known already; what it took is remembered in any case."""
 
+    def signed(self, trace: Trace) -> Trace:
+        """The trace with every signature that was recorded for what it claims."""
+
     def conflicts(self, key: ActionKey) -> list[Trace]:
         """The traces that were recorded for the key after the first, and claim something else."""
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from mmojo_forge.model import canonical
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
-from mmojo_forge.model.trace import Output, Trace
+from mmojo_forge.model.trace import Output, Signature, Trace
 from mmojo_forge.store.database import Database, json_list
 from mmojo_forge.store.protocol import Observation, Recorded
 
 _COLUMNS = "key, name, outputs, builder, started, seconds, peak_memory, preimage"
 _REMEMBERED = 5
+# Made when the first signature is recorded: stores that are older than signatures need no other schema.
+_SIGNATURES = """
+CREATE TABLE IF NOT EXISTS signatures (
+    key TEXT NOT NULL, outputs TEXT NOT NULL, signer TEXT NOT NULL, signature BLOB NOT NULL,
+    PRIMARY KEY (key, outputs, signer))"""
 
 
 class Traces:
@@ -45,9 +51,23 @@ class Traces:
                 connection.execute(f"INSERT OR IGNORE INTO conflicts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             if trace.seconds > 0:
                 _observe(connection, trace)
+            if trace.signatures:
+                connection.execute(_SIGNATURES)
+                signed = [(trace.key, row[2], one.key, one.value) for one in trace.signatures]
+                connection.executemany("INSERT OR REPLACE INTO signatures VALUES (?, ?, ?, ?)", signed)
         if known is None:
             return Recorded.NEW
         return Recorded.SAME if known[0] == row[2] else Recorded.CONFLICT
+
+    def signed(self, trace: Trace) -> Trace:
+        """The trace with every signature that was recorded for what it claims."""
+        if not self._database.query("SELECT 1 FROM sqlite_master WHERE name = 'signatures'"):
+            return trace
+        rows = self._database.query(
+            "SELECT signer, signature FROM signatures WHERE key = ? AND outputs = ? ORDER BY signer",
+            (trace.key, _row(trace)[2]),
+        )
+        return replace(trace, signatures=tuple(Signature(signer, value) for signer, value in rows))
 
     def lookup_resolved(self, derivations: Sequence[DerivationId]) -> dict[DerivationId, dict[str, TreeId]]:
         """The trees that derivations were realised to; whether those are still valid is another question."""

@@ -1,4 +1,4 @@
-from mmojo_forge.recipe import Files, Package, Spec, build, forge_files, recipe
+from mmojo_forge.recipe import Files, Package, Slice, Spec, build, link_ape, recipe
 
 # What each system's slice is compiled for; the smallest program that goes all the way to one file.
 TARGETS = {
@@ -39,28 +39,12 @@ cp words /forge/out/out/bin/words{suffix}
 @recipe("hello.ape")
 def hello_ape(hello: Package, ape: Package, userland: Package) -> Spec:
     """The hello programs of all systems in one file."""
-    slices = ",".join(
-        f'{{"system":"{system}","path":"/forge/{system}/bin/hello{".exe" if system.startswith("windows") else ""}"}}'
+    slices = {
+        system: Slice(
+            system=system,
+            package=hello.with_options(system=system),
+            path=f"bin/hello{'.exe' if system.startswith('windows') else ''}",
+        )
         for system in TARGETS
-    )
-    return build(
-        "hello.ape",
-        userland=userland,
-        inputs={
-            "launchers": ape,
-            "linker": forge_files("ape"),
-            "errors": forge_files("errors.py"),
-            **{system: hello.with_options(system=system) for system in TARGETS},
-        },
-        at={"linker": "/forge/python/mmojo_forge/ape", "errors": "/forge/python/mmojo_forge/errors.py"},
-        phases={
-            "link": f"""
-cat > order.json <<'END'
-{{"program":"hello","slices":[{slices}],
-  "launchers":{{"linux-x86_64":"/forge/launchers/linux-x86_64.elf","linux-aarch64":"/forge/launchers/linux-aarch64.elf",
-                "windows-x86_64":"/forge/launchers/windows-x86_64.exe"}}}}
-END
-PYTHONPATH=/forge/python python3 -B -m mmojo_forge.ape link order.json /forge/out/out
-""",
-        },
-    )
+    }
+    return link_ape("hello.ape", userland=userland, launchers=ape, program="hello", slices=slices)

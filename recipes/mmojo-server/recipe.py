@@ -1,7 +1,7 @@
 from json import dumps, loads
 from typing import Literal
 
-from mmojo_forge.recipe import Files, Host, Package, Spec, build, forge_files, quote, recipe
+from mmojo_forge.recipe import Files, Host, Package, Slice, Spec, build, link_ape, quote, recipe
 
 # What the vendored tree says of itself (its own git metadata is left out of the source tree on purpose).
 VERSION = "0.5.0-dev"
@@ -251,50 +251,27 @@ def ape(ape: Package, userland: Package, *, program: str = "mmojo-server") -> Sp
     """The server for all systems and CPU levels in one file that runs everywhere."""
     server = Package("mmojo-server.linux-x86_64")
     slices = {
-        f"{system}-{level}": {
-            "system": system,
-            "level": level,
-            "features": list(features),
-            "path": f"/forge/{system}-{level}/bin/{program}{'.exe' if system.startswith('windows') else ''}",
-        }
+        f"{system}-{level}": Slice(
+            system=system,
+            level=level,
+            features=features,
+            package=server.with_options(system=system).output(server_output(level, program)),
+            path=f"bin/{program}{'.exe' if system.startswith('windows') else ''}",
+        )
         for system, levels in FEATURES.items()
         for level, features in levels.items()
         # Tools are compiled for the plainest level of their system only.
         if program not in TOOLS or level == next(iter(SYSTEMS[system]["levels"]))
     }
-    order = {
-        "program": program,
-        "slices": list(slices.values()),
-        "launchers": {
-            "linux-x86_64": "/forge/launchers/linux-x86_64.elf",
-            "linux-aarch64": "/forge/launchers/linux-aarch64.elf",
-            "windows-x86_64": "/forge/launchers/windows-x86_64.exe",
-        },
-        "assets": [{"name": "build-info.json", "path": "build-info.json"}],
-    }
-    return build(
+    return link_ape(
         f"{program}.ape",
         userland=userland,
-        inputs={
-            "launchers": ape,
-            "linker": forge_files("ape"),
-            "errors": forge_files("errors.py"),
-            "info": Files("info"),
-            **{
-                name: server.with_options(system=row["system"]).output(server_output(row["level"], program))
-                for name, row in slices.items()
-            },
-        },
-        at={"linker": "/forge/python/mmojo_forge/ape", "errors": "/forge/python/mmojo_forge/errors.py"},
-        phases={
-            "info": f"python3 -B /forge/info/join_infos.py build-info.json {' '.join(slices)}",
-            "link": f"""
-cat > order.json <<'END'
-{dumps(order, indent=1, sort_keys=True)}
-END
-PYTHONPATH=/forge/python python3 -B -m mmojo_forge.ape link order.json /forge/out/out
-""",
-        },
+        launchers=ape,
+        program=program,
+        slices=slices,
+        assets={"build-info.json": "build-info.json"},
+        inputs={"info": Files("info")},
+        prepare=f"python3 -B /forge/info/join_infos.py build-info.json {' '.join(slices)}",
     )
 
 

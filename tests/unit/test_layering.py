@@ -28,6 +28,7 @@ LATE_IMPORTS = {
     ("cli/main.py", "mmojo_forge.cli.commands"): "click, rich and the engine are not needed on the no-op path",
     ("cli/commands.py", "difflib"): "only for a typing error",
     ("cli/context.py", "mmojo_forge.fetch.fetcher"): "requests is needed only to download",
+    ("cli/context.py", "mmojo_forge.engine.keys"): "cryptography is needed only where something is built or trusted",
     ("cli/context.py", "mmojo_forge.executor.bubblewrap"): "needed only to build",
     ("cli/locations.py", "tomllib"): "most users have no configuration file",
     ("cli/terminal.py", "rich.console"): "only where a person looks on",

@@ -1,0 +1,76 @@
+"""build-info.json: what a recipe says of the program it built, beside the program or inside an APE."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmojo_forge.ape import container
+from mmojo_forge.ape.error import ApeError
+
+NAME = "build-info.json"
+_MAGIC = b"MZqFpD='"
+_LARGEST = 1 << 20
+
+
+def read_build_info(path: Path) -> dict[str, Any] | None:
+    """What is known of the program at `path`, or of those in the folder there; None if nothing is, or it is unreadable.
+
+    A program lies beside its build-info.json or in the folder `bin` below it.
+    """
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(_MAGIC)) == _MAGIC:
+                    return _in_container(path)
+        folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
+        found = next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
+        return _parse(found.read_bytes()) if found and found.stat().st_size <= _LARGEST else None
+    except (OSError, ApeError, zipfile.BadZipFile):
+        return None
+
+
+def _in_container(path: Path) -> dict[str, Any] | None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(path) as archive:
+        entry = next((one for one in archive.infolist() if one.filename == NAME), None)
+        if entry is None or entry.file_size > _LARGEST:
+            return None
+        container.read_entry(archive, entry, path, content)
+    return _parse(content.getvalue())
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def summarise(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The lines for a person: what it is, by which compiler, for which CPU; for an APE a line for each slice."""
+    llama = info.get("llama.cpp", {})
+    if llama:
+        yield "llama.cpp", f"{llama.get('version')} build {llama.get('build')} ({llama.get('commit')})"
+    yield from _program(info)
+    for name, one in sorted(info.get("slices", {}).items()):
+        yield "slice", f"{name}: {'; '.join(text for _, text in _program(one))}"
+    if "threads" in info:
+        yield "threads", f"suggested: {info['threads']}"
+    if info.get("reasons"):
+        yield "not portable", ", ".join(info["reasons"])
+
+
+def _program(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    compiler = info.get("compiler")
+    if not compiler:
+        return
+    yield "compiler", f"{compiler.get('name')}, {compiler.get('version')}, {compiler.get('target')}"
+    cpu = info.get("cpu", {})
+    yield "cpu", f"{compiler.get('cpu')}{' needs ' + ' '.join(cpu['requires']) if cpu.get('requires') else ''}"
+    yield "blas", f"{info.get('blas') or 'none'}, {'OpenMP' if info.get('openmp') else 'no OpenMP'}"

@@ -1,0 +1,168 @@
+"""Receipts: signed statements of what a node was built to, which other builders' receipts are compared with.
+
+A receipt is a file of DSSE envelopes, one a line (the bundle of in-toto attestation 1.0, `.intoto.jsonl`). Each holds
+an in-toto statement v1 with a SLSA provenance v1 predicate: the outputs are its subjects, by the id of their tree; the
+inputs its resolved dependencies; what `forge check` varied, and what came of it, stands among the by-products.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mmojo_forge import __version__
+from mmojo_forge.engine.build import object_name
+from mmojo_forge.engine.check import CheckReport, Resolutions, Verdict
+from mmojo_forge.engine.plan import input_trees
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.model.derivation import Derivation, action_key
+from mmojo_forge.model.digest import TreeId
+from mmojo_forge.model.signature import PrivateKey, PublicKey, seal, unseal
+from mmojo_forge.store.protocol import Store
+
+_STATEMENT = "https://in-toto.io/Statement/v1"
+_PREDICATE = "https://slsa.dev/provenance/v1"
+_BUILD_TYPE = "urn:mmojo-forge:derivation:v1"
+TREE = "forgeTreeV1"
+"""The digest by which subjects and dependencies are named: BLAKE3 of the canonical manifest of a tree."""
+
+
+class ReceiptError(ForgeError):
+    """A receipt that cannot be read, is not trusted, or is about something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one statement of a receipt says: who built which action key to which trees."""
+
+    signer: str
+    name: str
+    key: str
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How another builder's claim about a node compares with what was built here, output by output."""
+
+    claim: Claim
+    ours: Mapping[str, TreeId]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both came to the same bytes."""
+        return dict(self.claim.outputs) == dict(self.ours)
+
+
+def write_receipt(path: Path, report: CheckReport, store: Store, key: PrivateKey) -> None:
+    """Write the receipt of a check; raises ReceiptError (`receipt-unwritable`). It is complete, or not there."""
+    lines = [seal(_statement(verdict, report, store, key), key) for verdict in report.verdicts]
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ReceiptError(f"write receipt {path}: {error.strerror}", reason="receipt-unwritable") from error
+
+
+def read_receipt(path: Path, trusted: Sequence[PublicKey]) -> list[Claim]:
+    """The claims of a receipt whose every statement a trusted key signed.
+
+    Raises ReceiptError (`receipt-unreadable`, `receipt-malformed`) and SignatureError.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReceiptError(f"read receipt {path}: {error}", reason="receipt-unreadable") from error
+    claims = [_claim(path, *unseal(line, trusted)) for line in lines if line.strip()]
+    if not claims:
+        raise ReceiptError(f"read receipt {path}: there is nothing in it", reason="receipt-malformed")
+    return claims
+
+
+def compare(path: Path, claims: Iterable[Claim], nodes: Iterable[Derivation], resolved: Resolutions) -> list[Agreement]:
+    """How the claims about these nodes compare; raises ReceiptError (`receipt-other-key`) if there is none."""
+    ours = {}
+    for node in nodes:
+        trees = input_trees(node, resolved)
+        assert trees is not None
+        ours[action_key(node.preimage(trees))] = resolved[node.id]
+    found = [Agreement(claim, ours[key]) for claim in claims for key in ours if claim.key == key]
+    if not found:
+        raise ReceiptError(
+            f"compare with receipt {path}: it is about another build, none of these",
+            detail="Its action keys are not those of this workspace: recipes, options or forge.lock differ.",
+            reason="receipt-other-key",
+        )
+    return found
+
+
+def _statement(verdict: Verdict, report: CheckReport, store: Store, key: PrivateKey) -> bytes:
+    node, resolved = verdict.node, report.resolved
+    document = {
+        "_type": _STATEMENT,
+        "subject": [_subject(node, name, tree, store) for name, tree in resolved[node.id].items()],
+        "predicateType": _PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": _BUILD_TYPE,
+                "externalParameters": {"name": node.name},
+                "internalParameters": {"actionKey": verdict.key, "label": node.label.to_json()},
+                "resolvedDependencies": list(_dependencies(node, resolved)),
+            },
+            "runDetails": {
+                "builder": {"id": f"urn:mmojo-forge:builder:{key.public}", "version": {"mmojo-forge": __version__}},
+                "metadata": {"finishedOn": datetime.now(UTC).isoformat(timespec="seconds")},
+                "byproducts": [{"name": "check", "annotations": _check(verdict, report)}],
+            },
+        },
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _subject(node: Derivation, output: str, tree: TreeId, store: Store) -> dict[str, Any]:
+    digests: dict[str, str] = {TREE: tree}
+    if store.read_tree(tree).root_is_file:
+        with store.checkout(tree, object_name(node.name, output)).open("rb") as file:
+            digests["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": output, "digest": digests}
+
+
+def _dependencies(node: Derivation, resolved: Resolutions) -> Iterator[dict[str, Any]]:
+    trees = input_trees(node, resolved)
+    assert trees is not None
+    for name, tree in sorted(trees.items()):
+        yield {"name": name, "digest": {TREE: tree}, "annotations": {"node": node.inputs[name].node.name}}
+
+
+def _check(verdict: Verdict, report: CheckReport) -> dict[str, Any]:
+    return {
+        "identical": verdict.identical,
+        "varied": [one.aspect.value for one in report.variations if not one.refused],
+        "rebuilt": {output.name: output.got for output in verdict.outputs},
+    }
+
+
+def _claim(path: Path, statement: bytes, signer: PublicKey) -> Claim:
+    try:
+        document = json.loads(statement)
+        build = document["predicate"]["buildDefinition"]
+        if (document["_type"], document["predicateType"], build["buildType"]) != (_STATEMENT, _PREDICATE, _BUILD_TYPE):
+            raise ValueError("another kind of statement")
+        return Claim(
+            signer.name,
+            str(build["externalParameters"]["name"]),
+            str(build["internalParameters"]["actionKey"]),
+            {str(one["name"]): str(one["digest"][TREE]) for one in document["subject"]},
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReceiptError(
+            f"read receipt {path}: it is no receipt of forge", detail=repr(error), reason="receipt-malformed"
+        ) from error
