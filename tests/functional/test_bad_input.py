@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,20 @@ def test_a_reproducible_target_that_comes_out_otherwise_is_an_error(forge: Forge
     assert error["reason"] == "unexpected-output"
     lock = Lock.parse((forge.root / "forge.lock").read_text())
     assert lock.outputs["luck"].tree in error["message"]
+
+
+def test_an_unexpected_output_names_the_first_file_that_differs_where_both_are_here(forge: Forge) -> None:
+    build = "mkdir /forge/out/out; echo 1 > /forge/out/out/a; cat /proc/sys/kernel/random/uuid > /forge/out/out/b"
+    forge.recipe("luck", f'@recipe("luck")\ndef f():\n    return sh("luck", "{build}")')
+    forge.realize("luck")
+    forge.run("lock")
+    with sqlite3.connect(forge.store / "db.sqlite") as database:
+        database.execute("DELETE FROM resolved")
+        database.execute("DELETE FROM traces")
+    database.close()
+    error = forge.error("realize", "luck", expect=1)
+    assert error["reason"] == "unexpected-output"
+    assert "first file that differs is b (of 1)" in error["detail"]
 
 
 def test_no_workspace_is_a_clear_error(forge: Forge) -> None:

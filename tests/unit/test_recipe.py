@@ -260,6 +260,37 @@ def test_taking_the_host_labels_the_result_with_the_facts_that_were_read(tmp_pat
     assert not instantiate(tmp_path, "native.above").node.label.reproducible
 
 
+ALIAS = """
+@recipe("plain")
+def plain(*, cpu: str = "any") -> Spec:
+    return Spec("p", "x", (cpu,), {})
+
+@recipe("plain.native")
+def native(host) -> Package:
+    return Package("plain").with_options(cpu=host.fact("cpu.model"))
+
+@recipe("plain.bundle", variants={"native-bundle": {"of": "plain.native"}})
+def bundle(*, of: str = "plain") -> Spec:
+    return Spec("b", "x", (), {"part": Package(of)}).for_any_machine()
+"""
+
+
+def test_what_stands_for_a_package_by_host_facts_is_labelled_like_one_that_reads_them(tmp_path: Path) -> None:
+    write(tmp_path, "plain", HEAD + ALIAS)
+    native = instantiate(tmp_path, "plain.native").node
+    assert native.label.facts == (("cpu.model", "Test CPU"),)
+    assert instantiate(tmp_path, "plain").node.label.reproducible
+
+
+def test_what_is_for_any_machine_takes_nothing_that_is_host_specific(tmp_path: Path) -> None:
+    write(tmp_path, "plain", HEAD + ALIAS)
+    assert instantiate(tmp_path, "plain.bundle").node.label.reproducible
+    with pytest.raises(RecipeError) as caught:
+        instantiate(tmp_path, "plain.native-bundle")
+    assert caught.value.reason == "host-specific-input"
+    assert "cpu.model=Test CPU" in caught.value.message
+
+
 def test_state_of_a_recipe_file_does_not_last(tmp_path: Path) -> None:
     write(
         tmp_path,
