@@ -142,7 +142,9 @@ def store(sides: Sides) -> Iterator[Row]:
 
 
 _REAL = "mmojo-server.linux-x86_64"
-_LEVELS = "recipes/mmojo-server/cmake"
+_FOLDERS = {"levels": "recipes/mmojo-server/cmake", "guard": "recipes/mmojo-server/guard"}
+# What comes after compiling and installing writes to /forge/out by name, and takes no time.
+_LAST_PHASE = "printf 'forge-phase: %s\\n' 'info'"
 _REAL_INPUTS = {"zig": "zig", "cmake": "cmake", "ninja": "ninja", "source": "llama-cpp"}
 
 
@@ -159,13 +161,14 @@ def real(sides: Sides) -> Iterator[Row]:
     ours = timed(lambda: ask("realize", "-q", "--no-link", _REAL))
     document = json.loads(ask("show", "--json", _REAL))["document"]
     work = sides.scratch / "plain"
-    replaced = {"/forge/out": work / "out", "/build": work / "build", "/forge/levels": REPOSITORY / _LEVELS}
+    replaced = {"/forge/out": work / "out", "/build": work / "build"}
+    replaced |= {f"/forge/{name}": REPOSITORY / folder for name, folder in _FOLDERS.items()}
     replaced |= {f"/forge/{name}": Path(place) for name, place in places.items()}
 
     def plain(text: str) -> str:
         for inside, outside in replaced.items():
             text = text.replace(inside, str(outside))
-        return text
+        return text.partition(_LAST_PHASE)[0]
 
     (work / "build" / "home").mkdir(parents=True)
     (work / "out").mkdir()

@@ -26,6 +26,7 @@ from mmojo_forge.recipe.local import read_local_tree
 
 LAST_LINES = 25
 MOST_LEAKS = 10
+_DAY = 86_400
 
 
 class BuildFailed(EngineError):
@@ -44,6 +45,7 @@ class Builder:
         self._world = world
         self._stop = stop
         self._store = world.store
+        self._secrets: tuple[float, tuple[leaks.Secret, ...]] | None = None
 
     def make(self, step: Step, trees: Mapping[str, TreeId], jobs: int) -> Resolution | None:
         """The output trees of a derivation, now valid; None for a source. Raises ForgeError."""
@@ -200,8 +202,7 @@ class Builder:
         return outputs
 
     def _refuse_leaks(self, node: Derivation, output: str, path: Path) -> None:
-        secrets = leaks.secrets_of_this_machine(self._store.path, self._world.clock())
-        wanted = [secret for secret in secrets if secret.kind not in node.allowed_leaks]
+        wanted = [secret for secret in self._secrets_of_today() if secret.kind not in node.allowed_leaks]
         found = list(leaks.find_leaks(path, wanted))
         if found:
             raise OutputError(
@@ -215,6 +216,13 @@ class Builder:
                 ),
                 reason="output-leaks",
             )
+
+    def _secrets_of_today(self) -> tuple[leaks.Secret, ...]:
+        # Looked up once a day, and not for each of a thousand small builds. Two threads may both; they find the same.
+        now = self._world.clock()
+        if self._secrets is None or now // _DAY != self._secrets[0]:
+            self._secrets = (now // _DAY, leaks.secrets_of_this_machine(self._store.path, now))
+        return self._secrets[1]
 
     @contextmanager
     def _lock(self, key: str, node: Derivation | Source | LocalSource) -> Iterator[None]:

@@ -62,11 +62,10 @@ def check_out(root: str, manifest: bytes, temporary: str, target: str, shuffle: 
         if rows[0][1] == Kind.DIRECTORY:
             _check_out_directory(rows, blobs, temporary, target)
         else:
-            os.mkdir(temporary, 0o700)
-            # Not read-only: an ordinary user could not move the file out of it.
-            only = _Directory(files=[["file", *rows[0][1:]]])
-            _link_files(blobs, only, os.open(temporary, DIRECTORY_FLAGS), read_only=False)
-            os.rename(os.path.join(temporary, "file"), target)
+            # A rename onto another name of the same file leaves both: then somebody else was first.
+            folder, name = os.path.split(temporary)
+            _link_files(blobs, _Directory(files=[[name, *rows[0][1:]]]), os.open(folder, DIRECTORY_FLAGS), loose=True)
+            os.rename(temporary, target)
 
 
 def _check_out_directory(rows: list[Row], blobs: _Blobs, temporary: str, target: str) -> None:
@@ -76,7 +75,7 @@ def _check_out_directory(rows: list[Row], blobs: _Blobs, temporary: str, target:
         directories = _by_directory(rows, top_fd)
 
         def fill(path: str) -> None:
-            _link_files(blobs, directories[path], open_beneath(top_fd, path), read_only=bool(path))
+            _link_files(blobs, directories[path], open_beneath(top_fd, path), loose=not path)
 
         if len(rows) <= _SERIAL_ROWS:
             for path in directories:
@@ -87,6 +86,7 @@ def _check_out_directory(rows: list[Row], blobs: _Blobs, temporary: str, target:
                     pass
         _rename_directory(temporary, target)
         # Only now: an ordinary user cannot move a directory that is read-only to another one.
+        os.utime(top_fd, _TIMES)
         os.fchmod(top_fd, 0o555)
     finally:
         os.close(top_fd)
@@ -124,16 +124,16 @@ def _by_directory(rows: list[Row], top_fd: int) -> dict[str, _Directory]:
     return directories
 
 
-def _link_files(blobs: _Blobs, directory: _Directory, fd: int, *, read_only: bool = True) -> None:
-    """Fill and finish the directory `fd`, which is closed."""
+def _link_files(blobs: _Blobs, directory: _Directory, fd: int, *, loose: bool) -> None:
+    """Fill the directory `fd`, which is closed, and finish it; one that is `loose` stays writable."""
     try:
         for name, kind, digest, size in directory.files:
             blobs.link(digest, kind == Kind.EXECUTABLE, size, name, fd)
         for name, target in directory.links:
             os.symlink(target, name, dir_fd=fd)
             os.utime(name, _TIMES, dir_fd=fd, follow_symlinks=False)
-        os.utime(fd, _TIMES)
-        if read_only:
+        if not loose:
+            os.utime(fd, _TIMES)
             os.fchmod(fd, 0o555)
     finally:
         os.close(fd)

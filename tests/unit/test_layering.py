@@ -178,6 +178,7 @@ def test_the_no_op_path_imports_the_standard_library_and_itself_only() -> None:
                     "json",
                     "zlib",
                     "sqlite3",
+                    "time",
                     "collections",
                     "dataclasses",
                 }, f"{name} imports {module}"

@@ -6,6 +6,8 @@ import errno
 import io
 import os
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -18,6 +20,7 @@ from mmojo_forge.model.derivation import action_key
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.trace import Output, Trace
 from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.store.gc import Policy
 from mmojo_forge.store.local import LocalStore
 from mmojo_forge.store.protocol import Recorded, StoreError
 from mmojo_forge.store.scratch import remove_tree
@@ -27,6 +30,12 @@ CONTENTS = st.sampled_from([b"", b"x", b"same", b"y" * 5000])
 FILES = st.dictionaries(
     st.lists(NAMES, min_size=1, max_size=3).map("/".join), st.tuples(CONTENTS, st.booleans()), max_size=6
 )
+
+
+def _refusal(act: Callable[[], object]) -> str:
+    with pytest.raises(StoreError) as caught:
+        act()
+    return caught.value.reason
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -43,6 +52,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.traces: dict[ActionKey, Trace] = {}
         self.resolved: dict[DerivationId, dict[str, TreeId]] = {}
         self.count = 0
+        self.linked: TreeId | None = None
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -109,12 +119,18 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(tree=trees, name=st.sampled_from(["one", "two"]))
     def check_out(self, tree: TreeId, name: str) -> None:
+        if tree not in self.known:
+            assert _refusal(lambda: self.store.checkout(tree, name)) == "tree-missing"
+            return
         path = self.store.checkout(tree, name)
         for below, data in self.contents[tree].items():
             assert (path / below if below else path).read_bytes() == data
 
     @rule(tree=trees)
     def read(self, tree: TreeId) -> None:
+        if tree not in self.known:
+            assert _refusal(lambda: self.store.read_tree(tree)) == "tree-missing"
+            return
         assert self.store.read_tree(tree) == self.known[tree]
         for entry in self.known[tree].files():
             assert entry.digest is not None
@@ -137,6 +153,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(tree=consumes(trees))
     def add_root(self, tree: TreeId) -> None:
+        if tree not in self.known:
+            return
+        self.linked = tree
         self.store.add_root(self.top / "out" / "link", tree, "one")
         assert [root.tree for root in self.store.roots()] == [tree]
 
@@ -153,6 +172,31 @@ class StoreMachine(RuleBasedStateMachine):
         self.store._scratch.fd = -1
         self.store._database.close()
         self.store = LocalStore.open(self.top / "store")
+
+    @rule(used=trees)
+    def collect(self, used: TreeId) -> None:
+        """All goes but what is linked and what this process has asked for."""
+        self._collect(self.store, used)
+        kept = {self.linked, used}
+        self.known = {tree: one for tree, one in self.known.items() if tree in kept}
+
+    @rule(used=trees)
+    def collect_beside_another_process(self, used: TreeId) -> None:
+        """What was used since the other one started stays too, which is a matter of seconds; what it asked for must."""
+        with LocalStore.open(self.top / "store") as other:
+            kept = self._collect(other, used) | {self.linked} & self.known.keys()
+            there = other.valid_trees(self.known)
+        assert kept <= there
+        self.known = {tree: one for tree, one in self.known.items() if tree in there}
+
+    def _collect(self, asker: LocalStore, used: TreeId) -> set[TreeId | None]:
+        own = asker is self.store
+        self.reopen()
+        asker = self.store if own else asker
+        kept = asker.valid_trees([used])
+        assert kept == {used} & self.known.keys()
+        self.store.maintenance.collect(Policy(0), time.time() + 1e6)
+        return set(kept)
 
     @invariant()
     def everything_is_there_and_nothing_else(self) -> None:
