@@ -16,7 +16,7 @@ import click
 from mmojo_forge.cli import table, units
 from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.terminal import make_reporter
-from mmojo_forge.engine.build import object_name
+from mmojo_forge.engine.build import BuildFailed, object_name
 from mmojo_forge.engine.check import CheckReport, Verdict
 from mmojo_forge.engine.check_run import CheckRequest, check_request, compare_request
 from mmojo_forge.engine.receipt import Agreement, write_receipt
@@ -144,6 +144,9 @@ def _explain(verdict: Verdict) -> Iterator[str]:
     if verdict.failure:
         yield f"\n{verdict.node.name} could not be rebuilt:"
         yield f"  {verdict.failure.message}"
+        if isinstance(verdict.failure, BuildFailed):
+            # Its log was in the store of the rebuild, and is gone.
+            yield from (f"    {line}" for line in verdict.failure.failure.last_lines)
         return
     for output in verdict.outputs:
         if not output.identical:

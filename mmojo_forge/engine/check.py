@@ -35,10 +35,10 @@ from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.tree import Entry, Kind
 from mmojo_forge.store.protocol import Store
+from mmojo_forge.store.scratch import remove_tree
 
 Resolutions = Mapping[DerivationId, Resolution]
 """The trees of each output of derivations."""
-
 
 # So long that a clock of seconds does not stand still between two rebuilds.
 _TICK = 1.1
@@ -199,7 +199,8 @@ class Checker:
     def _keep(self, verdict: Verdict, other: Store) -> Path:
         """Copy what came out differently to where it can be looked at afterwards."""
         kept = self._kept / verdict.node.name
-        shutil.rmtree(kept, ignore_errors=True)
+        self._kept.mkdir(exist_ok=True)
+        remove_tree(str(self._kept), kept.name)
         for output in verdict.outputs:
             if not output.identical:
                 source = other.checkout(output.got, object_name(verdict.node.name, output.name))

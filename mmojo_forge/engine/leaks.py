@@ -23,7 +23,8 @@ _COMMON_NAMES = frozenset(
     "admin builder build debian default docker forge gitlab guest host jenkins linux local localhost nobody root "
     "runner server service test ubuntu user users vagrant".split()
 )
-_WORD = re.compile(rb"[A-Za-z0-9_]")
+_DIGITS = frozenset(b"0123456789")
+_WORD = _DIGITS | frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,5 +142,10 @@ def _search(window: bytes, secrets: Iterable[Secret], start: int) -> dict[Secret
 
 
 def _goes_on(window: bytes, start: int, end: int) -> bool:
-    """Whether a word begins before `start` or ends after `end`: a path, which begins with a slash, begins no word."""
-    return any(_WORD.match(window, at - 1) and _WORD.match(window, at) for at in (start, end))
+    """Whether the word that begins at `start` begins earlier, or the one that ends at `end` ends later."""
+    return _joined(window[start - 1], window[start]) or _joined(window[end], window[end - 1])
+
+
+def _joined(beside: int, edge: int) -> bool:
+    """Whether a word goes on: none begins with a slash, and a number ends where a letter is: `2026-01-02T03:04`."""
+    return beside in (_DIGITS if edge in _DIGITS else _WORD) and edge in _WORD

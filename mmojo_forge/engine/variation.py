@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from mmojo_forge.executor.request import Mount
 from mmojo_forge.executor.surroundings import Surroundings
@@ -18,6 +19,8 @@ _STICKY_TIMEOUTS = 0x4000000
 OTHER_UID = 4321
 OTHER_HOSTNAME = "elsewhere"
 CLOCK_SHIFT = "+400d"
+# Or programs that wait by the monotonic clock would wait for ever, and make would see the future in what was touched.
+_CLOCK_VARIABLES = MappingProxyType({"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1", "FAKE_UTIME": "1"})
 _CPU_MODEL = "forge check: no such CPU"
 
 
@@ -114,6 +117,7 @@ class Scene:
             uid=OTHER_UID if Aspect.UID in active else None,
             hostname=OTHER_HOSTNAME if Aspect.HOSTNAME in active else None,
             mounts=tuple(self._mounts(active)),
+            variables=_CLOCK_VARIABLES if Aspect.CLOCK in active and self.clock else {},
         )
 
     def _mounts(self, active: frozenset[Aspect]) -> Iterator[Mount]:
@@ -121,6 +125,7 @@ class Scene:
             yield Mount(self._file("cpuinfo", _cpuinfo()), "/proc/cpuinfo")
         if Aspect.CLOCK in active and self.clock:
             # Not by LD_PRELOAD and FAKETIME: a build may look at its environment, which is part of what it is given.
+            # What no file can say is in _CLOCK_VARIABLES.
             library = "/forge/faketime/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
             yield Mount(self.clock, "/forge/faketime")
             yield Mount(self._file("ld.so.preload", f"{library}\n"), "/etc/ld.so.preload")

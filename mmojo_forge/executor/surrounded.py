@@ -35,6 +35,8 @@ def main(answer: int) -> None:
         reply: dict[str, Any] = _run(document) if document["request"] else {"possible": True}
     except ForgeError as error:
         reply = {"error": {"message": error.message, "detail": error.detail, "reason": error.reason}}
+    except OSError as error:
+        reply = {"error": {"message": f"build in other surroundings: {error}", "detail": "", "reason": "executor-died"}}
     os.write(answer, json.dumps(reply).encode())
 
 
@@ -50,8 +52,10 @@ def _run(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _take_on(libc: ctypes.CDLL, cpus: list[int], personality: int) -> None:
-    if cpus:
-        os.sched_setaffinity(0, cpus)
+    try:
+        os.sched_setaffinity(0, cpus or os.sched_getaffinity(0))
+    except OSError as error:
+        raise ExecutorError(f"run on CPUs {cpus}: {error.strerror}", reason="no-such-surroundings") from error
     if personality and libc.personality(ctypes.c_ulong(personality)) == -1:
         raise ExecutorError(
             f"take on personality {personality:#x}: {os.strerror(ctypes.get_errno())}",

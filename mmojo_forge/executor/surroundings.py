@@ -38,8 +38,8 @@ _CHILD = (
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """`environment` is the whole of it; `cpus` those it may run on (all, if empty); `personality` Linux's flags
-    (personality(2)); `uid` and `hostname` those of this user and machine if None; `mounts` what sandboxes show besides
-    their inputs."""
+    (personality(2)); `uid` and `hostname` those of this user and machine if None; `mounts` and `variables` what
+    sandboxes have besides their inputs and their own environment."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     umask: int = 0o022
@@ -49,6 +49,7 @@ class Surroundings:
     uid: int | None = None
     hostname: str | None = None
     mounts: tuple[Mount, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 class SurroundedExecutor:
@@ -66,7 +67,11 @@ class SurroundedExecutor:
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
         """See Executor. Surroundings that this machine refuses are an ExecutorError (`no-such-surroundings`)."""
-        request = replace(request, mounts=(*request.mounts, *self._surroundings.mounts))
+        request = replace(
+            request,
+            mounts=(*request.mounts, *self._surroundings.mounts),
+            env={**self._surroundings.variables, **request.env},
+        )
         answer = self._ask(encode_request(request), cancellation, on_output)
         if not answer:
             raise ExecutorError(
@@ -95,7 +100,7 @@ class SurroundedExecutor:
     ) -> dict[str, Any]:
         """What the child answers, empty if it could not start; without a request it only takes on its surroundings.
 
-        Raises ExecutorError (`executor-killed`) if somebody killed it.
+        Raises ExecutorError (`executor-died`) if it came to another end.
         """
         with ExitStack() as stack:
             reading, writing = os.pipe()
@@ -109,17 +114,19 @@ class SurroundedExecutor:
             stack.callback(_end, process)
             _follow(process, cancellation, on_output)
             text = b"".join(iter(lambda: os.read(reading, _CHUNK), b""))
-        if not text and process.returncode in _KILLED:
+        if not text and (process.returncode in _KILLED or not self._around(bwrap)):
             raise ExecutorError(
-                "build in other surroundings: the process that runs the build was killed",
-                detail="By hand, or by the kernel when memory ran out.",
-                reason="executor-killed",
+                f"build in other surroundings: the process that runs the build ended with {process.returncode}",
+                detail="If it was killed: by hand, or by the kernel when memory ran out. Otherwise see above.",
+                reason="executor-died",
             )
         answer: dict[str, Any] = json.loads(text) if text else {}
         return answer
 
     def _spawn(self, bwrap: str, answer: int) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-I", "-S", "-c", _CHILD, json.dumps(sys.path), str(answer)]
+        # It starts in another folder, and what is relative here would be something else there.
+        path = json.dumps([os.path.abspath(entry) for entry in sys.path])
+        argv = [sys.executable, "-I", "-S", "-c", _CHILD, path, str(answer)]
         return subprocess.Popen(
             [*self._around(bwrap), *argv],
             stdin=subprocess.PIPE,

@@ -161,7 +161,7 @@ class Evaluator:
             node = meant.node
             if not frame.label.reproducible:
                 # What stands for another package, by options taken from host facts, is as host-specific as they are.
-                node = replace(node, label=frame.label)
+                node = replace(node, label=frame.label.joined([node.label]))
             return Instance(node, package.wanted or meant.output)
         derivation = self._derivation(frame, frame.answer)
         output = package.wanted or derivation.outputs[0]

@@ -282,6 +282,17 @@ def test_what_stands_for_a_package_by_host_facts_is_labelled_like_one_that_reads
     assert instantiate(tmp_path, "plain").node.label.reproducible
 
 
+def test_what_stands_for_a_host_specific_package_has_the_facts_of_both(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "twice",
+        HEAD + '@recipe("twice")\ndef f(host, *, cpu: str = "any"):\n    return Spec("n", host.fact("os"), (cpu,), {})\n'
+        '@recipe("twice.native")\ndef g(host):\n'
+        '    return Package("twice").with_options(cpu=host.fact("cpu.model"))',
+    )
+    assert instantiate(tmp_path, "twice.native").node.label.facts == (("cpu.model", "Test CPU"), ("os", "linux"))
+
+
 def test_what_is_for_any_machine_takes_nothing_that_is_host_specific(tmp_path: Path) -> None:
     write(tmp_path, "plain", HEAD + ALIAS)
     assert instantiate(tmp_path, "plain.bundle").node.label.reproducible

@@ -1,0 +1,308 @@
+"""What a build tells of the machine is found: where it is, whatever is around it, and nothing that only looks so."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import tempfile
+import time
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mmojo_forge.engine import leaks
+from mmojo_forge.engine.errors import BuildsFailed
+from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.leaks import Leak, Secret, find_leaks, secrets_of_this_machine
+from mmojo_forge.engine.plan import make_plan
+from mmojo_forge.engine.ports import SourceFetcher
+from mmojo_forge.engine.realise import Realisation
+from mmojo_forge.engine.reporter import Reporter
+from mmojo_forge.engine.settings import Places, Settings, World
+from mmojo_forge.executor.fake import FakeExecutor
+from mmojo_forge.executor.request import BuildRequest
+from mmojo_forge.model.derivation import Derivation
+from mmojo_forge.model.label import Label
+from mmojo_forge.store.local import LocalStore
+
+MIB = 1 << 20
+WORD = Secret("host name", b"obelisk", whole=True)
+PART = Secret("store path", b"/srv/forge/store")
+HOME = Secret("home", b"/home/joe", whole=True)
+
+
+def leaks_in(path: Path, *secrets: Secret) -> list[tuple[str, int]]:
+    """Where secrets turn up, by the path in the output and the offset."""
+    return [(leak.path, leak.offset) for leak in find_leaks(path, secrets or (WORD, PART, HOME))]
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("before", [0, 1, MIB - 17, MIB - 16, MIB - 8, MIB - 1, MIB, MIB + 1, 2 * MIB - 8, 3 * MIB - 1])
+@pytest.mark.parametrize("after", [0, 1, 30, MIB])
+@pytest.mark.parametrize("secret", [WORD, PART], ids=["whole", "part"])
+def test_a_secret_is_found_wherever_a_chunk_ends(tmp_path: Path, before: int, after: int, secret: Secret) -> None:
+    file = written(tmp_path / "file", b"\0" * before + secret.text + b"\0" * after)
+    assert leaks_in(file) == [("", before)]
+
+
+@pytest.mark.parametrize("at", [0, 1, MIB - 8, MIB - 7, MIB - 1, MIB, MIB + 1])
+@pytest.mark.parametrize(("before", "after"), [(b"x", b"."), (b".", b"_"), (b"9", b"Z")])
+def test_a_word_that_goes_on_is_another_word_wherever_a_chunk_ends(
+    tmp_path: Path, at: int, before: bytes, after: bytes
+) -> None:
+    file = written(tmp_path / "file", b"\0" * at + before + WORD.text + after)
+    assert leaks_in(file) == []
+    file.write_bytes(file.read_bytes() + b"\0" + WORD.text)
+    assert leaks_in(file) == [("", at + len(WORD.text) + 3)]
+
+
+@pytest.mark.parametrize("content", [b"obelisk", b"-obelisk", b"obelisk.", b"x obelisk", b"obelisk\n"])
+def test_a_word_may_begin_or_end_the_file(tmp_path: Path, content: bytes) -> None:
+    assert leaks_in(written(tmp_path / "file", content)) == [("", content.find(b"o"))]
+
+
+@pytest.mark.parametrize("content", [b"obelisks", b"xobelisk", b"", b"obelis"])
+def test_what_only_resembles_a_word_is_none(tmp_path: Path, content: bytes) -> None:
+    assert leaks_in(written(tmp_path / "file", content)) == []
+
+
+def test_a_path_need_not_begin_a_word(tmp_path: Path) -> None:
+    """As compilers are told it: no letter before a slash makes it another path; one after it does."""
+    assert leaks_in(written(tmp_path / "file", b"-I/home/joe/include")) == [("", 2)]
+    assert leaks_in(written(tmp_path / "file", b"-I/home/joey/include")) == []
+
+
+def goes_on(edge: str, beside: str) -> bool:
+    if edge.isdigit():
+        return beside.isdigit()
+    return (edge.isalpha() or edge == "_") and (beside.isalnum() or beside == "_")
+
+
+def reference(content: str, secret: str, whole: bool) -> int:
+    """The first offset, by str.find and nothing else."""
+    at = content.find(secret)
+    while at >= 0 and whole:
+        before, after = content[:at][-1:], content[at + len(secret) :][:1]
+        if not goes_on(secret[0], before) and not goes_on(secret[-1], after):
+            break
+        at = content.find(secret, at + 1)
+    return at
+
+
+TEXTS = st.text("ab/1", min_size=1, max_size=6).map(str.encode)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    content=st.text("ab/1_ ", max_size=60).map(str.encode),
+    secrets=st.lists(st.builds(Secret, st.just("kind"), TEXTS, st.booleans()), min_size=1, max_size=4, unique=True),
+    chunk=st.integers(1, 20),
+)
+@example(content=b"aab aa", secrets=[Secret("kind", b"aa", whole=True)], chunk=2)
+@example(content=b"aaaaa", secrets=[Secret("kind", b"aa", whole=True)], chunk=3)
+def test_offsets_are_those_of_bytes_find_whatever_the_chunk_size(
+    content: bytes, secrets: list[Secret], chunk: int
+) -> None:
+    expected = {secret: reference(content.decode(), secret.text.decode(), secret.whole) for secret in secrets}
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leaks, "_CHUNK", chunk)
+        file = written(Path(folder, "file"), content)
+        for secret in secrets:
+            assert [leak.offset for leak in find_leaks(file, [secret])] == [at for at in (expected[secret],) if at >= 0]
+        together = sorted(leak.offset for leak in find_leaks(file, secrets))
+    assert together == sorted(at for at in expected.values() if at >= 0)
+
+
+def test_each_secret_is_told_once_per_file_and_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "out/sub").mkdir(parents=True)
+    written(tmp_path / "out/one", b"obelisk obelisk /srv/forge/store")
+    written(tmp_path / "out/sub/two", b"in obelisk")
+    written(tmp_path / "out/sub/clean", b"nothing")
+    assert sorted(leaks_in(tmp_path / "out")) == [("one", 0), ("one", 16), ("sub/two", 3)]
+    assert list(find_leaks(tmp_path / "out/sub", [WORD])) == [Leak("host name", "obelisk", "two", 3)]
+
+
+def test_what_symlinks_point_to_is_searched_and_not_followed(tmp_path: Path) -> None:
+    secret = written(tmp_path / "elsewhere", WORD.text)
+    out = tmp_path / "out"
+    (out / "obelisk").mkdir(parents=True)
+    (out / "dangling").symlink_to("../lib/obelisk.so")
+    (out / "directory").symlink_to("obelisk")
+    (out / "follow").symlink_to(secret)
+    (out / "up").symlink_to("..")
+    assert sorted(leaks_in(out)) == [("dangling", 7), ("directory", 0)]
+    assert leaks_in(out / "dangling") == [("", 7)]
+
+
+def test_pipes_sockets_and_devices_are_not_opened(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would be waited for without end; the store refuses all of them."""
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        written(tmp_path / "file", WORD.text)
+        assert leaks_in(tmp_path) == [("file", 0)]
+    assert leaks_in(tmp_path / "pipe") == []
+    assert leaks_in(Path("/dev/zero")) == []
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(64 * MIB)
+        file.seek(0, os.SEEK_END)
+        file.write(WORD.text)
+    tracemalloc.start()
+    try:
+        assert leaks_in(tmp_path / "sparse") == [("", 64 * MIB)]
+        assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+    finally:
+        tracemalloc.stop()
+
+
+class Machine:
+    """This machine, as if it had another name, user and CPU."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.name, self.user, self.home, self.cpu = "obelisk", "joseph", "/home/joseph", "Test CPU @ 3 GHz"
+        kernel = SimpleNamespace(nodename="", release="6.1.0-test-amd64")
+        monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(**{**vars(kernel), "nodename": self.name}))
+        monkeypatch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_name=self.user, pw_dir=self.home))
+        monkeypatch.setattr(leaks, "_cpu_model", lambda: self.cpu)
+
+    def secrets(self, now: float = 0.0) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for secret in secrets_of_this_machine(Path("/srv/forge/store"), now):
+            found.setdefault(secret.kind, []).append(secret.text.decode())
+        return found
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def test_the_secrets_are_what_a_sandbox_cannot_hide_and_what_it_must(machine: Machine) -> None:
+    found = machine.secrets()
+    assert found.pop("date of today")
+    assert found == {
+        "store path": ["/srv/forge/store"],
+        "home": ["/home/joseph"],
+        "host name": ["obelisk"],
+        "user name": ["joseph"],
+        "kernel version": ["6.1.0-test-amd64"],
+        "CPU model": ["Test CPU @ 3 GHz"],
+    }
+
+
+@pytest.mark.parametrize("name", ["root", "localhost", "runner", "bob", "x", ""])
+def test_names_that_are_common_or_short_are_no_secrets(machine: Machine, name: str) -> None:
+    machine.name = machine.user = name
+    assert not {"host name", "user name"} & machine.secrets().keys()
+
+
+def test_a_home_that_is_everybodys_is_no_secret(machine: Machine) -> None:
+    machine.home = "/root"
+    assert "home" not in machine.secrets()
+
+
+def test_a_cpu_that_is_not_named_is_no_secret(machine: Machine) -> None:
+    machine.cpu = "CPU"
+    assert "CPU model" not in machine.secrets()
+
+
+def test_a_user_without_an_entry_has_no_name_to_hide(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    found = machine.secrets()
+    assert not {"home", "user name"} & found.keys()
+    assert found["host name"] == ["obelisk"]
+
+
+NINTH = 1_709_942_400.0  # 2024-03-09T00:00:00Z, a Saturday
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2024-03-09", "Mar  9 2024", "Sat Mar  9", "9 Mar 2024", "09 Mar 2024", "2024-03-09T01:02:03Z", "v2024-03-09_01"],
+)
+@pytest.mark.parametrize("second", [0.0, 86_399.9])
+def test_today_is_found_as_programs_write_it(machine: Machine, tmp_path: Path, text: str, second: float) -> None:
+    secrets = secrets_of_this_machine(tmp_path / "store", NINTH + second)
+    file = written(tmp_path / "file", f"built on {text}\n".encode())
+    assert {leak.kind for leak in find_leaks(file, secrets)} == {"date of today"}
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-03-08", "12024-03-09", "2024-03-091", "Mar 19 2024", "19 Mar 2024", "2023-03-09"]
+)
+def test_another_day_is_not_today(machine: Machine, tmp_path: Path, text: str) -> None:
+    file = written(tmp_path / "file", f"built on {text}\n".encode())
+    assert leaks_in(file, *secrets_of_this_machine(tmp_path / "store", NINTH)) == []
+
+
+def test_today_is_that_of_the_sandbox_wherever_the_machine_is(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    time.tzset()
+    try:
+        assert "2024-03-09" in machine.secrets(NINTH + 86_000)["date of today"]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def realise(folder: Path, node: Derivation, content: bytes) -> None:
+    """Realise a node whose build leaves `content`, on the ninth of March 2024."""
+
+    def build(request: BuildRequest) -> bytes:
+        (request.out / "out").write_bytes(content)
+        return b""
+
+    def no_fetcher() -> SourceFetcher:
+        raise AssertionError
+
+    with LocalStore.open(folder / "store") as store:
+        executor, places = FakeExecutor(build), Places(folder / "downloads", folder / "failed")
+        world = World(store, lambda: executor, no_fetcher, Reporter(), lambda: NINTH, places)
+        try:
+            Realisation(make_plan(Graph.of([node]), store), world, Settings(1, 1 << 30)).run()
+        finally:
+            assert store.verify().clean
+
+
+TODAY = b"built 2024-03-09\n"
+PLAIN = Derivation("plain", "builder", (), {}, {})
+
+
+def test_an_output_that_leaks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildsFailed) as raised:
+        realise(tmp_path, PLAIN, TODAY)
+    (failure,) = raised.value.failures
+    assert failure.reason == "output-leaks"
+    with pytest.raises(BuildsFailed):
+        realise(tmp_path, PLAIN, os.fsencode(tmp_path / "store"))
+
+
+def test_an_allowed_leak_is_none_and_allows_no_other(tmp_path: Path) -> None:
+    allowed = replace(PLAIN, allowed_leaks={"date of today": "it is a calendar"})
+    with pytest.raises(BuildsFailed) as raised:
+        realise(tmp_path, allowed, TODAY + os.fsencode(tmp_path / "store"))
+    assert [failure.reason for failure in raised.value.failures] == ["output-leaks"]
+    realise(tmp_path, allowed, TODAY)
+    assert allowed.id == PLAIN.id
+
+
+def test_a_host_specific_output_may_tell_of_its_host(tmp_path: Path) -> None:
+    realise(tmp_path, replace(PLAIN, label=Label((("gpu", "none"),))), TODAY)
