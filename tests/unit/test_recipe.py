@@ -286,7 +286,8 @@ def test_what_stands_for_a_host_specific_package_has_the_facts_of_both(tmp_path:
     write(
         tmp_path,
         "twice",
-        HEAD + '@recipe("twice")\ndef f(host, *, cpu: str = "any"):\n    return Spec("n", host.fact("os"), (cpu,), {})\n'
+        HEAD + '@recipe("twice")\ndef f(host, *, cpu: str = "any"):\n'
+        '    return Spec("n", host.fact("os"), (cpu,), {})\n'
         '@recipe("twice.native")\ndef g(host):\n'
         '    return Package("twice").with_options(cpu=host.fact("cpu.model"))',
     )
