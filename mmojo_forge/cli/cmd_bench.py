@@ -100,10 +100,7 @@ def _realise(context: Context, targets: Sequence[str], *, as_json: bool) -> dict
     if not targets:  # a program and a model that are there already need no workspace
         return {}
     settings = context.settings()
-    color = not os.environ.get("NO_COLOR")
-    reporter = make_reporter(
-        as_json=as_json, quiet=False, color=color, clock=time.time, cores=settings.jobs, stream=sys.stderr
-    )
+    reporter = make_reporter(settings.jobs, as_json=as_json)
     results = realise_request(context.workspace, Request.parse(targets), context.world(reporter), settings)
     return {row.target: row.path for row in results}
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,14 +54,7 @@ def command(
 ) -> int:
     """Rebuild TARGET… with everything varied that must not matter, and say where an output is not identical."""
     run_settings = context.settings(jobs=jobs)
-    reporter = make_reporter(
-        as_json=False,
-        quiet=quiet,
-        color=not os.environ.get("NO_COLOR"),
-        clock=time.time,
-        cores=run_settings.jobs,
-        stream=sys.stderr,
-    )
+    reporter = make_reporter(run_settings.jobs, quiet=quiet)
     request, world = Request.parse(targets, settings), context.world(reporter)
     if against is not None:
         return _compare(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-import time
 
 import click
 
@@ -36,14 +33,7 @@ def command(
 ) -> None:
     """Build TARGET… (or find that they are built already) and print where they lie."""
     run_settings = context.settings(jobs=jobs, keep_going=keep_going)
-    reporter = make_reporter(
-        as_json=as_json,
-        quiet=quiet,
-        color=not os.environ.get("NO_COLOR"),
-        clock=time.time,
-        cores=run_settings.jobs,
-        stream=sys.stderr,
-    )
+    reporter = make_reporter(run_settings.jobs, as_json=as_json, quiet=quiet)
     request = Request.parse(targets, settings)
     results = realise_request(context.workspace, request, context.world(reporter), run_settings, link=not no_link)
     if as_json:

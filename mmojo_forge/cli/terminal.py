@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -19,15 +21,23 @@ _VERB = {Action.FETCH: "fetch", Action.IMPORT: "import", Action.BUILD: "build"}
 
 
 def make_reporter(
-    *, as_json: bool, quiet: bool, color: bool, clock: Callable[[], float], cores: int, stream: TextIO = sys.stderr
+    cores: int,
+    *,
+    as_json: bool = False,
+    quiet: bool = False,
+    color: bool | None = None,
+    clock: Callable[[], float] = time.time,
+    stream: TextIO | None = None,
 ) -> Reporter:
-    """The reporter that suits where stderr goes."""
+    """The reporter that suits where `stream` goes (stderr if None); colours unless NO_COLOR is set, if None."""
+    stream = stream or sys.stderr
     if as_json:
         return JsonReporter(stream, clock)
     if quiet:
         return Reporter()
     if stream.isatty():
-        return LiveReporter(stream, clock, color=color, cores=cores)
+        colored = not os.environ.get("NO_COLOR") if color is None else color
+        return LiveReporter(stream, clock, color=colored, cores=cores)
     return PlainReporter(stream, clock)
 
 

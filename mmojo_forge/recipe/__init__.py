@@ -1,45 +1,4 @@
 """All that a recipe may import, and nothing else: the loader and the host facts lie beside the API, not in it."""
 
-from mmojo_forge.recipe.api import (
-    Debian,
-    DebianFile,
-    Files,
-    Git,
-    Host,
-    Limits,
-    Npm,
-    Package,
-    Pypi,
-    Recipe,
-    Slice,
-    Spec,
-    Url,
-    build,
-    forge_files,
-    link_ape,
-    quote,
-    recipe,
-    unpack,
-)
-
-__all__ = [
-    "Debian",
-    "DebianFile",
-    "Files",
-    "Git",
-    "Host",
-    "Limits",
-    "Npm",
-    "Package",
-    "Pypi",
-    "Recipe",
-    "Slice",
-    "Spec",
-    "Url",
-    "build",
-    "forge_files",
-    "link_ape",
-    "quote",
-    "recipe",
-    "unpack",
-]
+from mmojo_forge.recipe.api import *  # noqa: F403
+from mmojo_forge.recipe.api import __all__ as __all__
