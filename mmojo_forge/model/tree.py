@@ -189,8 +189,10 @@ def _check_resolved(path: str, links: Mapping[str, str]) -> None:
 
 
 def _check_entry(entry: Entry, directories: set[str]) -> None:
-    parent, _, name = entry.path.rpartition("/")
+    parent, slash, name = entry.path.rpartition("/")
     check_name(name)
+    if slash and not parent:
+        raise TreeError(f"make tree: {entry.path} is absolute", reason="tree-bad-name")
     if parent not in directories:
         raise TreeError(f"make tree: {entry.path} has no parent directory", reason="tree-no-parent")
     if len(entry.path.encode()) > MAX_PATH_BYTES or entry.path.count("/") >= MAX_DEPTH:

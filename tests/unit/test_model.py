@@ -106,6 +106,7 @@ def test_a_tree_reads_back_from_its_manifest(tree: Tree) -> None:
     [
         ([Entry("a/b", Kind.DIRECTORY)], "tree-no-parent"),
         ([Entry("a", Kind.FILE, ZERO, 1), Entry("a/b", Kind.FILE, ZERO, 1)], "tree-no-parent"),
+        ([Entry("/etc", Kind.DIRECTORY)], "tree-bad-name"),
         ([Entry("..", Kind.DIRECTORY)], "tree-bad-name"),
         ([Entry("a\0b", Kind.DIRECTORY)], "tree-bad-name"),
         ([Entry("\udcff", Kind.DIRECTORY)], "tree-bad-name"),
