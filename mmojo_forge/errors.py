@@ -1,19 +1,6 @@
 """The one exception base: an operation on an object failed for a cause, and here is what to do next.
 
-Concrete classes live beside the code that raises them:
-
-    ForgeError
-    ├── CanonicalError       model/canonical.py    a value that has no canonical form
-    ├── TreeError            model/tree.py         a file tree that cannot be a store object
-    ├── DerivationError      model/derivation.py   a build step that cannot be described
-    ├── LockError            model/lockfile.py     forge.lock missing, foreign, stale
-    ├── RecipeError          recipe/               a recipe that is impure, cyclic or wrong
-    ├── StoreError           store/                disk full, corrupt, half-written
-    ├── ExecutorError        executor/             the sandbox cannot be made here
-    ├── FetchError           fetch/                a source that cannot be had, or is not what was pinned
-    ├── ArchiveError         fetch/archive/        an archive that must not be unpacked
-    ├── ApeError             ape/                  a file that cannot be linked or read
-    └── EngineError          engine/               a build failed, an output is missing
+Concrete classes live beside the code that raises them; ARCHITECTURE.md has their tree.
 
 A failed *build* is a value (`BuildResult`); an exception means the operation asked for cannot go on.
 """
