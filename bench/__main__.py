@@ -1,4 +1,7 @@
-"""`python -m bench [--quick] [CASE…]`: a Markdown table on stdout, all times as JSON in bench/results/."""
+"""`python -m bench [--quick] [CASE…]`: a Markdown table on stdout, all times as JSON in bench/results/.
+
+`python -m bench soak [--kills N]` measures nothing, but looks for what breaks (bench/soak.py).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from bench import soak
 from bench.cases import CASES, Sides
 from bench.measure import Row
 
@@ -50,4 +55,7 @@ def _cpu() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["soak"]:
+        soak.main(sys.argv[2:])
+    else:
+        main()

@@ -1,20 +1,29 @@
-"""`forge store path|verify`: where things lie, and whether they are whole."""
+"""`forge store …`: where things lie, whether they are whole; what is kept, and how to keep less of it."""
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from mmojo_forge.cli import units
+from mmojo_forge.cli import cmd_store_gc, cmd_store_repair, cmd_store_transfer
 from mmojo_forge.cli.context import Context
 from mmojo_forge.engine.query import target_path
-from mmojo_forge.errors import ExitCode
 
 
 @click.group("store")
 def command() -> None:
-    """Look at the store."""
+    """Look at the store, and look after it."""
+
+
+for _part in (
+    cmd_store_repair.verify,
+    cmd_store_repair.repair,
+    cmd_store_gc.gc,
+    cmd_store_gc.roots,
+    cmd_store_gc.du,
+    cmd_store_transfer.export,
+    cmd_store_transfer.import_,
+):
+    command.add_command(_part)
 
 
 @command.command("path")
@@ -23,21 +32,3 @@ def command() -> None:
 def path(context: Context, target: str | None) -> None:
     """Print where the store lies, or where TARGET lies in it if it is built."""
     print(target_path(context.workspace, target, context.store) if target else context.workspace.store)
-
-
-@command.command("verify")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.pass_context
-def verify(click_context: click.Context, as_json: bool) -> None:
-    """Read everything and compare it with its hash; exit 1 if anything is not what it should be."""
-    report = click_context.obj.store.verify()
-    if as_json:
-        findings = [{"reason": finding.reason, "path": str(finding.path)} for finding in report.findings]
-        print(json.dumps({"schema": 1, "findings": findings, "blobs": report.blobs, "bytes": report.size}))
-    else:
-        for finding in report.findings:
-            print(f"{finding.reason}: {finding.path}")
-        amount = f"{units.plural(report.blobs, 'blob')}, {units.size(report.size)}"
-        state = units.plural(len(report.findings), "finding") if report.findings else "all whole"
-        click.echo(f"{amount}: {state}", err=True)
-    click_context.exit(ExitCode.BUILD_FAILED if report.findings else ExitCode.DONE)

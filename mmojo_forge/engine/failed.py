@@ -11,7 +11,7 @@ from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.executor.request import BuildRequest, Mount
 from mmojo_forge.model.digest import ActionKey
 
-_REQUEST = "request.json"
+REQUEST = "request.json"
 _KEY = "action-key"
 
 
@@ -23,7 +23,7 @@ def keep(scratch: Path, kept: Path, request: BuildRequest, key: ActionKey) -> No
         "mounts": [[str(mount.source), mount.at] for mount in request.mounts],
         "log": str(request.log),
     }
-    (scratch / _REQUEST).write_text(json.dumps(document), encoding="utf-8")
+    (scratch / REQUEST).write_text(json.dumps(document), encoding="utf-8")
     (scratch / _KEY).write_text(key, encoding="utf-8")
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(kept, ignore_errors=True)
@@ -46,7 +46,7 @@ def key_of(kept: Path) -> ActionKey | None:
 def request_of(kept: Path) -> BuildRequest:
     """The request of a kept build, as it has to be run to enter its sandbox; raises EngineError (`no-failed-build`)."""
     try:
-        document = json.loads((kept / _REQUEST).read_text(encoding="utf-8"))
+        document = json.loads((kept / REQUEST).read_text(encoding="utf-8"))
     except OSError as error:
         raise EngineError(
             f"enter the failed build of {kept.name}: none is kept",

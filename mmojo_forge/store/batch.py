@@ -14,7 +14,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from mmojo_forge.model.digest import BlobDigest
 from mmojo_forge.model.tree import Kind, Tree
 from mmojo_forge.store import layout, rename, scratch
 from mmojo_forge.store.database import Database, current_epoch, json_list
+from mmojo_forge.store.leases import Leases
 from mmojo_forge.store.scan import open_beneath
 from mmojo_forge.store.scratch import ProcessScratch, write_all
 
@@ -56,10 +57,11 @@ class VanishedError(Exception):
 class Batch:
     """A registration under way. Callers may assume that no content is staged twice, whatever the threads do."""
 
-    def __init__(self, root: str, database: Database, process: ProcessScratch) -> None:
+    def __init__(self, root: str, database: Database, process: ProcessScratch, leases: Leases) -> None:
         self._root = root
         self._database = database
         self._process = process
+        self._leases = leases
         self._claimed: set[Blob] = set()
         self._reused: set[Blob] = set()
         self._staged: dict[Blob, Staged] = {}
@@ -136,27 +138,35 @@ class Batch:
         with self._lock:
             self._staged[blob] = staged
 
-    def publish(self, tree: Tree, moved_fd: int | None = None) -> None:
-        """Make the tree valid; `moved_fd` is the tree that is moved in. Raises VanishedError to be done again."""
-        manifest, fd = self._create()
-        try:
-            write_all(fd, tree.encode())
-            finish(fd, executable=False)
-        finally:
-            os.close(fd)
+    def publish(self, trees: Sequence[Tree], moved_fd: int | None = None) -> None:
+        """Make the trees valid, all or none; `moved_fd` is the tree that is moved in. Raises VanishedError to be done
+        again."""
+        manifests = [self._stage_manifest(tree) for tree in trees]
         with scratch.locked(os.path.join(self._root, layout.TMP), layout.PUBLISH_LOCK, fcntl.LOCK_SH):
             for blob in self._reused - self._registered(self._reused).keys():
                 if blob not in self._spare:
                     raise VanishedError
                 self._staged[blob] = self._spare[blob]
             paths = [f"{layout.BLOBS}/{layout.blob_path(*blob)}" for blob in self._staged]
-            self.intent = self._process.note_intent([*paths, f"{layout.TREES}/{tree.id}"])
+            paths += [f"{layout.TREES}/{tree.id}" for tree in trees]
+            self.intent = self._process.note_intent(paths)
+            self._leases.hold(tree.id for tree in trees)
             self._move(moved_fd)
-            os.rename(manifest, os.path.join(self._root, layout.TREES, tree.id), src_dir_fd=self._process.fd)
-            self._made.remove(manifest)
-            self._commit(tree)
+            for tree, manifest in zip(trees, manifests, strict=True):
+                os.rename(manifest, os.path.join(self._root, layout.TREES, tree.id), src_dir_fd=self._process.fd)
+                self._made.remove(manifest)
+            self._commit(trees)
             self._process.drop_intent(self.intent)
             self.intent = None
+
+    def _stage_manifest(self, tree: Tree) -> str:
+        name, fd = self._create()
+        try:
+            write_all(fd, tree.encode())
+            finish(fd, executable=False)
+        finally:
+            os.close(fd)
+        return name
 
     def _registered(self, blobs: Iterable[Blob]) -> dict[Blob, int]:
         """The sizes of those of the blobs that have a row."""
@@ -196,7 +206,7 @@ class Batch:
             os.close(source_fd)
             os.close(blobs_fd)
 
-    def _commit(self, tree: Tree) -> None:
+    def _commit(self, trees: Sequence[Tree]) -> None:
         now = time.time()
         with self._database.transaction() as connection:
             epoch = current_epoch(connection)
@@ -204,10 +214,10 @@ class Batch:
                 "INSERT OR IGNORE INTO blobs (digest, executable, size, sha256, epoch) VALUES (?, ?, ?, ?, ?)",
                 [(blob.digest, blob.executable, one.size, one.sha256, epoch) for blob, one in self._staged.items()],
             )
-            connection.execute(
+            connection.executemany(
                 "INSERT INTO trees (id, size, files, added, used, epoch) VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET used = excluded.used",
-                (tree.id, tree.size, sum(1 for _ in tree.files()), now, now, epoch),
+                [(tree.id, tree.size, sum(1 for _ in tree.files()), now, now, epoch) for tree in trees],
             )
 
     def _create(self) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from mmojo_forge.store import ingest, recovery, scan, scratch
 from mmojo_forge.store.batch import Batch, Blob, VanishedError, blobs_of
 from mmojo_forge.store.database import Database
 from mmojo_forge.store.failure import reported
+from mmojo_forge.store.leases import Leases
 from mmojo_forge.store.protocol import OpenBlob, StoreError
 
 _UNLIMITED = 1 << 62
@@ -24,10 +25,11 @@ _UNLIMITED = 1 << 62
 class Intake:
     """Registers trees in the store at `root`. Callers may assume that a tree that is returned is valid."""
 
-    def __init__(self, root: str, database: Database, process: scratch.ProcessScratch) -> None:
+    def __init__(self, root: str, database: Database, process: scratch.ProcessScratch, leases: Leases) -> None:
         self._root = root
         self._database = database
         self._scratch = process
+        self._leases = leases
 
     def add_path(self, path: Path, *, move: bool, limits: Limits, ignored: frozenset[str]) -> Tree:
         """The tree of the files at a path; nothing is followed to get there but what is above it."""
@@ -111,17 +113,18 @@ class Intake:
 
     def _register(self, fill: Callable[[Batch], Tree], moved_fd: int | None = None) -> Tree:
         while True:
-            with self._batch() as batch:
+            with self.batch() as batch:
                 tree = fill(batch)
                 try:
-                    batch.publish(tree, moved_fd)
+                    batch.publish([tree], moved_fd)
                 except VanishedError:
                     continue
                 return tree
 
     @contextmanager
-    def _batch(self) -> Iterator[Batch]:
-        batch = Batch(self._root, self._database, self._scratch)
+    def batch(self) -> Iterator[Batch]:
+        """A registration, undone unless it was published."""
+        batch = Batch(self._root, self._database, self._scratch, self._leases)
         try:
             yield batch
         finally:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterable
 
 from mmojo_forge.store import layout
 
 SCHEMA = 1
 APPLICATION_ID = 0x666F7267
+USE_GRANULARITY = 3600.0
+"""Seconds within which a second use of a tree is not written down."""
 
 _RESOLVED = """
-SELECT resolved.derivation, resolved.output, resolved.tree
+SELECT resolved.derivation, resolved.output, resolved.tree, trees.used
 FROM resolved JOIN trees ON trees.id = resolved.tree JOIN epochs ON epochs.id = trees.epoch
 WHERE resolved.derivation = ? AND (epochs.durable OR epochs.boot = ?)
 """
@@ -35,14 +38,31 @@ def lookup_resolved(store: str, derivations: Iterable[str]) -> dict[str, dict[st
             return {}
         boot = boot_id()
         known: dict[str, dict[str, str]] = {}
+        stale: list[str] = []
+        before = time.time() - USE_GRANULARITY
         for wanted in derivations:
-            for derivation, output, tree in connection.execute(_RESOLVED, (wanted, boot)):
+            for derivation, output, tree, used in connection.execute(_RESOLVED, (wanted, boot)):
                 known.setdefault(derivation, {})[output] = tree
+                if used < before:
+                    stale.append(tree)
+        if stale:
+            _touch(connection, stale)
         return known
     except sqlite3.Error:
         return {}
     finally:
         connection.close()
+
+
+def _touch(connection: sqlite3.Connection, trees: list[str]) -> None:
+    """Remember that the trees are used; not worth waiting for where somebody else is writing."""
+    try:
+        connection.execute("PRAGMA busy_timeout = 20")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        with connection:
+            connection.executemany("UPDATE trees SET used = ? WHERE id = ?", [(time.time(), tree) for tree in trees])
+    except sqlite3.Error:
+        return
 
 
 def object_path(store: str, tree: str, name: str) -> str | None:

@@ -6,8 +6,9 @@ objects/<id>-<name>   trees checked out by hard links
 db.sqlite             what is valid; a blob or tree without a row does not exist
 logs/ab/cdef….zst     build logs by action key
 roots/<link>          symlinks to the links that keep trees alive
-locks/<key>           one flock per key
+locks                 one file, one byte of it for each key that is locked
 tmp/<process>/        everything unfinished; the directory is locked by the process it belongs to
+damaged/              blobs that `repair` set aside; nothing reads them
 """
 
 from __future__ import annotations
@@ -29,6 +30,15 @@ PUBLISH_LOCK = "publish.lock"
 by whoever must see no such half-way state (clean-up of dead processes, verify, garbage collection)."""
 INTENT = "intent"
 """In tmp/<process>/<this>-<n>: the paths that are being renamed into place and have no row yet."""
+
+USING = "using"
+"""In tmp/<process>/: the trees that the process was told are valid; they are not collected while it lives."""
+UNLEASED = "unleased"
+"""Instead of its start in the name of a process's directory: nothing is kept for this process's sake."""
+MAINTENANCE_KEY = "store maintenance"
+"""The key (no build's, as it is no digest) that is held exclusively to collect or repair, shared to look at it all."""
+DAMAGED = "damaged"
+DOWNLOADS, FAILED, CHECKS, CACHE = "downloads", "failed", "checks", "cache"
 
 EXECUTABLE_SUFFIX = ".x"
 MAX_OBJECT_NAME = 190

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -23,14 +24,18 @@ from mmojo_forge.model.limits import Limits
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.model.tree import Tree, check_name
 from mmojo_forge.store import durability, known, layout, locks, objects, recovery, roots, scratch
-from mmojo_forge.store.database import Database, json_list, new_epoch
+from mmojo_forge.store.bundle_reader import Imported, read_bundle
+from mmojo_forge.store.database import Database, new_epoch
 from mmojo_forge.store.failure import reported
 from mmojo_forge.store.intake import Intake, open_source
 from mmojo_forge.store.known import boot_id
+from mmojo_forge.store.leases import Leases
+from mmojo_forge.store.maintenance import Maintenance
 from mmojo_forge.store.protocol import Observation, OnWait, OpenBlob, Recorded, Root, StoreError
 from mmojo_forge.store.reading import open_verified
+from mmojo_forge.store.repair import Mended
 from mmojo_forge.store.traces import Traces
-from mmojo_forge.store.verify import OnProgress, Report, verify
+from mmojo_forge.store.verify import OnProgress, Report
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
@@ -46,14 +51,18 @@ class LocalStore:
         self._database = database
         self._scratch = process
         self._traces = Traces(database)
-        self._intake = Intake(root, database, process)
+        self._leases = Leases(root, database, process)
+        self._intake = Intake(root, database, process, self._leases)
         self._added = False
+        self.maintenance = Maintenance(root, database, process)
+        """What is done to the store as a whole."""
 
     @classmethod
-    def open(cls, path: Path, *, shuffle: int | None = None) -> Self:
+    def open(cls, path: Path, *, shuffle: int | None = None, leasing: bool = True) -> Self:
         """The store at `path`, made if need be. Raises StoreUnusableError (`store-schema`, `store-permission`).
 
         `shuffle` is the seed of the order that files are checked out in, for builds that must not depend on it.
+        `leasing` is false for a process that stays for days and can bear to be told later that something is gone.
         """
         root = os.path.realpath(path)
         with reported("open store", root):
@@ -64,7 +73,7 @@ class LocalStore:
                 try:
                     recovery.clean_up_dead(root, database)
                     recovery.check_after_power_cut(root, database)
-                    return cls(root, database, scratch.ProcessScratch(tmp), shuffle)
+                    return cls(root, database, scratch.ProcessScratch(tmp, leasing=leasing), shuffle)
                 except BaseException:
                     database.close()
                     raise
@@ -105,12 +114,12 @@ class LocalStore:
 
     def has_tree(self, tree: TreeId) -> bool:
         """Whether the tree is registered, with all its content."""
-        return bool(self._query("SELECT 1 FROM trees WHERE id = ?", (tree,)))
+        return bool(self.valid_trees([tree]))
 
     def valid_trees(self, trees: Iterable[TreeId]) -> set[TreeId]:
-        """Which of the trees are registered."""
-        rows = self._query("SELECT id FROM trees WHERE id IN (SELECT value FROM json_each(?))", (json_list(trees),))
-        return {TreeId(row[0]) for row in rows}
+        """Which of the trees are registered. Those are not collected while this process lives."""
+        with reported("read store", self._root):
+            return self._leases.valid(trees)
 
     def read_tree(self, tree: TreeId) -> Tree:
         """The manifest; raises StoreError (`tree-missing`, `tree-corrupt`)."""
@@ -154,12 +163,24 @@ class LocalStore:
         with self._adding(f"add tree {tree.id}", needed=tree.size):
             self._intake.add_tree(tree, open_blob)
 
+    def import_bundle(self, path: Path, *, on_progress: OnProgress | None = None) -> Imported:
+        """Take in a bundle, all of it or nothing; raises BundleError unless all of it is as it must be."""
+        with self._adding(f"import {path}"):
+            with self._intake.batch() as batch:
+                arrived = read_bundle(path, batch, self.path, on_progress)
+                batch.publish(arrived.trees)
+            answers = Counter(self._traces.record(trace) for trace in arrived.traces)
+        return Imported(arrived.contents, answers[Recorded.NEW], answers[Recorded.CONFLICT])
+
     # Objects
 
     def checkout(self, tree: TreeId, name: str) -> Path:
         """The object, read-only; made if need be."""
         path = self.object_path(tree, name)
         with reported(f"check out {name}", self._root):
+            if not self._leases.valid([tree]):
+                raise self._no_tree(tree)
+            self._leases.touch(tree)
             if not os.path.lexists(path):
                 with self._temporary() as temporary:
                     objects.check_out(self._root, self._manifest(tree), temporary, str(path), self._shuffle)
@@ -260,8 +281,12 @@ class LocalStore:
 
     def verify(self, *, check_content: bool = True, on_progress: OnProgress | None = None) -> Report:
         """Whether the store is what it says; nothing is changed."""
-        with reported("verify store", self._root):
-            return verify(self._root, self._database, check_content=check_content, on_progress=on_progress)
+        return self.maintenance.verify(check_content=check_content, on_progress=on_progress)
+
+    def repair(self, *, on_progress: OnProgress | None = None, on_wait: OnWait | None = None) -> Mended:
+        """Mend what is damaged as far as the store itself has it intact; what it has not is not valid any more."""
+        self._added = True
+        return self.maintenance.repair(self.checkout, on_progress=on_progress, on_wait=on_wait)
 
     # Inside
 
@@ -279,14 +304,13 @@ class LocalStore:
         finally:
             scratch.remove_tree(self._scratch.path, name)
 
-    def _query(self, sql: str, parameters: Sequence[object]) -> list[tuple[str]]:
-        with reported("read store", self._root):
-            return self._database.query(sql, parameters)
-
     def _manifest(self, tree: TreeId) -> bytes:
         if not self.has_tree(tree):
-            raise StoreError(f"read tree {tree}: not in the store {self._root}", reason="tree-missing")
+            raise self._no_tree(tree)
         return objects.read_manifest(self._root, tree)
+
+    def _no_tree(self, tree: TreeId) -> StoreError:
+        return StoreError(f"read tree {tree}: not in the store {self._root}", reason="tree-missing")
 
     def _blob(self, digest: BlobDigest, executable: bool) -> str:
         if not is_hex_digest(digest):

@@ -23,20 +23,20 @@ _FLOCK = struct.Struct("hhqqi4x")
 
 
 @contextmanager
-def held(path: str, key: str, on_wait: OnWait | None = None) -> Iterator[None]:
-    """Hold the key's lock in the file at `path`."""
+def held(path: str, key: str, on_wait: OnWait | None = None, *, shared: bool = False) -> Iterator[None]:
+    """Hold the key's lock in the file at `path`; `shared` with all others who hold it so."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        _wait_for(fd, _offset(key), on_wait)
+        _wait_for(fd, _offset(key), on_wait, fcntl.F_RDLCK if shared else fcntl.F_WRLCK)
         yield
     finally:
         os.close(fd)
 
 
-def _wait_for(fd: int, offset: int, on_wait: OnWait | None) -> None:
+def _wait_for(fd: int, offset: int, on_wait: OnWait | None, kind: int) -> None:
     started = time.monotonic()
     pause = _FIRST_PAUSE
-    request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+    request = _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0)
     while True:
         try:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)

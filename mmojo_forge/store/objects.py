@@ -34,13 +34,21 @@ def read_manifest(root: str, tree: TreeId) -> bytes:
             manifest = file.read()
     except FileNotFoundError as error:
         raise StoreError(f"read tree {tree}: not in the store {root}", reason="tree-missing") from error
+    except OSError as error:
+        if error.errno not in {errno.EISDIR, errno.ELOOP, errno.EIO}:
+            raise
+        raise _corrupt_tree(root, tree) from error
     if blake3_hex(manifest) != tree:
-        raise StoreError(
-            f"read tree {tree}: its manifest in {root} has changed",
-            detail="Run `forge store verify` for the whole damage.",
-            reason="tree-corrupt",
-        )
+        raise _corrupt_tree(root, tree)
     return manifest
+
+
+def _corrupt_tree(root: str, tree: str) -> StoreError:
+    return StoreError(
+        f"read tree {tree}: its manifest in {root} has changed",
+        detail="`forge store repair` mends it, or makes what it was of anew.",
+        reason="tree-corrupt",
+    )
 
 
 def rows_of(manifest: bytes) -> list[Row]:
@@ -203,7 +211,7 @@ def corrupt(root: str, digest: str) -> StoreError:
     """The error for a blob whose content has changed."""
     return StoreError(
         f"read blob {digest}: its content in {root} has changed",
-        detail="Run `forge store verify` for the whole damage.",
+        detail="`forge store repair` mends it, or makes what has it anew.",
         reason="blob-corrupt",
     )
 

@@ -69,7 +69,8 @@ class TreeReader(Protocol):
         """Whether the tree is valid here: registered, with all its content."""
 
     def valid_trees(self, trees: Iterable[TreeId]) -> set[TreeId]:
-        """Which of the trees are valid here, in one question."""
+        """Which of the trees are valid here, in one question. A store that collects leaves them alone while it is open
+        in this process."""
 
     def read_tree(self, tree: TreeId) -> Tree:
         """The manifest; raises StoreError (`tree-missing`, `tree-corrupt`)."""

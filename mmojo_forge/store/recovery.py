@@ -7,10 +7,11 @@ checked against the files, and dropped where those are missing or wrong. Objects
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import fcntl
 import os
 import re
+import time
 
 from blake3 import blake3
 
@@ -23,6 +24,8 @@ from mmojo_forge.store.known import boot_id
 from mmojo_forge.store.protocol import StoreError
 
 _WHOLE = re.compile(rf"{layout.BLOBS}/[0-9a-f]{{2}}/[0-9a-f]{{62}}(\.x)?|{layout.TREES}/[0-9a-f]{{64}}")
+_ATTEMPTS, _PAUSE = 10, 0.01
+_OBJECTS = re.compile(rf"{layout.OBJECTS}/([0-9a-f]{{64}})")
 
 
 def clean_up_dead(root: str, database: Database) -> None:
@@ -33,11 +36,25 @@ def clean_up_dead(root: str, database: Database) -> None:
         for intent in os.listdir(directory):
             if intent.startswith(f"{layout.INTENT}-"):
                 retract(root, database, os.path.join(directory, intent))
-        scratch.remove_tree(tmp, name)
+        _remove_directory(tmp, name)
+
+
+def _remove_directory(tmp: str, name: str) -> None:
+    """Remove the directory of a dead process. A sandbox outlives its forge by a moment and may go on writing; what
+    is left then is for whoever opens the store next."""
+    for _ in range(_ATTEMPTS):
+        try:
+            scratch.remove_tree(tmp, name)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        time.sleep(_PAUSE)
 
 
 def retract(root: str, database: Database, intent: str) -> None:
-    """Remove what was published without a row. Nobody else can be about to add that row: publishing is locked."""
+    """Remove what was published, or about to be collected, and has no row. Nobody else can be about to add that row:
+    publishing is locked. A collector's intent also names, as `objects/<tree>`, the objects of trees."""
     with open(intent, encoding="ascii") as file:
         paths = file.read().splitlines()
     if not paths:
@@ -48,6 +65,8 @@ def retract(root: str, database: Database, intent: str) -> None:
             # Where the last line is cut off, nothing was renamed yet.
             if path not in registered and _WHOLE.fullmatch(path):
                 _remove(os.path.join(root, path))
+        gone = {match[1] for path in paths if (match := _OBJECTS.fullmatch(path))}
+        forget_objects(root, {TreeId(tree) for tree in gone if f"{layout.TREES}/{tree}" not in registered})
 
 
 def registered_paths(database: Database) -> set[str]:
@@ -70,7 +89,7 @@ def check_after_power_cut(root: str, database: Database) -> None:
             connection.executemany("DELETE FROM blobs WHERE digest = ? AND executable = ?", lost_blobs)
         trees = [TreeId(row[0]) for row in database.query(f"SELECT id FROM trees WHERE epoch IN ({epochs})", (boot,))]
         lost_trees = [tree for tree in trees if not _is_complete(root, database, tree)]
-        _forget_objects(root, set(trees))
+        forget_objects(root, set(trees))
         for blob in lost_blobs:
             _remove(os.path.join(root, layout.BLOBS, layout.blob_path(*blob)))
         for tree in lost_trees:
@@ -106,12 +125,20 @@ def _is_complete(root: str, database: Database, tree: TreeId) -> bool:
     return needed <= {Blob(row[0], bool(row[1])) for row in present}
 
 
-def _forget_objects(root: str, trees: set[TreeId]) -> None:
+def forget_objects(root: str, trees: set[TreeId]) -> None:
+    """Remove the objects of these trees; they can be checked out anew."""
+    if not trees:
+        return
     for tree, name in list(objects.list_objects(root)):
         if tree in trees:
             scratch.remove_tree(os.path.join(root, layout.OBJECTS), name)
 
 
 def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(path)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        # Damage: a repair that was killed came by here.
+        scratch.remove_tree(*os.path.split(path))

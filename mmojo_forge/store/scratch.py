@@ -11,6 +11,7 @@ import os
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,13 +30,16 @@ class ProcessScratch:
     others were freed a moment ago.
     """
 
-    def __init__(self, tmp: str) -> None:
+    def __init__(self, tmp: str, *, leasing: bool = True) -> None:
         self._tmp = tmp
-        self._name = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self.leasing = leasing
+        since = str(int(time.time())) if leasing else layout.UNLEASED
+        self._name = f"{os.getpid()}-{since}-{secrets.token_hex(6)}"
         self._lock = threading.Lock()
         self._count = 0
         self._idle_intents: list[str] = []
         self._sweepers = ThreadPoolExecutor(_SWEEPERS, "forge-sweep")
+        self._using = -1
         self.path = os.path.join(tmp, self._name)
         os.mkdir(self.path, 0o700)
         self.fd = os.open(self.path, _DIRECTORY)
@@ -66,6 +70,21 @@ class ProcessScratch:
         with self._lock:
             self._idle_intents.append(name)
 
+    def note_use(self, trees: Iterable[str]) -> None:
+        """Write down that the process uses these trees; it lasts as long as the directory."""
+        if not self.leasing:
+            return
+        with self._lock:
+            if self._using < 0:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._using = os.open(layout.USING, flags, 0o600, dir_fd=self.fd)
+            write_all(self._using, "".join(f"{tree}\n" for tree in trees).encode())
+
+    @property
+    def name(self) -> str:
+        """What the directory is called."""
+        return self._name
+
     def discard(self, name: str) -> None:
         """Remove what lies at a name, some time before `close` returns: removing a directory may wait for the disk,
         which on file systems that are mounted with `discard` takes milliseconds each time."""
@@ -74,6 +93,9 @@ class ProcessScratch:
     def close(self) -> None:
         """Remove the directory with all in it."""
         self._sweepers.shutdown(cancel_futures=True)
+        if self._using >= 0:
+            os.close(self._using)
+            self._using = -1
         if self.fd >= 0:
             remove_tree(self._tmp, self._name)
             os.close(self.fd)
@@ -98,6 +120,16 @@ def locked(tmp: str, name: str, mode: int) -> Iterator[None]:
         os.close(fd)
 
 
+def processes(tmp: str) -> Iterator[tuple[str, float]]:
+    """The names in tmp/ of processes, alive or not cleaned up yet, and since when they have been there."""
+    for entry in os.scandir(tmp):
+        if entry.is_dir(follow_symlinks=False):
+            _, _, since = entry.name.partition("-")
+            started = since.partition("-")[0]
+            never = float("inf") if started == layout.UNLEASED else 0.0
+            yield entry.name, float(started) if started.isdecimal() else never
+
+
 def dead_processes(tmp: str) -> Iterator[str]:
     """The names in tmp/ whose owners are gone, each locked while the caller has it. Needs `open.lock`."""
     for name in os.listdir(tmp):
@@ -117,6 +149,22 @@ def dead_processes(tmp: str) -> Iterator[str]:
             continue
         finally:
             os.close(fd)
+
+
+def throw_away(root: str, process: ProcessScratch, path: str) -> None:
+    """Take what lies at a path in the store out of it at once; it is removed in the background."""
+    source = os.path.join(root, path)
+    name = process.new_name("gone")
+    target = os.path.join(process.path, name)
+    try:
+        os.rename(source, target)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        # An ordinary user can move a directory to another one only if it is writable.
+        os.chmod(source, 0o700)
+        os.rename(source, target)
+    process.discard(name)
 
 
 def remove_tree(parent: str, name: str) -> None:

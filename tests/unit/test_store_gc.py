@@ -187,6 +187,15 @@ def test_what_came_while_another_process_runs_stays_as_long_as_that(place: Path)
     assert there(place, tree) == [False]
 
 
+def test_a_server_that_takes_no_leases_holds_nothing_back(place: Path) -> None:
+    with LocalStore.open(place, leasing=False) as server:
+        tree = add(place, b"served")
+        assert server.has_tree(tree)
+        assert server.checkout(tree, "thing").read_bytes() == b"served"
+        collect(place)
+        assert not server.has_tree(tree)
+
+
 def test_trees_added_while_it_is_collecting_keep_their_content(place: Path, tmp_path: Path) -> None:
     with LocalStore.open(place) as store:
         old = store.add_path(make_tree(tmp_path / "old", "old"))

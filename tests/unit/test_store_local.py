@@ -8,7 +8,7 @@ import os
 import sqlite3
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,10 @@ def damage(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 def leftovers(place: Path) -> list[str]:
     """What lies in tmp/ below the directories of processes."""
-    return [str(path.relative_to(place)) for path in (place / "tmp").glob("*/*") if not path.name.startswith("intent")]
+    bookkeeping = ("intent", "using")
+    return [
+        str(path.relative_to(place)) for path in (place / "tmp").glob("*/*") if not path.name.startswith(bookkeeping)
+    ]
 
 
 def test_content_is_kept_once_however_many_trees_and_objects_have_it(store: LocalStore, source: Path) -> None:
@@ -198,7 +201,7 @@ def test_a_blob_collected_meanwhile_is_taken_in_again(
     publish = Batch.publish
     collected: list[bool] = []
 
-    def collect_then_publish(self: Batch, tree: Tree, moved_fd: int | None = None) -> None:
+    def collect_then_publish(self: Batch, trees: Sequence[Tree], moved_fd: int | None = None) -> None:
         if not collected:
             collected.append(True)
             with sqlite3.connect(store.path / "db.sqlite") as connection:
@@ -207,7 +210,7 @@ def test_a_blob_collected_meanwhile_is_taken_in_again(
             connection.close()
             for path in [*store.path.glob("blobs/*/*"), *store.path.glob("trees/*")]:
                 path.unlink()
-        publish(self, tree, moved_fd)
+        publish(self, trees, moved_fd)
 
     monkeypatch.setattr(batch.Batch, "publish", collect_then_publish)
     store.add_path(source)
@@ -485,3 +488,22 @@ def test_the_trace_keeps_what_the_outputs_were(place: Path, source: Path) -> Non
         store.record(trace)
     with LocalStore.open(place) as store:
         assert store.lookup([trace.key]) == {trace.key: trace}
+
+
+def test_a_dead_process_whose_sandbox_is_still_writing_keeps_nobody_out(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "tmp" / "4711-dead" / "out").mkdir(parents=True)
+    rmdir = os.rmdir
+
+    def refilled(path: str, **more: Any) -> None:
+        if path == "out":
+            raise OSError(errno.ENOTEMPTY, "not empty", path)
+        rmdir(path, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rmdir", refilled)
+        LocalStore.open(place).close()
+    assert (place / "tmp" / "4711-dead").exists()
+    LocalStore.open(place).close()
+    assert not (place / "tmp" / "4711-dead").exists()

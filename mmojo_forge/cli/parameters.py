@@ -1,0 +1,55 @@
+"""Options that are quantities: `--older-than 30d`, `--target-size 20G`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import click
+
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_SECONDS: Mapping[str, float] = MappingProxyType(
+    {"": 86400, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+)
+_BYTES: Mapping[str, float] = MappingProxyType(
+    {"": 1, "b": 1}
+    | {unit: 1000**power for power, unit in enumerate(("k", "m", "g", "t"), 1)}
+    | {f"{unit}b": 1000**power for power, unit in enumerate(("k", "m", "g", "t"), 1)}
+    | {f"{unit}ib": 1024**power for power, unit in enumerate(("k", "m", "g", "t"), 1)}
+)
+
+
+class Duration(click.ParamType[float]):
+    """A time span in seconds: `30d`, `12h`, `90min`; a bare number is days."""
+
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds."""
+        return value if isinstance(value, float) else self._parse(str(value), param, ctx)
+
+    def _parse(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = _product(value, _SECONDS)
+        if seconds is None:
+            self.fail(f"{value!r} is no time span; write 30d, 12h or 90min", param, ctx)
+        return seconds
+
+
+class Size(click.ParamType[int]):
+    """An amount of bytes: `20G`, `500MB`, `2GiB`."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes."""
+        count = _product(str(value), _BYTES)
+        if count is None:
+            self.fail(f"{value!r} is no size; write 20G, 500MB or 2GiB", param, ctx)
+        return int(count)
+
+
+def _product(value: str, units: Mapping[str, float]) -> float | None:
+    match = _QUANTITY.fullmatch(value.strip())
+    factor = units.get(match[2].lower()) if match else None
+    return float(match[1]) * factor if match and factor is not None else None

@@ -1,0 +1,68 @@
+"""Results for machines without a network: targets into a bundle, a bundle into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmojo_forge.engine.build import object_name
+from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.plan import Plan, input_trees, make_plan
+from mmojo_forge.engine.workspace import Request, Workspace, graph_of
+from mmojo_forge.model.derivation import Derivation, action_key
+from mmojo_forge.model.digest import TreeId
+from mmojo_forge.model.trace import Trace
+from mmojo_forge.store.bundle import BundledTarget, Contents
+from mmojo_forge.store.bundle_writer import OnProgress, write_bundle
+from mmojo_forge.store.protocol import Store
+
+
+def export_request(
+    workspace: Workspace,
+    request: Request,
+    store: Store,
+    path: Path,
+    *,
+    closure: bool,
+    on_progress: OnProgress | None = None,
+) -> Contents:
+    """Write the request's targets to a bundle; raises EngineError (`not-built`), RecipeError, StoreError.
+
+    The traces of all that the targets were built from go along, as far as they are known: by them the other store
+    finds what a target is without having any of it. With `closure` the content of all that goes along too.
+    """
+    instances = request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))
+    plan = make_plan(graph_of(instances), store)
+    targets = []
+    for target, instance in instances.items():
+        tree = plan.resolved.get(instance.node.id, {}).get(instance.output)
+        if tree is None or tree not in plan.valid:
+            raise EngineError(
+                f"export {target}: it is not built",
+                detail=f"Build it with `forge realize {target}`.",
+                reason="not-built",
+            )
+        name = object_name(instance.node.name, instance.output)
+        targets.append(BundledTarget(target, name, tree, str(instance.node.label)))
+    trees = _closure(plan) if closure else {one.tree for one in targets}
+    return write_bundle(store, path, targets, trees, _traces(plan, store), on_progress)
+
+
+def _closure(plan: Plan) -> set[TreeId]:
+    """The trees of all nodes, as far as they are here."""
+    trees: set[TreeId] = set()
+    for node in plan.graph.nodes.values():
+        if isinstance(node, Derivation):
+            trees.update(plan.resolved.get(node.id, {}).values())
+        else:
+            trees.add(node.tree)
+    return trees & plan.valid
+
+
+def _traces(plan: Plan, store: Store) -> Iterator[Trace]:
+    keys = []
+    for node in plan.graph.derivations():
+        trees = input_trees(node, plan.resolved)
+        if trees is not None:
+            keys.append(action_key(node.preimage(trees)))
+    return (store.signed(trace) for trace in store.lookup(keys).values())
