@@ -5,43 +5,59 @@
 3. Each node is built there from the same inputs, in surroundings where every aspect is another one (variation.py), by
    the very code that builds otherwise. One rebuild varies all aspects at once: a build that comes out the same depends
    on none of them.
-4. Outputs are compared by their trees. To tell which aspect a difference comes from, `isolate` builds with none
-   varied, and once for each. If the place alone makes a difference, there is a second rebuild with none varied: one
-   that differs again is unstable.
+4. Outputs are compared by their trees. Which aspects a difference or a failure comes from, `isolate` finds out
+   (isolation.py).
+
+A rebuild that fails because of the build is a finding; one that fails because of the machine is no verdict at all.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
 
-from mmojo_forge.engine.build import Builder, object_name
+from mmojo_forge.engine.build import Builder, BuildFailed, object_name
+from mmojo_forge.engine.crew import Stop
 from mmojo_forge.engine.difference import Difference, compare_trees
-from mmojo_forge.engine.errors import Interrupted
+from mmojo_forge.engine.errors import EngineError, Interrupted
+from mmojo_forge.engine.isolation import Cause, find_cause
 from mmojo_forge.engine.plan import Action, Resolution, Step, input_trees
-from mmojo_forge.engine.realise import Stop
 from mmojo_forge.engine.settings import Places, World
-from mmojo_forge.engine.variation import INHERENT, Aspect, Scene, Variation
-from mmojo_forge.errors import ForgeError
+from mmojo_forge.engine.variation import Aspect, Scene, Variation, varied_in
+from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.executor.surroundings import SurroundedExecutor
 from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.tree import Entry, Kind
-from mmojo_forge.store.protocol import Store
+from mmojo_forge.store.protocol import Store, StoreError
 from mmojo_forge.store.scratch import remove_tree
 
 Resolutions = Mapping[DerivationId, Resolution]
 """The trees of each output of derivations."""
 
+BUILD_LOG = "build.log"
+"""What the log of a rebuild that failed is called where it is kept."""
+
 # So long that a clock of seconds does not stand still between two rebuilds.
-_TICK = 1.1
+_TICK_MILLISECONDS = 1100
+_ID_LENGTH = 12
+_NO_ROOM = 32 << 20
+
+
+class CheckError(EngineError):
+    """A rebuild that this machine cannot do, whatever is built."""
+
+    exit_code = ExitCode.ENVIRONMENT_ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +77,22 @@ class OutputVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of one node. `failure` is why it could not be rebuilt; `causes` the aspects that alone make a
-    difference, where that was looked into, or if there is none, those that come with the place; `unstable` that it
-    differs even when nothing is varied."""
+    """What came of one node in which these aspects were `varied`. `failure` is why it could not be rebuilt; `cause`
+    what that or the difference comes from, where it was looked into; `kept` where what came out can be looked at."""
 
     node: Derivation
     key: ActionKey
-    outputs: tuple[OutputVerdict, ...]
-    seconds: float
+    varied: frozenset[Aspect]
+    outputs: tuple[OutputVerdict, ...] = ()
+    seconds: float = 0.0
     failure: ForgeError | None = None
-    causes: tuple[Aspect, ...] = ()
-    unstable: bool = False
+    cause: Cause | None = None
     kept: Path | None = None
 
     @property
     def identical(self) -> bool:
         """Whether every output came out as it was."""
-        return self.failure is None and all(output.identical for output in self.outputs)
+        return self.failure is None and bool(self.outputs) and all(output.identical for output in self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +109,35 @@ class CheckReport:
         """Whether everything came out as it was."""
         return all(verdict.identical for verdict in self.verdicts)
 
+    @property
+    def exit_code(self) -> ExitCode:
+        """DONE if everything is identical; else what stands most in the way of that."""
+        codes = (verdict.failure.exit_code for verdict in self.verdicts if verdict.failure)
+        return ExitCode.DONE if self.identical else max(codes, default=ExitCode.BUILD_FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One node to rebuild: its inputs' trees by name, the trees that its outputs have, and what stops it."""
+
+    node: Derivation
+    trees: dict[str, TreeId]
+    expected: Resolution
+    stop: Stop
+
+
+@dataclass(frozen=True, slots=True)
+class _Rebuilt:
+    """What came of one rebuild, in which store: the trees by output, or why the build failed."""
+
+    store: Store
+    outputs: Resolution
+    failure: ForgeError | None = None
+
 
 class Checker:
     """Rebuilds nodes of the world's store in stores elsewhere: `shuffled`, which makes files in another order, and
-    `plain` where that is not to be varied."""
+    `plain` where that is not to be varied. What comes out differently is copied to the folder `kept`."""
 
     def __init__(self, world: World, shuffled: Store, plain: Store, scene: Scene, kept: Path, *, isolate: bool) -> None:
         self._world = world
@@ -122,39 +162,50 @@ class Checker:
                 futures = [workers.submit(self._verdict, node, resolved, active, stop) for node in nodes]
                 return [future.result() for future in futures]
             except KeyboardInterrupt:
-                raise Interrupted("check: interrupted", reason="interrupted") from None
+                raise Interrupted(
+                    "check: interrupted", detail="Nothing is left of the rebuild.", reason="interrupted"
+                ) from None
 
     def _verdict(self, node: Derivation, resolved: Resolutions, active: frozenset[Aspect], stop: Stop) -> Verdict:
         trees = input_trees(node, resolved)
         assert trees is not None
-        key = action_key(node.preimage(trees))
+        verdict = Verdict(node, action_key(node.preimage(trees)), varied_in(node, active))
         started = self._world.clock()
-        step = Step(node, Action.BUILD)
-        self._world.reporter.started(step)
+        self._world.reporter.started(Step(node, Action.BUILD))
         try:
-            got = self._rebuild(node, trees, active, stop)
-            outputs = self._compare(node, resolved[node.id], got, self._store(active))
-            verdict = Verdict(node, key, outputs, self._world.clock() - started)
-            if not verdict.identical:
-                verdict = replace(verdict, kept=self._keep(verdict, self._store(active)))
-                if self._isolate:
-                    verdict = self._find_causes(verdict, resolved[node.id], trees, active, stop)
+            verdict = self._judge(verdict, _Task(node, trees, resolved[node.id], stop), active)
         except ForgeError as error:
             if stop.asked:
                 raise
-            verdict = Verdict(node, key, (), self._world.clock() - started, failure=error)
+            verdict = replace(verdict, failure=error, seconds=self._world.clock() - started)
         if verdict.identical:
             self._world.reporter.finished(node, verdict.seconds)
+        elif verdict.failure:
+            self._world.reporter.failed(node, verdict.failure.reason, verdict.failure.message)
         else:
-            self._world.reporter.failed(node, "differs", "it came out differently")
+            self._world.reporter.failed(node, "differs", f"check {node.name}: it came out differently")
         return verdict
+
+    def _judge(self, verdict: Verdict, task: _Task, active: frozenset[Aspect]) -> Verdict:
+        started = self._world.clock()
+        rebuilt = self._rebuild(task, active)
+        if rebuilt.failure is None:
+            with self._explained(task.node):
+                verdict = replace(verdict, outputs=self._compare(task, rebuilt))
+        else:
+            verdict = replace(verdict, failure=rebuilt.failure)
+        verdict = replace(verdict, seconds=self._world.clock() - started)
+        if verdict.identical:
+            return verdict
+        verdict = replace(verdict, kept=self._keep(verdict, rebuilt.store))
+        return replace(verdict, cause=self._find_cause(verdict, task, rebuilt)) if self._isolate else verdict
 
     def _store(self, active: frozenset[Aspect]) -> Store:
         return self._shuffled if Aspect.ORDER in active else self._plain
 
-    def _bring(self, trees: dict[str, TreeId], other: Store) -> None:
+    def _bring(self, trees: Iterable[TreeId], other: Store) -> None:
         """Have a node's inputs in the other store: copied, for it lies elsewhere."""
-        for tree in sorted(set(trees.values())):
+        for tree in sorted(set(trees)):
             with other.lock(f"bring-{tree}"):
                 if not other.has_tree(tree):
                     other.add_tree(self._world.store.read_tree(tree), self._open)
@@ -163,72 +214,128 @@ class Checker:
         assert entry.digest is not None
         return self._world.store.open_blob(entry.digest, executable=entry.kind is Kind.EXECUTABLE)
 
-    def _rebuild(self, node: Derivation, trees: dict[str, TreeId], active: Iterable[Aspect], stop: Stop) -> Resolution:
-        active = frozenset(active)
-        other = self._store(active)
-        self._bring(trees, other)
-        cpu = self._cpus.get()
+    def _rebuild(self, task: _Task, active: frozenset[Aspect]) -> _Rebuilt:
+        """What comes of a rebuild; raises ForgeError where that says nothing about the build."""
+        node, other = task.node, self._store(active)
         try:
+            with self._explained(node):
+                self._bring(task.trees.values(), other)
+                return _Rebuilt(other, self._build(task, active, other))
+        except ForgeError as error:
+            if task.stop.asked or error.exit_code is not ExitCode.BUILD_FAILED:
+                raise
+            return _Rebuilt(other, {}, error)
+
+    @contextmanager
+    def _explained(self, node: Derivation) -> Iterator[None]:
+        """Turns a failure of the file system into a CheckError."""
+        place = self._scene.files.parent
+        try:
+            yield
+        except OSError as error:
+            raise CheckError(
+                f"check {node.name}: rebuild it in {place}: {error.strerror or error}",
+                detail="--scratch chooses another folder to rebuild in.",
+                reason="rebuild-impossible",
+            ) from error
+
+    def _build(self, task: _Task, active: frozenset[Aspect], other: Store) -> Resolution:
+        with ExitStack() as stack:
+            cpu = self._cpus.get()
+            stack.callback(self._cpus.put, cpu)
+            # A folder for each build: failed builds are kept by name, and two of a name may run at once.
+            failed = Path(tempfile.mkdtemp(prefix="failed-", dir=self._scene.files))
+            stack.callback(remove_tree, str(failed.parent), failed.name)
             executor = SurroundedExecutor(self._scene.surroundings(active, cpu))
-            places = Places(self._scene.files / "downloads", self._scene.files / "failed")
+            places = Places(self._scene.files / "downloads", failed)
             world = replace(self._world, store=other, executor=lambda: executor, places=places)
-            jobs = self._scene.jobs if node.parallel and Aspect.PARALLELISM not in active else 1
-            return Builder(world, stop).rebuild(node, trees, jobs)
-        finally:
-            self._cpus.put(cpu)
+            jobs = self._scene.jobs if task.node.parallel and Aspect.PARALLELISM not in active else 1
+            try:
+                return Builder(world, task.stop).rebuild(task.node, task.trees, jobs)
+            except BuildFailed as error:
+                # What it left is still there. Usually this is memory, which runs out sooner than a disk.
+                if shutil.disk_usage(failed).free < _NO_ROOM:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+                raise
 
-    def _compare(
-        self, node: Derivation, expected: Resolution, got: Resolution, other: Store
-    ) -> tuple[OutputVerdict, ...]:
-        return tuple(self._compare_output(node, name, expected[name], got[name], other) for name in node.outputs)
+    def _compare(self, task: _Task, rebuilt: _Rebuilt) -> tuple[OutputVerdict, ...]:
+        return tuple(
+            self._compare_output(object_name(task.node.name, name), name, task.expected[name], rebuilt)
+            for name in task.node.outputs
+        )
 
-    def _compare_output(
-        self, node: Derivation, name: str, expected: TreeId, got: TreeId, other: Store
-    ) -> OutputVerdict:
+    def _compare_output(self, shown: str, name: str, expected: TreeId, rebuilt: _Rebuilt) -> OutputVerdict:
+        got = rebuilt.outputs[name]
         if expected == got:
             return OutputVerdict(name, expected, got)
-        shown = object_name(node.name, name)
         differences = compare_trees(
             self._world.store.read_tree(expected),
             self._world.store.checkout(expected, shown),
-            other.read_tree(got),
-            other.checkout(got, shown),
+            rebuilt.store.read_tree(got),
+            rebuilt.store.checkout(got, shown),
         )
         return OutputVerdict(name, expected, got, tuple(differences))
 
-    def _keep(self, verdict: Verdict, other: Store) -> Path:
-        """Copy what came out differently to where it can be looked at afterwards."""
-        kept = self._kept / verdict.node.name
-        self._kept.mkdir(exist_ok=True)
-        remove_tree(str(self._kept), kept.name)
-        for output in verdict.outputs:
-            if not output.identical:
-                source = other.checkout(output.got, object_name(verdict.node.name, output.name))
-                kept.mkdir(parents=True, exist_ok=True)
-                if source.is_dir():
-                    shutil.copytree(source, kept / output.name, symlinks=True)
-                else:
-                    shutil.copy2(source, kept / output.name)
+    def _keep(self, verdict: Verdict, other: Store) -> Path | None:
+        """Copy what came out differently, or the log of what failed, to where it can be looked at afterwards, in place
+        of what the last check of the same derivation left; None, and a warning, if that cannot be done."""
+        node, store = verdict.node, self._world.store
+        if verdict.failure and node.is_builtin:
+            return None  # it has no log
+        kept = self._kept / f"{node.name}-{node.id[:_ID_LENGTH]}"
+        try:
+            # Complete before it gets its name, as collectors and other checks may come by.
+            with store.lock(f"check-{node.id}"), store.scratch(node.name) as scratch:
+                whole = scratch / kept.name
+                whole.mkdir()
+                _copy_findings(verdict, other, whole)
+                self._kept.mkdir(exist_ok=True)
+                remove_tree(str(self._kept), kept.name)
+                whole.rename(kept)
+        except (OSError, StoreError) as error:
+            self._world.reporter.warning(f"keep what came of {node.name} in {kept}: {error}")
+            return None
         return kept
 
-    def _find_causes(
-        self,
-        verdict: Verdict,
-        expected: Resolution,
-        trees: dict[str, TreeId],
-        active: frozenset[Aspect],
-        stop: Stop,
-    ) -> Verdict:
-        usual = dict(self._rebuild(verdict.node, trees, (), stop))
-        if usual != dict(expected):
-            select.select([stop], [], [], _TICK)
-            if dict(self._rebuild(verdict.node, trees, (), stop)) != usual:
-                return replace(verdict, unstable=True)
-        causes = tuple(
-            aspect
-            for aspect in sorted(active - INHERENT)
-            if dict(self._rebuild(verdict.node, trees, (aspect,), stop)) != usual
-        )
-        if usual != dict(expected) and not causes:
-            causes = tuple(sorted(active & INHERENT))
-        return replace(verdict, causes=causes)
+    def _find_cause(self, verdict: Verdict, task: _Task, first: _Rebuilt) -> Cause | None:
+        """What a difference or failure comes from; None, and a warning, where this machine cannot go on looking."""
+        outcome = _whether_built if verdict.failure else _what_came_out
+
+        def rebuild(aspects: frozenset[Aspect]) -> Hashable:
+            said = f"forge check: rebuild with {', '.join(sorted(aspects)) or 'nothing'} varied\n"
+            self._world.reporter.output(task.node, said.encode())
+            return outcome(self._rebuild(task, aspects))
+
+        def pause() -> None:
+            poll = select.poll()
+            poll.register(task.stop.fileno(), select.POLLIN)
+            poll.poll(_TICK_MILLISECONDS)
+
+        try:
+            return find_cause(rebuild, outcome(first), verdict.varied, pause)
+        except ForgeError as error:
+            if task.stop.asked:
+                raise
+            self._world.reporter.warning(f"find out what {task.node.name} depends on: {error.message}")
+            return None
+
+
+def _what_came_out(rebuilt: _Rebuilt) -> Hashable:
+    return tuple(sorted(rebuilt.outputs.items())), rebuilt.failure.reason if rebuilt.failure else ""
+
+
+def _whether_built(rebuilt: _Rebuilt) -> Hashable:
+    return rebuilt.failure is None
+
+
+def _copy_findings(verdict: Verdict, store: Store, folder: Path) -> None:
+    if verdict.failure:
+        with store.open_log(verdict.key) as log, (folder / BUILD_LOG).open("wb") as file:
+            shutil.copyfileobj(log, file)
+    for output in verdict.outputs:
+        if not output.identical:
+            source = store.checkout(output.got, object_name(verdict.node.name, output.name))
+            if source.is_dir():
+                shutil.copytree(source, folder / output.name, symlinks=True)
+            else:
+                shutil.copy2(source, folder / output.name)

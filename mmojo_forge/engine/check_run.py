@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmojo_forge.engine.build import object_name
-from mmojo_forge.engine.check import Checker, CheckReport
+from mmojo_forge.engine.check import Checker, CheckError, CheckReport
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.keys import KeyRing
 from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, make_plan
@@ -30,6 +31,7 @@ from mmojo_forge.store.protocol import Store
 from mmojo_forge.store.scratch import remove_tree
 
 _CLOCK_TARGET = "faketime"
+_PLACE = "forge-check-"
 _ROOM = 6 << 30
 _SHUFFLE = 1
 
@@ -46,25 +48,92 @@ def refused(scene: Scene) -> Iterator[Variation]:
 
 
 def choose_place(store: Path, wanted: Path | None) -> Path:
-    """The folder to rebuild in: the one wanted, or the first with room on another file system than the store's."""
+    """The folder to rebuild in: the one wanted, or the first that will do, on another file system than the store's if
+    there is one. Raises CheckError (`scratch-unusable`)."""
     if wanted is not None:
+        if why := _unfit(wanted):
+            raise _unusable(wanted, why)
         return wanted
     device = store.stat().st_dev
-    for name in ("/dev/shm", "/var/tmp", "/tmp"):
-        folder = Path(name)
-        if folder.is_dir() and folder.stat().st_dev != device and shutil.disk_usage(folder).free >= _ROOM:
+    usual = [Path(name) for name in ("/dev/shm", "/var/tmp", "/tmp")]
+    elsewhere = [folder for folder in usual if folder.is_dir() and folder.stat().st_dev != device and _has_room(folder)]
+    for folder in (*elsewhere, store.parent, *usual):
+        if not _unfit(folder):
             return folder
     return store.parent
 
 
+def _has_room(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free >= _ROOM
+
+
+def _unfit(folder: Path) -> str:
+    """Why nothing can be built in a folder, whatever room there is; empty if it can."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "it cannot be written to"
+    # As containers mount /dev/shm: what a build compiles there it could not run.
+    return "nothing there can be executed (noexec)" if os.statvfs(folder).f_flag & os.ST_NOEXEC else ""
+
+
+def _unusable(folder: Path, why: object) -> CheckError:
+    return CheckError(
+        f"check: rebuild in {folder}: {why}",
+        detail="--scratch chooses another folder to rebuild in.",
+        reason="scratch-unusable",
+    )
+
+
 @contextmanager
 def other_place(folder: Path) -> Iterator[Path]:
-    """A new folder below `folder`, which is gone afterwards however read-only what was left in it."""
-    place = Path(tempfile.mkdtemp(prefix="forge-check-", dir=folder))
+    """A new folder below `folder`, which is gone afterwards however read-only what was left in it; what checks that
+    were killed left there is removed first. Raises CheckError (`scratch-unusable`)."""
     try:
+        _remove_abandoned(folder)
+        place, lock = _make_place(folder)
+    except OSError as error:
+        raise _unusable(folder, error.strerror) from error
+    with ExitStack() as stack:
+        stack.callback(os.close, lock)
+        stack.callback(remove_tree, str(folder), place.name)
         yield place
-    finally:
-        remove_tree(str(folder), place.name)
+
+
+def _make_place(folder: Path) -> tuple[Path, int]:
+    """A new folder, and the descriptor that keeps it locked."""
+    while True:
+        place = Path(tempfile.mkdtemp(prefix=_PLACE, dir=folder))
+        lock = _lock(place)
+        if lock is not None and place.is_dir():
+            return place, lock
+        # Another check has just removed it as abandoned, which it was until it was locked.
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for place in folder.glob(f"{_PLACE}*"):
+        # It may be another user's, or another check may be removing it too.
+        with suppress(OSError):
+            lock = _lock(place) if place.lstat().st_uid == os.getuid() else None
+            if lock is not None:
+                try:
+                    remove_tree(str(folder), place.name)
+                finally:
+                    os.close(lock)
+
+
+def _lock(place: Path) -> int | None:
+    """A descriptor that locks the folder until it is closed; None if a process that lives has it, or it is gone."""
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +183,7 @@ def check_request(
             variations = tuple(refused(scene))
             active = frozenset(one.aspect for one in variations if not one.refused)
             checker = Checker(world, shuffled, plain, scene, workspace.store / "checks", isolate=wanted.isolate)
-            world.reporter.planned(
-                Plan(graph, resolved, frozenset(), tuple(Step(node, Action.BUILD) for node in nodes))
-            )
+            world.reporter.planned(_rebuild_plan(graph, nodes, resolved, world.store))
             try:
                 verdicts = checker.check(nodes, resolved, active)
             finally:
@@ -129,18 +196,29 @@ def compare_request(
 ) -> list[Agreement]:
     """What the builder of a receipt came to for what the targets are built from, beside what is built here.
 
-    Targets are built first if they are not. Raises ForgeError: ReceiptError, SignatureError among them.
+    Targets are built first if they are not, and not taken from another store: that could be the same builder's. Raises
+    ForgeError: ReceiptError, SignatureError among them.
     """
+    world = replace(world, substituter=lambda: None)
     claims = read_receipt(receipt, keys.trusted())
     evaluator = workspace.evaluator(workspace.read_lock(), overrides=request.overrides)
-    nodes = _nodes(graph_of(request.instantiate(evaluator)), closure=False)
-    resolved = _make_valid(nodes, world, settings)
-    known = [node for node in Graph.of(nodes).derivations() if node.id in resolved]
-    return compare(receipt, claims, known, resolved)
+    graph = graph_of(request.instantiate(evaluator))
+    targets = _nodes(graph, closure=False)
+    return compare(receipt, claims, targets, graph, _make_valid(targets, world, settings))
 
 
 def _nodes(graph: Graph, *, closure: bool) -> list[Derivation]:
     return [node for node in graph.derivations() if closure or node.id in graph.roots]
+
+
+def _rebuild_plan(
+    graph: Graph, nodes: Sequence[Derivation], resolved: Mapping[DerivationId, Resolution], store: Store
+) -> Plan:
+    """For whoever looks on: everything is built, and took what it took."""
+    history = store.history({node.name for node in nodes})
+    seconds = {name: seen.seconds for name, seen in history.items()}
+    steps = tuple(Step(node, Action.BUILD, seconds=seconds.get(node.name)) for node in nodes)
+    return Plan(graph, resolved, frozenset(), steps)
 
 
 def _clock(evaluator: Evaluator) -> Instance | None:
@@ -155,7 +233,7 @@ def _clock(evaluator: Evaluator) -> Instance | None:
 def _make_valid(nodes: Sequence[Derivation], world: World, settings: Settings) -> dict[DerivationId, Resolution]:
     """Realise each of the nodes and what it is built from, which is needed again; the trees of all of them."""
     inputs = (edge.node for node in nodes for edge in node.inputs.values())
-    plan = make_plan(Graph.of([*nodes, *inputs]), world.store)
+    plan = make_plan(Graph.of([*nodes, *inputs]), world.store, world.substituter())
     if not plan.steps:
         return dict(plan.resolved)
     world.reporter.planned(plan)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.executor.request import BuildRequest, Mount
 from mmojo_forge.model.digest import ActionKey
+from mmojo_forge.store.scratch import remove_tree
 
 REQUEST = "request.json"
 _KEY = "action-key"
@@ -26,13 +27,15 @@ def keep(scratch: Path, kept: Path, request: BuildRequest, key: ActionKey) -> No
     (scratch / REQUEST).write_text(json.dumps(document), encoding="utf-8")
     (scratch / _KEY).write_text(key, encoding="utf-8")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(kept, ignore_errors=True)
+    forget(kept)
     scratch.rename(kept)
 
 
 def forget(kept: Path) -> None:
     """Remove a kept build, if there is one: it was built in the meantime."""
-    shutil.rmtree(kept, ignore_errors=True)
+    # Builds leave folders that nobody may write to, which shutil.rmtree does not get past.
+    with contextlib.suppress(FileNotFoundError):
+        remove_tree(str(kept.parent), kept.name)
 
 
 def key_of(kept: Path) -> ActionKey | None:

@@ -6,6 +6,7 @@ another machine or another day, and is found here on the first day, before the o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
@@ -15,7 +16,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmojo_forge.model.tree import MAX_DEPTH
+
+_DAY = 86_400
+# More dates than builds have days would be searched for only where the clock was set forward by years in between.
+_MOST_DAYS = 31
 _CHUNK = 1 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_UNFOLLOWED = os.O_NOFOLLOW | os.O_CLOEXEC
 # Shorter texts turn up by chance, and these users and hosts are called so everywhere.
 _SHORTEST_NAME = 4
 _SHORTEST_MODEL = 12
@@ -38,23 +46,27 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """One place where a secret turned up: `path` within the output, empty if it is one file."""
+    """One place where a secret turned up: `path` within the output, empty if it is one file; `offset` in its content
+    or in what a symlink points to, None if the path itself tells it."""
 
     kind: str
     text: str
     path: str
-    offset: int
+    offset: int | None
 
     def __str__(self) -> str:
+        if self.offset is None:
+            return f"the name of {self.path}: {self.kind} {self.text!r}"
         return f"{self.path or 'the file'} at offset {self.offset:#x}: {self.kind} {self.text!r}"
 
 
-def secrets_of_this_machine(store: Path, now: float) -> tuple[Secret, ...]:
-    """What builds of today on this machine may not give away; `now` in seconds since the epoch."""
-    return tuple(_secrets(store, now))
+def secrets_of_this_machine(store: Path, now: float, since: float | None = None) -> tuple[Secret, ...]:
+    """What a build on this machine may not give away that ran from `since` (`now` if None) until `now`, both in seconds
+    since the epoch: each day of it was today once."""
+    return tuple(_secrets(store, now, now if since is None else since))
 
 
-def _secrets(store: Path, now: float) -> Iterator[Secret]:
+def _secrets(store: Path, now: float, since: float) -> Iterator[Secret]:
     yield Secret("store path", os.fsencode(store))
     home, login = _user()
     if home.count("/") > 1:
@@ -67,8 +79,15 @@ def _secrets(store: Path, now: float) -> Iterator[Secret]:
     model = _cpu_model()
     if len(model) >= _SHORTEST_MODEL:
         yield Secret("CPU model", model.encode())
-    for form in ("%Y-%m-%d", "%b %e %Y", "%a %b %e", "%e %b %Y", "%d %b %Y"):
-        yield Secret("date of today", time.strftime(form, time.gmtime(now)).strip().encode(), whole=True)
+    for day in _days(since, now):
+        for form in ("%Y-%m-%d", "%b %e %Y", "%a %b %e", "%e %b %Y", "%d %b %Y"):
+            yield Secret("date of today", time.strftime(form, time.gmtime(day * _DAY)).strip().encode(), whole=True)
+
+
+def _days(since: float, now: float) -> list[int]:
+    """The days from one time to another, whichever is the earlier, as the sandbox counts them: by UTC."""
+    first, last = sorted((int(since // _DAY), int(now // _DAY)))
+    return sorted({first, *range(max(first, last - _MOST_DAYS), last + 1)})
 
 
 def _user() -> tuple[str, str]:
@@ -90,35 +109,70 @@ def _cpu_model() -> str:
 
 
 def find_leaks(output: Path, secrets: Iterable[Secret]) -> Iterator[Leak]:
-    """The leaks in the files and symlinks of an output, the first of each kind in each file; raises OSError."""
-    wanted = tuple(secrets)
-    for path in _files(output):
-        name = str(path.relative_to(output)) if path != output else ""
-        if not stat.S_ISREG(path.lstat().st_mode) and not path.is_symlink():
-            continue  # a device or pipe, which the store refuses; reading it might never end
-        for secret, offset in _scan(path, wanted).items():
-            yield Leak(secret.kind, secret.text.decode("utf-8", "replace"), name, offset)
+    """The leaks in the files, symlinks and names of an output, the first of each secret in each; raises OSError.
+
+    What may not be read, or lies too deep, is passed over: the store refuses such outputs.
+    """
+    above = os.open(output.parent, _DIRECTORY)
+    try:
+        yield from _find(above, output.name, "", tuple(secrets))
+    finally:
+        os.close(above)
 
 
-def _files(output: Path) -> Iterator[Path]:
-    if output.is_symlink() or not output.is_dir():
-        yield output
+def _find(folder: int, name: str, path: str, secrets: tuple[Secret, ...]) -> Iterator[Leak]:
+    """The leaks in one entry of an open folder and in all below it; `path` is the entry's own within the output."""
+    for secret in _scan_name(path, secrets):
+        yield Leak(secret.kind, _shown(secret), path, None)
+    with contextlib.suppress(PermissionError):
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode):
+            yield from _find_below(folder, name, path, secrets)
+        elif stat.S_ISLNK(mode) or stat.S_ISREG(mode):
+            # Anything else is a device or pipe, which the store refuses; reading it might never end.
+            scan = _scan_link if stat.S_ISLNK(mode) else _scan_file
+            for secret, offset in scan(folder, name, secrets).items():
+                yield Leak(secret.kind, _shown(secret), path, offset)
+
+
+def _find_below(folder: int, name: str, path: str, secrets: tuple[Secret, ...]) -> Iterator[Leak]:
+    if path.count("/") + 1 >= MAX_DEPTH:
         return
-    for folder, folders, names in os.walk(output):
-        folders.sort()
-        # Symlinks to directories are among the directories, and are not followed.
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        yield from (Path(folder, name) for name in sorted([*links, *names]))
+    # By descriptors, as a path may be longer from here than it is within the output.
+    opened = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+    try:
+        for below in sorted(os.listdir(opened)):
+            yield from _find(opened, below, f"{path}/{below}" if path else below, secrets)
+    finally:
+        os.close(opened)
 
 
-def _scan(path: Path, secrets: tuple[Secret, ...]) -> dict[Secret, int]:
+def _shown(secret: Secret) -> str:
+    return secret.text.decode("utf-8", "replace")
+
+
+def _scan_name(path: str, secrets: tuple[Secret, ...]) -> list[Secret]:
+    """The secrets in a path that end in its last part: what a folder's name tells is not told for all below it too.
+
+    The whole path is searched, from a slash on, as a secret may be a path itself, and made up of several folders.
+    """
+    if not path:
+        return []
+    text = b"\0/" + os.fsencode(path) + b"\0"
+    last = text.rindex(b"/") + 1
+    return [secret for secret, at in _search(text, secrets, 0).items() if at + len(secret.text) > last]
+
+
+def _scan_link(folder: int, name: str, secrets: tuple[Secret, ...]) -> dict[Secret, int]:
+    return _search(b"\0" + os.fsencode(os.readlink(name, dir_fd=folder)) + b"\0", secrets, -1)
+
+
+def _scan_file(folder: int, name: str, secrets: tuple[Secret, ...]) -> dict[Secret, int]:
     """The first offset of each secret, in memory that does not grow with the file."""
-    if path.is_symlink():
-        return _search(b"\0" + os.fsencode(os.readlink(path)) + b"\0", secrets, -1)
     found: dict[Secret, int] = {}
     # As much of one window is seen again in the next as the longest secret needs, with a byte on either side.
     overlap = max((len(secret.text) for secret in secrets), default=0) + 2
-    with path.open("rb", buffering=0) as file:
+    with os.fdopen(os.open(name, os.O_RDONLY | _UNFOLLOWED, dir_fd=folder), "rb", buffering=0) as file:
         start, window = -1, b"\0"
         while chunk := file.read(_CHUNK):
             window += chunk

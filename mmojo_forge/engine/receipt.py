@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,16 +19,19 @@ from typing import Any
 from mmojo_forge import __version__
 from mmojo_forge.engine.build import object_name
 from mmojo_forge.engine.check import CheckReport, Resolutions, Verdict
+from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import input_trees
+from mmojo_forge.engine.variation import Aspect
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Derivation, action_key
-from mmojo_forge.model.digest import TreeId
+from mmojo_forge.model.digest import DerivationId, TreeId
 from mmojo_forge.model.signature import PrivateKey, PublicKey, seal, unseal
 from mmojo_forge.store.protocol import Store
 
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://slsa.dev/provenance/v1"
 _BUILD_TYPE = "urn:mmojo-forge:derivation:v1"
+_CHECK = "check"
 TREE = "forgeTreeV1"
 """The digest by which subjects and dependencies are named: BLAKE3 of the canonical manifest of a tree."""
 
@@ -38,12 +42,14 @@ class ReceiptError(ForgeError):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one statement of a receipt says: who built which action key to which trees."""
+    """What one statement of a receipt says: who built which action key to which trees, and whether the rebuild that
+    the receipt comes from confirmed it."""
 
     signer: str
     name: str
     key: str
     outputs: Mapping[str, str]
+    confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,18 @@ class Agreement:
 def write_receipt(path: Path, report: CheckReport, store: Store, key: PrivateKey) -> None:
     """Write the receipt of a check; raises ReceiptError (`receipt-unwritable`). It is complete, or not there."""
     lines = [seal(_statement(verdict, report, store, key), key) for verdict in report.verdicts]
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ReceiptError(f"write receipt {path}: {error.strerror}", reason="receipt-unwritable") from error
+        raise ReceiptError(
+            f"write receipt {path}: {error.strerror}",
+            detail="--receipt writes it elsewhere.",
+            reason="receipt-unwritable",
+        ) from error
 
 
 def read_receipt(path: Path, trusted: Sequence[PublicKey]) -> list[Claim]:
@@ -79,29 +89,38 @@ def read_receipt(path: Path, trusted: Sequence[PublicKey]) -> list[Claim]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReceiptError(f"read receipt {path}: {error}", reason="receipt-unreadable") from error
+    except OSError as error:
+        raise ReceiptError(f"read receipt {path}: {error.strerror}", reason="receipt-unreadable") from error
+    except UnicodeDecodeError as error:
+        raise ReceiptError(f"read receipt {path}: it is no text", reason="receipt-malformed") from error
     claims = [_claim(path, *unseal(line, trusted)) for line in lines if line.strip()]
     if not claims:
         raise ReceiptError(f"read receipt {path}: there is nothing in it", reason="receipt-malformed")
     return claims
 
 
-def compare(path: Path, claims: Iterable[Claim], nodes: Iterable[Derivation], resolved: Resolutions) -> list[Agreement]:
-    """How the claims about these nodes compare; raises ReceiptError (`receipt-other-key`) if there is none."""
-    ours = {}
-    for node in nodes:
+def compare(
+    path: Path, claims: Sequence[Claim], targets: Sequence[Derivation], graph: Graph, resolved: Resolutions
+) -> list[Agreement]:
+    """How the claims about nodes of the graph compare, as far as those are resolved; raises ReceiptError
+    (`receipt-other-key`) unless there is one about each of the targets."""
+    keys: dict[DerivationId, str] = {}
+    for node in graph.derivations():
+        # What is valid may have been built from what nothing is known of any more.
         trees = input_trees(node, resolved)
-        assert trees is not None
-        ours[action_key(node.preimage(trees))] = resolved[node.id]
-    found = [Agreement(claim, ours[key]) for claim in claims for key in ours if claim.key == key]
-    if not found:
+        if node.id in resolved and trees is not None:
+            keys[node.id] = action_key(node.preimage(trees))
+    ours = {key: resolved[identifier] for identifier, key in keys.items()}
+    claimed = {claim.key for claim in claims}
+    missing = [node.name for node in targets if keys.get(node.id) not in claimed]
+    if missing:
         raise ReceiptError(
-            f"compare with receipt {path}: it is about another build, none of these",
-            detail="Its action keys are not those of this workspace: recipes, options or forge.lock differ.",
+            f"compare with receipt {path}: it says nothing of {', '.join(missing)} as it is built here",
+            detail="None of its action keys is that of this workspace: recipes, options or forge.lock differ, or it is "
+            "about another target.",
             reason="receipt-other-key",
         )
-    return found
+    return [Agreement(claim, ours[claim.key]) for claim in claims if claim.key in ours]
 
 
 def _statement(verdict: Verdict, report: CheckReport, store: Store, key: PrivateKey) -> bytes:
@@ -120,7 +139,7 @@ def _statement(verdict: Verdict, report: CheckReport, store: Store, key: Private
             "runDetails": {
                 "builder": {"id": f"urn:mmojo-forge:builder:{key.public}", "version": {"mmojo-forge": __version__}},
                 "metadata": {"finishedOn": datetime.now(UTC).isoformat(timespec="seconds")},
-                "byproducts": [{"name": "check", "annotations": _check(verdict, report)}],
+                "byproducts": [{"name": _CHECK, "annotations": _check(verdict)}],
             },
         },
     }
@@ -142,11 +161,12 @@ def _dependencies(node: Derivation, resolved: Resolutions) -> Iterator[dict[str,
         yield {"name": name, "digest": {TREE: tree}, "annotations": {"node": node.inputs[name].node.name}}
 
 
-def _check(verdict: Verdict, report: CheckReport) -> dict[str, Any]:
+def _check(verdict: Verdict) -> dict[str, Any]:
     return {
         "identical": verdict.identical,
-        "varied": [one.aspect.value for one in report.variations if not one.refused],
+        "varied": [aspect.value for aspect in Aspect if aspect in verdict.varied],
         "rebuilt": {output.name: output.got for output in verdict.outputs},
+        **({"failure": verdict.failure.reason} if verdict.failure else {}),
     }
 
 
@@ -161,6 +181,10 @@ def _claim(path: Path, statement: bytes, signer: PublicKey) -> Claim:
             str(build["externalParameters"]["name"]),
             str(build["internalParameters"]["actionKey"]),
             {str(one["name"]): str(one["digest"][TREE]) for one in document["subject"]},
+            confirmed=any(
+                one["name"] == _CHECK and one["annotations"]["identical"] is True
+                for one in document["predicate"]["runDetails"].get("byproducts", ())
+            ),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ReceiptError(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
 from mmojo_forge.executor.request import Mount
 from mmojo_forge.executor.surroundings import Surroundings
+from mmojo_forge.model.derivation import Derivation
 
 # personality(2)
 _ADDR_NO_RANDOMIZE = 0x0040000
@@ -19,8 +21,25 @@ _STICKY_TIMEOUTS = 0x4000000
 OTHER_UID = 4321
 OTHER_HOSTNAME = "elsewhere"
 CLOCK_SHIFT = "+400d"
-# Or programs that wait by the monotonic clock would wait for ever, and make would see the future in what was touched.
-_CLOCK_VARIABLES = MappingProxyType({"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1", "FAKE_UTIME": "1"})
+_CLOCK_LIBRARY = "lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+# No input can have this name.
+_CLOCK_PLACE = "/forge/.clock/libfaketime.so.1"
+# Or programs that wait by the monotonic clock would wait for ever. The times of files are the machine's: the library
+# sees only some of the calls that ask for them, and programs must agree on which of two files is the newer one.
+_CLOCK_VARIABLES = MappingProxyType({"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"})
+# What sets the times of files: the library would either shift the times that are given (a copy would be older than
+# what it is a copy of, and what is to be of 1980 from before it) or set `now` to its own (and make would see
+# the future in what was touched), and can be told which, but not to leave both alone. And what waits until a time: it
+# takes a time of the monotonic clock, which is not shifted, for one that is (Python's time.sleep would fail).
+_CLOCK_MAY_NOT = (
+    b"utime",
+    b"utimes",
+    b"utimensat",
+    b"futimens",
+    b"clock_nanosleep",
+    b"timer_settime",
+    b"timerfd_settime",
+)
 _CPU_MODEL = "forge check: no such CPU"
 
 
@@ -74,7 +93,10 @@ class Scene:
     environment: Mapping[str, str]
 
     def variations(self) -> Iterator[Variation]:
-        """Every aspect, in the order of the report; which of them this machine refuses is not known yet."""
+        """Every aspect, in the order of the report; which of them this machine refuses is only known for some."""
+        return (_unless_the_same(one) for one in self._variations())
+
+    def _variations(self) -> Iterator[Variation]:
         here, there = _file_system(self.usual_store), _file_system(self.other_store)
         uid, name = os.getuid(), os.uname().nodename
         alone = "builds have one job here anyway" if self.jobs == 1 else ""
@@ -86,7 +108,7 @@ class Scene:
             Aspect.CLOCK,
             "the machine's",
             f"{CLOCK_SHIFT} for dynamically linked programs",
-            "" if self.clock else "there is no target `faketime` in this workspace",
+            self._why_no_clock(),
         )
         yield Variation(Aspect.ORDER, "as the store makes files", "shuffled")
         yield Variation(Aspect.BUILD_PATH, f"{self.usual_store}/tmp", f"{self.other_store}/tmp")
@@ -96,9 +118,9 @@ class Scene:
         yield Variation(Aspect.UMASK, "022", "077")
         yield Variation(Aspect.ENVIRONMENT, f"{len(self.environment)} variables", "others")
         yield Variation(
-            Aspect.LOCALE, self.environment.get("LC_ALL") or self.environment.get("LANG", "unset"), "tr_TR.UTF-8"
+            Aspect.LOCALE, self.environment.get("LC_ALL") or self.environment.get("LANG") or "unset", "tr_TR.UTF-8"
         )
-        yield Variation(Aspect.TIME_ZONE, self.environment.get("TZ", "the machine's"), "Pacific/Kiritimati")
+        yield Variation(Aspect.TIME_ZONE, self.environment.get("TZ") or "the machine's", "Pacific/Kiritimati")
         yield Variation(Aspect.UID, str(uid), str(OTHER_UID))
         yield Variation(Aspect.HOSTNAME, name, OTHER_HOSTNAME)
         yield Variation(Aspect.PERSONALITY, "0", "legacy memory layout, sticky timeouts")
@@ -120,23 +142,53 @@ class Scene:
             variables=_CLOCK_VARIABLES if Aspect.CLOCK in active and self.clock else {},
         )
 
+    def _why_no_clock(self) -> str:
+        if self.clock is None:
+            return "there is no target `faketime` in this workspace"
+        return "" if (self.clock / _CLOCK_LIBRARY).is_file() else f"the target `faketime` has no {_CLOCK_LIBRARY}"
+
     def _mounts(self, active: frozenset[Aspect]) -> Iterator[Mount]:
         if Aspect.CPU_MODEL in active:
-            yield Mount(self._file("cpuinfo", _cpuinfo()), "/proc/cpuinfo")
+            yield Mount(self._file("cpuinfo", _cpuinfo().encode()), "/proc/cpuinfo")
         if Aspect.CLOCK in active and self.clock:
             # Not by LD_PRELOAD and FAKETIME: a build may look at its environment, which is part of what it is given.
             # What no file can say is in _CLOCK_VARIABLES.
-            library = "/forge/faketime/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
-            yield Mount(self.clock, "/forge/faketime")
-            yield Mount(self._file("ld.so.preload", f"{library}\n"), "/etc/ld.so.preload")
-            yield Mount(self._file("faketimerc", f"{CLOCK_SHIFT}\n"), "/etc/faketimerc")
+            library = _without_its_own((self.clock / _CLOCK_LIBRARY).read_bytes())
+            yield Mount(self._file("libfaketime.so.1", library), _CLOCK_PLACE)
+            yield Mount(self._file("ld.so.preload", f"{_CLOCK_PLACE}\n".encode()), "/etc/ld.so.preload")
+            yield Mount(self._file("faketimerc", f"{CLOCK_SHIFT}\n".encode()), "/etc/faketimerc")
 
-    def _file(self, name: str, text: str) -> Path:
+    def _file(self, name: str, content: bytes) -> Path:
         path = self.files / name
         if not path.exists():
-            path.write_text(text, encoding="utf-8")
-            path.chmod(0o444)
+            # Renamed when it is complete: other builds may begin at the same time.
+            with tempfile.NamedTemporaryFile(dir=self.files, delete=False) as file:
+                file.write(content)
+                os.fchmod(file.fileno(), 0o444)
+            os.replace(file.name, path)
         return path
+
+
+def varied_in(node: Derivation, active: frozenset[Aspect]) -> frozenset[Aspect]:
+    """Which of the active aspects are another one for this node: what forge itself unpacks knows of no surroundings,
+    and a build that is not parallel has one job anyway."""
+    if node.is_builtin:
+        return active & INHERENT
+    return active if node.parallel else active - {Aspect.PARALLELISM}
+
+
+def _unless_the_same(variation: Variation) -> Variation:
+    if variation.refused or variation.usual != variation.other:
+        return variation
+    return replace(variation, refused="it is so here anyway")
+
+
+def _without_its_own(library: bytes) -> bytes:
+    """The library without its own versions of the calls that it may not answer: under other names of the same length
+    nobody finds them, and the C library's are taken."""
+    for name in _CLOCK_MAY_NOT:
+        library = library.replace(b"\0%s\0" % name, b"\0%s\0" % (b"-" * len(name)))
+    return library
 
 
 def _environment(active: frozenset[Aspect]) -> Iterator[tuple[str, str]]:

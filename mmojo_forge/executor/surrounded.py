@@ -2,7 +2,7 @@
 
 Its environment, umask, folder, user and host name are what it was started with; its CPUs and personality it takes on
 itself. The first line of stdin is the request, in JSON, and the end of stdin means that the build is no longer wanted;
-stdout gets the build's output, and a third descriptor the result, in JSON.
+stdout gets the build's output, and a third descriptor the result, in JSON. What is said on stderr is a complaint.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def main(answer: int) -> None:
         reply = {"error": {"message": error.message, "detail": error.detail, "reason": error.reason}}
     except OSError as error:
         reply = {"error": {"message": f"build in other surroundings: {error}", "detail": "", "reason": "executor-died"}}
-    os.write(answer, json.dumps(reply).encode())
+    with os.fdopen(answer, "wb") as file:
+        file.write(json.dumps(reply).encode())
 
 
 def _run(document: dict[str, Any]) -> dict[str, Any]:

@@ -27,10 +27,13 @@ from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation
 from mmojo_forge.model.limits import Limits
 
 _CHUNK = 1 << 16
+_TAIL = 2000
+_REFUSED = "no-such-surroundings"
 # Itself, or below bwrap, which passes it on.
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+# The first byte of the answer says that it has started: from then on nothing is blamed on the surroundings.
 _CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "import json, os, sys; os.write(int(sys.argv[2]), b' '); sys.path[:] = json.loads(sys.argv[1]); "
     "from mmojo_forge.executor.surrounded import main; main(int(sys.argv[2]))"
 )
 
@@ -73,22 +76,15 @@ class SurroundedExecutor:
             env={**self._surroundings.variables, **request.env},
         )
         answer = self._ask(encode_request(request), cancellation, on_output)
-        if not answer:
-            raise ExecutorError(
-                f"build {request.name} in other surroundings: this machine does not allow them",
-                detail="Another user and host name are made by user namespaces within user namespaces.",
-                reason="no-such-surroundings",
-            )
         if "error" in answer:
             error = answer["error"]
-            raise ExecutorError(error["message"], detail=error["detail"], reason=error["reason"])
+            what = f"build {request.name} in other surroundings: " if error["reason"] == _REFUSED else ""
+            raise ExecutorError(f"{what}{error['message']}", detail=error["detail"], reason=error["reason"])
         return BuildResult(Outcome(answer.pop("outcome")), **answer)
 
     def probe(self) -> str:
         """Why this machine does not allow these surroundings; empty if it does. Raises ExecutorError (`no-bwrap`)."""
         answer = self._ask(None, None, None)
-        if not answer:
-            return "user namespaces within user namespaces are forbidden"
         message: str = answer["error"]["message"] if "error" in answer else ""
         return message
 
@@ -98,32 +94,49 @@ class SurroundedExecutor:
         cancellation: Cancellation | None,
         on_output: Callable[[bytes], None] | None,
     ) -> dict[str, Any]:
-        """What the child answers, empty if it could not start; without a request it only takes on its surroundings.
+        """What the child answers; without a request it only takes on its surroundings.
 
-        Raises ExecutorError (`executor-died`) if it came to another end.
+        Raises ExecutorError (`cannot-spawn`, `executor-died`) if there is no answer, but for surroundings in which it
+        could not even start: that is one.
         """
         with ExitStack() as stack:
             reading, writing = os.pipe()
             stack.callback(os.close, reading)
+            complaints = os.memfd_create("complaints", os.MFD_CLOEXEC)
+            stack.callback(os.close, complaints)
             with ExitStack() as child:
                 child.callback(os.close, writing)
                 bwrap = str(availability.find_bubblewrap(self._program).path)
-                process = stack.enter_context(self._spawn(bwrap, writing))
+                process = stack.enter_context(self._spawn(bwrap, writing, complaints))
             around = {"cpus": self._surroundings.cpus, "personality": self._surroundings.personality}
             _send(process, {"request": request, "bwrap": bwrap, **around})
             stack.callback(_end, process)
             _follow(process, cancellation, on_output)
             text = b"".join(iter(lambda: os.read(reading, _CHUNK), b""))
-        if not text and (process.returncode in _KILLED or not self._around(bwrap)):
+            process.wait()
+            said = os.pread(complaints, _TAIL, max(0, os.fstat(complaints).st_size - _TAIL)).decode(errors="replace")
+        if not text and process.returncode not in _KILLED and self._around(bwrap):
+            return {"error": _refusal(said)}
+        if not text.strip():
             raise ExecutorError(
                 f"build in other surroundings: the process that runs the build ended with {process.returncode}",
-                detail="If it was killed: by hand, or by the kernel when memory ran out. Otherwise see above.",
+                detail=said.strip() or "It was killed: by hand, or by the kernel when memory ran out.",
                 reason="executor-died",
             )
-        answer: dict[str, Any] = json.loads(text) if text else {}
+        answer: dict[str, Any] = json.loads(text)
         return answer
 
-    def _spawn(self, bwrap: str, answer: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, bwrap: str, answer: int, complaints: int) -> subprocess.Popen[bytes]:
+        try:
+            return self._popen(bwrap, answer, complaints)
+        except OSError as error:
+            raise ExecutorError(
+                f"build in other surroundings: cannot start a process for it: {error}",
+                detail="Too many processes or open files here, or too little memory. Build less at once.",
+                reason="cannot-spawn",
+            ) from error
+
+    def _popen(self, bwrap: str, answer: int, complaints: int) -> subprocess.Popen[bytes]:
         # It starts in another folder, and what is relative here would be something else there.
         path = json.dumps([os.path.abspath(entry) for entry in sys.path])
         argv = [sys.executable, "-I", "-S", "-c", _CHILD, path, str(answer)]
@@ -131,6 +144,7 @@ class SurroundedExecutor:
             [*self._around(bwrap), *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=complaints,
             env=dict(self._surroundings.environment),
             cwd=self._surroundings.folder,
             umask=self._surroundings.umask,
@@ -175,6 +189,16 @@ def decode_request(document: Mapping[str, Any]) -> BuildRequest:
         log=Path(document["log"]),
         limits=Limits(**document["limits"]),
     )
+
+
+def _refusal(said: str) -> dict[str, str]:
+    """What a child would answer that could not start: bwrap could not make another user or host name for it."""
+    cause = said.strip().rpartition("\n")[2]
+    return {
+        "message": f"user namespaces within user namespaces are forbidden here{f': {cause}' if cause else ''}",
+        "detail": "Another user and host name are made by them, around those of the sandbox.",
+        "reason": _REFUSED,
+    }
 
 
 def _send(process: subprocess.Popen[bytes], document: Mapping[str, Any]) -> None:

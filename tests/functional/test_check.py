@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -117,7 +118,8 @@ def test_a_build_that_reads_the_clock_differs(forge: Forge) -> None:
     (difference,) = output["differences"]
     assert (difference["path"], difference["kind"]) == ("", "content")
     assert output["expected"] != output["got"]
-    assert (forge.store / "checks/it/out").is_file()
+    assert Path(node["kept"], "out").is_file()
+    assert Path(node["kept"]) == forge.store / f"checks/it-{node['id'][:12]}"
     (node,) = check(forge, "--isolate", "it", expect=1)["nodes"]
     assert node["unstable"]
     assert node["depends_on"] == []
@@ -133,6 +135,9 @@ LEAKS = {
     "the date of today": ("date > /forge/out/out", "date of today"),
     "the kernel's version": ("uname -r > /forge/out/out", "kernel version"),
     "the date in a symlink": ("mkdir /forge/out/out; ln -s $(date +%F) /forge/out/out/x", "date of today"),
+    "the date in a file's name": ("mkdir /forge/out/out; > /forge/out/out/built-$(date +%F).txt", "date of today"),
+    "the date in a folder's name": ("mkdir -p /forge/out/out/$(date +%F)/x", "date of today"),
+    "the kernel's version in a name": ("mkdir -p /forge/out/out/lib/modules/$(uname -r)", "kernel version"),
 }
 
 
@@ -344,8 +349,172 @@ def test_what_came_out_differently_is_kept_until_the_next_check(forge: Forge) ->
         (node,) = check(forge, "it", expect=1)["nodes"]
         (output,) = node["outputs"]
         assert [(one["path"], one["kind"]) for one in output["differences"]] == [("sub/file", "content")]
-        seen.add((forge.store / "checks/it/out/sub/file").read_text())
+        seen.add(Path(node["kept"], "out/sub/file").read_text())
+        assert [path.name for path in (forge.store / "checks").iterdir()] == [Path(node["kept"]).name]
     assert len(seen) == 2
+
+
+TWINS = """
+@recipe("one")
+def one():
+    return sh("twin", "echo one; mkdir /forge/out/out; cat /proc/sys/kernel/random/uuid > /forge/out/out/one")
+
+@recipe("one.other")
+def other():
+    return sh("twin", "echo other; mkdir /forge/out/out; cat /proc/sys/kernel/random/uuid > /forge/out/out/other")
+"""
+
+
+def test_nodes_of_one_name_are_kept_apart(forge: Forge) -> None:
+    forge.recipe("one", TWINS)
+    nodes = check(forge, "one", "one.other", expect=1)["nodes"]
+    assert [node["name"] for node in nodes] == ["twin", "twin"]
+    assert [[path.name for path in Path(node["kept"], "out").iterdir()] for node in nodes] == [["one"], ["other"]]
+
+
+def test_what_a_killed_check_left_is_replaced(forge: Forge) -> None:
+    make(forge, "mkdir /forge/out/out; cat /proc/sys/kernel/random/uuid > /forge/out/out/new")
+    (node,) = check(forge, "it", expect=1)["nodes"]
+    stale = Path(node["kept"])
+    (stale / "out").chmod(0o755)
+    (stale / "out/stale").write_text("")
+    (stale / "dev").mkdir(mode=0o500)
+    check(forge, "it", expect=1)
+    assert files(stale) == {"out", "out/new"}
+    assert list((forge.store / "tmp").glob("*/scratch-*")) == []
+
+
+def test_what_fails_where_it_is_rebuilt_leaves_its_log(forge: Forge) -> None:
+    make(forge, "echo said by the build; [ $FORGE_JOBS -gt 1 ]; echo > /forge/out/out", parallel="True")
+    forge.run("realize", "--quiet", "-j", "2", "it")
+    report = json.loads(forge.start("check", "--quiet", "--json", "-j", "2", "it").communicate(timeout=300)[0])
+    need(report, Aspect.PARALLELISM)
+    (node,) = report["nodes"]
+    assert Path(node["kept"], "build.log").read_text() == "said by the build\n"
+    assert files(Path(node["kept"])) == {"build.log"}
+
+
+def isolate_failure(forge: Forge, *aspects: Aspect, together: bool = False) -> None:
+    """The target `it` is built, cannot be rebuilt, and that comes from these aspects."""
+    forge.realize("it")
+    report = json.loads(forge.start("check", "--quiet", "--json", "--isolate", "it").communicate(timeout=300)[0])
+    for aspect in aspects:
+        need(report, aspect)
+    (node,) = report["nodes"]
+    assert (node["failure"], node["identical"], node["isolated"]) == ("build-failed", False, True)
+    assert node["depends_on"] == sorted(aspect.value for aspect in aspects)
+    assert (node["together"], node["unstable"]) == (together, False)
+
+
+USUAL_CPU = "[ -z \"$(grep 'no such CPU' /proc/cpuinfo)\" ]"
+
+
+def test_a_build_that_fails_on_one_cpu_is_told_to_depend_on_that(forge: Forge) -> None:
+    make(forge, "[ $(nproc) -gt 1 ]; echo > /forge/out/out")
+    isolate_failure(forge, Aspect.AFFINITY)
+
+
+def test_a_build_that_fails_under_either_of_two_variations_depends_on_each(forge: Forge) -> None:
+    make(forge, f"[ $(nproc) -gt 1 ]; {USUAL_CPU}; echo > /forge/out/out")
+    isolate_failure(forge, Aspect.AFFINITY, Aspect.CPU_MODEL)
+
+
+def test_a_build_that_fails_only_under_two_variations_together_depends_on_both(forge: Forge) -> None:
+    make(forge, f"[ $(nproc) -gt 1 ] || {USUAL_CPU}; echo > /forge/out/out")
+    isolate_failure(forge, Aspect.AFFINITY, Aspect.CPU_MODEL, together=True)
+
+
+def test_what_differs_under_one_variation_and_fails_under_another_depends_on_both(forge: Forge) -> None:
+    """All at once it fails; which of them lets it fail is what is asked, and the other is no cause of that."""
+    make(forge, f"nproc > /forge/out/out; {USUAL_CPU}")
+    isolate_failure(forge, Aspect.CPU_MODEL)
+
+
+def test_a_build_that_fails_from_some_time_on_depends_on_what_every_rebuild_has(forge: Forge) -> None:
+    script = "cd /forge/clock; [ $(date +%s) -lt $(cat clock) ]; echo > /forge/out/out"
+    make(forge, script, inputs='{"clock": Files("clock")}')
+    folder = forge.root / "recipes/it/clock"
+    folder.mkdir()
+    (folder / "clock").write_text(f"{int(time.time()) + 10}\n")
+    forge.realize("it")
+    while time.time() < int((folder / "clock").read_text()):
+        time.sleep(0.1)
+    (node,) = check(forge, "--isolate", "it", expect=1)["nodes"]
+    assert (node["failure"], node["unstable"], node["together"]) == ("build-failed", False, False)
+    assert node["depends_on"] == sorted({aspect.value for aspect in INHERENT} & set(node["varied"]))
+
+
+def test_what_cannot_be_varied_for_a_node_is_not_claimed(forge: Forge) -> None:
+    make(forge, "echo > /forge/out/out")
+    report = check(forge, "--closure", "it")
+    nodes = {node["name"]: set(node["varied"]) for node in report["nodes"]}
+    assert nodes == {
+        "busybox": varied(report) & {aspect.value for aspect in INHERENT},
+        "it": varied(report) - {Aspect.PARALLELISM.value},
+    }
+
+
+def test_a_file_name_that_tells_the_date_is_refused_in_a_rebuild_too(forge: Forge) -> None:
+    make(forge, "mkdir /forge/out/out; [ $FORGE_JOBS -gt 1 ] || > /forge/out/out/built-$(date +%F)", parallel="True")
+    forge.run("realize", "--quiet", "-j", "2", "it")
+    report = json.loads(forge.start("check", "--quiet", "--json", "-j", "2", "it").communicate(timeout=300)[0])
+    need(report, Aspect.PARALLELISM)
+    assert report["nodes"][0]["failure"] == "output-leaks"
+
+
+def test_progress_is_told_as_events_where_the_report_is_json(forge: Forge) -> None:
+    forge.recipe("fine", FINE)
+    done = forge.run("check", "--json", "fine")
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    assert events[-3:] == ["planned", "started", "finished"]
+    assert json.loads(done.stdout)["identical"]
+    assert forge.run("check", "--json", "--quiet", "fine").stderr == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--against", "receipt", "--isolate"),
+        ("--against", "receipt", "--closure"),
+        ("--against", "receipt", "--scratch", "."),
+        ("--diff", "--json"),
+        ("--scratch", "nowhere"),
+        (),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(forge: Forge, arguments: tuple[str, ...]) -> None:
+    forge.recipe("fine", FINE)
+    forge.run("check", *arguments, *(["fine"] if arguments else []), expect=2)
+    assert not (forge.root / "out").exists()
+
+
+def test_a_folder_that_nothing_can_be_built_in_is_the_machines_fault(forge: Forge) -> None:
+    forge.recipe("fine", FINE)
+    assert forge.error("check", "--scratch", "/proc", "fine", expect=3)["reason"] == "scratch-unusable"
+
+
+def test_a_missing_diffoscope_is_told_before_anything_is_built(forge: Forge) -> None:
+    forge.recipe("fine", FINE)
+    programs = forge.root / "programs"
+    programs.mkdir()
+    for name in ("env", "bwrap"):
+        program = shutil.which(name)
+        assert program
+        (programs / name).symlink_to(program)
+    forge.environment["PATH"] = str(programs)
+    done = forge.run("check", "--diff", "fine", expect=3)
+    assert "diffoscope-minimal" in done.stderr
+    assert not (forge.root / "out").exists()
+
+
+def test_a_receipt_that_cannot_be_written_does_not_take_the_report_with_it(forge: Forge) -> None:
+    forge.recipe("fine", FINE)
+    with forge.start("check", "--quiet", "--json", "--receipt", "/proc/none/receipt", "fine") as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode not in (0, 1)
+    assert json.loads(err)["error"]["reason"] == "receipt-unwritable"
+    report = json.loads(out)
+    assert (report["identical"], report["receipt"]) == (True, None)
 
 
 def test_the_workspace_has_nothing_of_the_rebuild_afterwards(forge: Forge) -> None:

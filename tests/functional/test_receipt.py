@@ -76,15 +76,21 @@ def test_a_receipt_for_another_key_is_told(forge: Forge, receipt: Path) -> None:
     assert error["reason"] == "receipt-other-key"
 
 
-@pytest.mark.parametrize(("text", "reason"), [("", "receipt-malformed"), ("hello\n", "envelope-malformed")])
-def test_a_file_that_is_no_receipt_is_told(forge: Forge, receipt: Path, text: str, reason: str) -> None:
-    receipt.write_text(text)
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "receipt-malformed"), (b"hello\n", "envelope-malformed"), (b"\xff\xfe", "receipt-malformed")],
+)
+def test_a_file_that_is_no_receipt_is_told(forge: Forge, receipt: Path, content: bytes, reason: str) -> None:
+    receipt.write_bytes(content)
     assert forge.error("check", "--against", str(receipt), "toy")["reason"] == reason
+    receipt.unlink()
+    assert forge.error("check", "--against", str(receipt), "toy")["reason"] == "receipt-unreadable"
 
 
 def test_another_builders_different_output_is_a_disagreement(forge: Forge) -> None:
-    """What a build makes of the time of day it cannot hide from a comparison."""
-    forge.recipe("toy", '@recipe("toy")\ndef toy() -> Spec:\n    return sh("toy", "date +%s%N > /forge/out/out")\n')
+    """What a build makes of chance it cannot hide from a comparison."""
+    script = "cat /proc/sys/kernel/random/uuid > /forge/out/out"
+    forge.recipe("toy", f'@recipe("toy")\ndef toy() -> Spec:\n    return sh("toy", "{script}")\n')
     forge.run("check", "toy", expect=1)
     theirs = forge.root / "theirs.jsonl"
     (forge.root / "out" / "toy.intoto.jsonl").rename(theirs)
@@ -93,6 +99,66 @@ def test_another_builders_different_output_is_a_disagreement(forge: Forge) -> No
     document = json.loads(done.stdout)
     assert document["agrees"] is False
     assert document["nodes"][0]["ours"] != document["nodes"][0]["theirs"]
+
+
+def test_a_receipt_says_of_each_node_what_was_varied_and_of_none_more(forge: Forge) -> None:
+    """What forge itself unpacks knows of no surroundings."""
+    forge.recipe("toy", TOY)
+    forge.run("check", "--closure", "toy")
+    varied = {}
+    for line in (forge.root / "out/toy.intoto.jsonl").read_text().splitlines():
+        predicate = json.loads(base64.b64decode(json.loads(line)["payload"]))["predicate"]
+        [check] = predicate["runDetails"]["byproducts"]
+        varied[predicate["buildDefinition"]["externalParameters"]["name"]] = set(check["annotations"]["varied"])
+    assert "umask" in varied["toy"] - varied["busybox"]
+    assert {"real-time", "build-path", "store-path"} <= varied["busybox"] < varied["toy"]
+    assert "parallelism" not in varied["toy"]
+
+
+def test_a_failed_rebuild_is_in_the_receipt_and_confirms_nothing(forge: Forge) -> None:
+    script = "nproc > /forge/out/out; [ $(nproc) -gt 1 ]"
+    forge.recipe("toy", f'@recipe("toy")\ndef toy():\n    return sh("toy", "{script}")\n')
+    forge.realize("toy")
+    done = forge.start("check", "--json", "toy")
+    report = json.loads(done.communicate(timeout=300)[0])
+    if report["identical"]:
+        pytest.skip("there is only one CPU here")
+    receipt = forge.root / "out/toy.intoto.jsonl"
+    [check] = statement(receipt)["predicate"]["runDetails"]["byproducts"]
+    assert check["annotations"]["identical"] is False
+    assert check["annotations"]["failure"] == "build-failed"
+    document = json.loads(forge.run("check", "--against", str(receipt), "toy", "--json").stdout)
+    assert [(row["agrees"], row["confirmed"]) for row in document["nodes"]] == [(True, False)]
+
+
+def test_a_receipt_that_says_nothing_of_one_of_the_targets_is_told(forge: Forge, receipt: Path) -> None:
+    forge.recipe("other", '@recipe("other")\ndef other():\n    return sh("other", "echo > /forge/out/out")\n')
+    assert forge.error("check", "--against", str(receipt), "toy", "other")["reason"] == "receipt-other-key"
+
+
+CHAIN = """
+@recipe("toy")
+def toy(*, word: str = "base"):
+    return sh("base", f"echo {word} > /forge/out/out")
+
+@recipe("toy.middle")
+def middle(toy: Package):
+    return sh("middle", "cat /forge/toy > /forge/out/out", inputs={"toy": toy})
+
+@recipe("toy.top")
+def top():
+    return sh("top", "cat /forge/middle; echo top > /forge/out/out", inputs={"middle": Package("toy.middle")})
+"""
+
+
+def test_what_was_forgotten_below_does_not_stand_in_the_way(forge: Forge) -> None:
+    forge.recipe("toy", CHAIN)
+    forge.run("check", "--closure", "--receipt", "all.jsonl", "toy.top")
+    forge.realize("toy.top", "toy.middle", "busybox")
+    forge.run("store", "gc", "--older-than", "0", "--forget")
+    document = json.loads(forge.run("check", "--against", "all.jsonl", "toy.top", "--json").stdout)
+    assert document["agrees"]
+    assert "top" in [row["name"] for row in document["nodes"]]
 
 
 def test_what_is_built_is_signed(forge: Forge) -> None:

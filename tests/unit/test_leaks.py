@@ -8,6 +8,7 @@ import socket
 import tempfile
 import time
 import tracemalloc
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from mmojo_forge.executor.request import BuildRequest
 from mmojo_forge.model.derivation import Derivation
 from mmojo_forge.model.label import Label
 from mmojo_forge.store.local import LocalStore
+from mmojo_forge.store.scratch import remove_tree
 
 MIB = 1 << 20
 WORD = Secret("host name", b"obelisk", whole=True)
@@ -37,8 +39,8 @@ PART = Secret("store path", b"/srv/forge/store")
 HOME = Secret("home", b"/home/joe", whole=True)
 
 
-def leaks_in(path: Path, *secrets: Secret) -> list[tuple[str, int]]:
-    """Where secrets turn up, by the path in the output and the offset."""
+def leaks_in(path: Path, *secrets: Secret) -> list[tuple[str, int | None]]:
+    """Where secrets turn up, by the path in the output and the offset; none where the path itself tells."""
     return [(leak.path, leak.offset) for leak in find_leaks(path, secrets or (WORD, PART, HOME))]
 
 
@@ -119,7 +121,7 @@ def test_offsets_are_those_of_bytes_find_whatever_the_chunk_size(
         file = written(Path(folder, "file"), content)
         for secret in secrets:
             assert [leak.offset for leak in find_leaks(file, [secret])] == [at for at in (expected[secret],) if at >= 0]
-        together = sorted(leak.offset for leak in find_leaks(file, secrets))
+        together = sorted(leak.offset or 0 for leak in find_leaks(file, secrets))
     assert together == sorted(at for at in expected.values() if at >= 0)
 
 
@@ -140,8 +142,95 @@ def test_what_symlinks_point_to_is_searched_and_not_followed(tmp_path: Path) -> 
     (out / "directory").symlink_to("obelisk")
     (out / "follow").symlink_to(secret)
     (out / "up").symlink_to("..")
-    assert sorted(leaks_in(out)) == [("dangling", 7), ("directory", 0)]
+    assert leaks_in(out) == [("dangling", 7), ("directory", 0), ("obelisk", None)]
     assert leaks_in(out / "dangling") == [("", 7)]
+
+
+def test_names_of_files_folders_and_symlinks_are_searched(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for folder in ("a/obelisk/b", "sub"):
+        (out / folder).mkdir(parents=True)
+    for name in ("libobelisk.so", "obelisk.so.1", "sub/a-obelisk", "sub/obelisks"):
+        written(out / name, b"")
+    (out / "sub/obelisk").symlink_to("a-obelisk")
+    os.mkfifo(out / "sub/obelisk.pipe")
+    assert leaks_in(out) == [
+        ("a/obelisk", None),
+        ("obelisk.so.1", None),
+        ("sub/a-obelisk", None),
+        ("sub/obelisk", None),
+        ("sub/obelisk", 2),
+        ("sub/obelisk.pipe", None),
+    ]
+
+
+def test_what_a_folder_is_called_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "out/obelisk/sub/obelisk").mkdir(parents=True)
+    for number in range(10):
+        written(tmp_path / f"out/obelisk/sub/file{number}", b"")
+    assert leaks_in(tmp_path / "out") == [("obelisk", None)]
+
+
+def test_a_secret_path_may_be_made_up_of_folders(tmp_path: Path) -> None:
+    """As `make install DESTDIR=…` leaves them; the output's own place is none of them."""
+    out = tmp_path / "srv/forge"
+    (out / "srv/forge/store/tmp").mkdir(parents=True)
+    (out / "home/joey").mkdir(parents=True)
+    (out / "lib/home/joe/x").mkdir(parents=True)
+    assert leaks_in(out) == [("lib/home/joe", None), ("srv/forge/store", None)]
+    assert leaks_in(out, Secret("home", os.fsencode(tmp_path), whole=True)) == []
+
+
+def test_a_name_that_is_no_text_is_searched_too(tmp_path: Path) -> None:
+    written(tmp_path / os.fsdecode(b"\xff.obelisk"), b"")
+    ((path, offset),) = leaks_in(tmp_path)
+    assert (os.fsencode(path), offset) == (b"\xff.obelisk", None)
+
+
+def test_what_may_not_be_read_is_left_to_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root may read everything, nobody may here."""
+    (tmp_path / "closed").mkdir()
+    for name in ("closed/file", "file", "obelisk", "open"):
+        written(tmp_path / name, WORD.text)
+    real = os.open
+
+    def refuse(name: str | Path, flags: int, *, dir_fd: int | None = None) -> int:
+        if name in ("closed", "file", "obelisk"):
+            raise PermissionError
+        return real(name, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert leaks_in(tmp_path) == [("obelisk", None), ("open", 0)]
+
+
+def test_folders_may_be_deep_and_paths_long(tmp_path: Path) -> None:
+    """Longer from the root of the file system than a system call takes; what is deeper than a tree may be is left."""
+    out = tmp_path / "out"
+    out.mkdir()
+    here = os.open(out, os.O_RDONLY)
+    for depth in range(2000):
+        os.mkdir("d" * 100 if depth < 60 else "d", dir_fd=here)
+        below = os.open("d" * 100 if depth < 60 else "d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+        if depth in (58, 1500):
+            os.close(os.open("obelisk", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+    os.close(here)
+    try:
+        ((path, offset),) = leaks_in(out)
+        assert (path, offset) == ("/".join(["d" * 100] * 59) + "/obelisk", None)
+    finally:
+        remove_tree(str(tmp_path), "out")
+
+
+def test_a_search_that_is_given_up_leaves_no_descriptor(tmp_path: Path) -> None:
+    (tmp_path / "out/sub/obelisk/sub").mkdir(parents=True)
+    before = os.listdir("/proc/self/fd")
+    search = find_leaks(tmp_path / "out", [WORD])
+    next(search)
+    assert isinstance(search, Generator)
+    search.close()
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_pipes_sockets_and_devices_are_not_opened(tmp_path: Path) -> None:
@@ -251,6 +340,31 @@ def test_another_day_is_not_today(machine: Machine, tmp_path: Path, text: str) -
     assert leaks_in(file, *secrets_of_this_machine(tmp_path / "store", NINTH)) == []
 
 
+@pytest.mark.parametrize(
+    ("since", "now", "days"),
+    [
+        (NINTH, NINTH, ["09"]),
+        (NINTH - 1, NINTH, ["08", "09"]),
+        (NINTH - 2 * 86_400, NINTH + 86_399, ["07", "08", "09"]),
+        (NINTH + 1, NINTH - 1, ["08", "09"]),
+    ],
+    ids=["a moment", "over midnight", "three days", "a clock that was set back"],
+)
+def test_each_day_of_a_build_is_today(
+    machine: Machine, tmp_path: Path, since: float, now: float, days: list[str]
+) -> None:
+    found = secrets_of_this_machine(tmp_path / "store", now, since)
+    kinds = {secret.text.decode(): secret.kind for secret in found}
+    assert [text for text in sorted(kinds) if text.startswith("2024-")] == [f"2024-03-{day}" for day in days]
+    assert {kinds[f"{int(day)} Mar 2024"] for day in days} == {"date of today"}
+
+
+def test_a_clock_that_was_set_forward_by_years_does_not_make_a_thousand_dates(machine: Machine, tmp_path: Path) -> None:
+    found = [secret.text.decode() for secret in secrets_of_this_machine(tmp_path / "store", NINTH, 0.0)]
+    assert {"1970-01-01", "2024-02-20", "2024-03-09"} <= set(found)
+    assert len(found) < 200
+
+
 def test_today_is_that_of_the_sandbox_wherever_the_machine_is(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,11 +377,13 @@ def test_today_is_that_of_the_sandbox_wherever_the_machine_is(
         time.tzset()
 
 
-def realise(folder: Path, node: Derivation, content: bytes) -> None:
-    """Realise a node whose build leaves `content`, on the ninth of March 2024."""
+def realise(folder: Path, node: Derivation, content: bytes, *, days: int = 0) -> None:
+    """Realise a node whose build leaves `content`, begun on the ninth of March 2024 and over `days` later."""
+    now = [NINTH]
 
     def build(request: BuildRequest) -> bytes:
         (request.out / "out").write_bytes(content)
+        now[0] += days * 86_400
         return b""
 
     def no_fetcher() -> SourceFetcher:
@@ -275,7 +391,7 @@ def realise(folder: Path, node: Derivation, content: bytes) -> None:
 
     with LocalStore.open(folder / "store") as store:
         executor, places = FakeExecutor(build), Places(folder / "downloads", folder / "failed")
-        world = World(store, lambda: executor, no_fetcher, Reporter(), lambda: NINTH, places)
+        world = World(store, lambda: executor, no_fetcher, Reporter(), lambda: now[0], places)
         try:
             Realisation(make_plan(Graph.of([node]), store), world, Settings(1, 1 << 30)).run()
         finally:
@@ -293,6 +409,17 @@ def test_an_output_that_leaks_is_refused(tmp_path: Path) -> None:
     assert failure.reason == "output-leaks"
     with pytest.raises(BuildsFailed):
         realise(tmp_path, PLAIN, os.fsencode(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(("day", "refused"), [("08", False), ("09", True), ("10", True), ("11", True), ("12", False)])
+def test_each_day_that_a_build_lasts_is_searched_for(tmp_path: Path, day: str, refused: bool) -> None:
+    content = b"built 2024-03-%s\n" % day.encode()
+    if not refused:
+        realise(tmp_path, PLAIN, content, days=2)
+        return
+    with pytest.raises(BuildsFailed) as raised:
+        realise(tmp_path, PLAIN, content, days=2)
+    assert raised.value.reason == "output-leaks"
 
 
 def test_an_allowed_leak_is_none_and_allows_no_other(tmp_path: Path) -> None:

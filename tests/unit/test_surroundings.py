@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -266,9 +267,9 @@ def test_surroundings_that_are_possible_are_not_explained() -> None:
 
 
 def test_a_machine_without_nested_namespaces_says_so(request_for: Make, tmp_path: Path) -> None:
-    program = bwrap_stand_in(tmp_path, 'case "$*" in *--dev-bind*) exit 1;; esac')
+    program = bwrap_stand_in(tmp_path, 'case "$*" in *--dev-bind*) echo "bwrap: no namespaces" >&2; exit 1;; esac')
     executor = SurroundedExecutor(replace(OTHER, personality=0), program)
-    assert executor.probe()
+    assert executor.probe().endswith(": bwrap: no namespaces")
     with pytest.raises(ExecutorError) as raised:
         executor.run(request_for("true"))
     assert raised.value.reason == "no-such-surroundings"
@@ -323,13 +324,37 @@ def test_cpus_that_are_not_there_are_refused_with_a_reason(request_for: Make) ->
     assert raised.value.reason == "no-such-surroundings"
 
 
+@pytest.mark.parametrize("surroundings", [Surroundings(), OTHER], ids=["usual", "other"])
 def test_a_child_that_cannot_start_is_not_blamed_on_the_machine(
-    request_for: Make, monkeypatch: pytest.MonkeyPatch
+    request_for: Make, monkeypatch: pytest.MonkeyPatch, surroundings: Surroundings
 ) -> None:
+    need(surroundings)
     monkeypatch.setattr(sys, "path", ["/nowhere"])
     with pytest.raises(ExecutorError) as raised:
-        SurroundedExecutor(Surroundings()).run(request_for("true"))
+        SurroundedExecutor(surroundings).run(request_for("true"))
     assert raised.value.reason == "executor-died"
+    assert "ModuleNotFoundError" in raised.value.detail
+
+
+def test_a_process_that_cannot_be_started_is_an_error_with_a_reason(request_for: Make) -> None:
+    with pytest.raises(ExecutorError) as raised:
+        SurroundedExecutor(Surroundings(folder="/nowhere")).run(request_for("true"))
+    assert raised.value.reason == "cannot-spawn"
+
+
+@pytest.mark.parametrize("surroundings", [Surroundings(), Surroundings(cpus=(1023,)), Surroundings(folder="/nowhere")])
+def test_no_descriptor_is_left_open_however_it_ends(request_for: Make, surroundings: Surroundings) -> None:
+    gc.collect()
+    before = os.listdir("/proc/self/fd")
+    with contextlib.suppress(ExecutorError):
+        SurroundedExecutor(surroundings).run(request_for("true"))
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_nothing_is_said_on_the_terminal_of_whoever_asks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    program = bwrap_stand_in(tmp_path, 'echo "bwrap: no namespaces" >&2; exit 1')
+    assert SurroundedExecutor(OTHER, program).probe()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_path_of_modules_may_be_relative(monkeypatch: pytest.MonkeyPatch) -> None:
