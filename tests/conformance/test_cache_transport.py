@@ -1,34 +1,87 @@
-"""Every transport keeps the same promises: memory, a folder, a server."""
+"""Every transport keeps the same promises: memory, a folder, servers, a bucket, a Bazel cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from mmojo_forge.store.remote.bazel import BazelTransport
+from mmojo_forge.store.remote.bucket import BucketTransport
 from mmojo_forge.store.remote.failure import CacheError, Fault
 from mmojo_forge.store.remote.folder import FolderTransport
 from mmojo_forge.store.remote.memory import MemoryTransport
 from mmojo_forge.store.remote.transport import Span, Transport, read_exactly, read_whole
 from mmojo_forge.store.remote.web import WebSettings, WebTransport
+from tests.cache_servers import HAS_NGINX, bazel_server, nginx, s3_server
 from tests.caches import reason, serving
 
 CONTENT = bytes(range(256)) * 1000
+LISTING = ["memory", "folder", "web", "web without ranges", "bucket", *(["nginx"] if HAS_NGINX else [])]
+PLAIN = ["bazel on a file server", *(["bazel on nginx"] if HAS_NGINX else [])]
+STRICT = ["bazel"]
+TOKEN = WebSettings(token="secret")
 
 
-@pytest.fixture(params=["memory", "folder", "web", "web without ranges"])
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Mapping[str, str]]:
+    with s3_server() as environment:
+        yield environment
+
+
+@contextmanager
+def opened(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Transport]:
+    """An empty cache of that kind."""
+    with ExitStack() as stack:
+        if kind == "memory":
+            transport: Transport = MemoryTransport()
+        elif kind == "folder":
+            transport = FolderTransport(tmp_path / "cache")
+        elif kind == "bucket":
+            place = f"s3://cache/{tmp_path.name}"
+            transport = BucketTransport(place, environment=request.getfixturevalue("s3"))
+        elif kind == "bazel":
+            transport = BazelTransport(stack.enter_context(bazel_server()).url)
+        elif "nginx" in kind:
+            url = stack.enter_context(nginx(tmp_path / "cache", tmp_path / "nginx"))
+            transport = BazelTransport(url) if kind.startswith("bazel") else WebTransport(url)
+        else:
+            server = stack.enter_context(serving(tmp_path))
+            server.ignores_ranges = kind == "web without ranges"
+            transport = (BazelTransport if kind.startswith("bazel") else WebTransport)(server.url, TOKEN)
+        stack.callback(transport.close)
+        yield transport
+
+
+@pytest.fixture(params=[*LISTING, *PLAIN, *STRICT])
 def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Transport]:
-    if request.param == "memory":
-        yield MemoryTransport()
-    elif request.param == "folder":
-        yield FolderTransport(tmp_path / "cache")
-    else:
-        with serving(tmp_path) as server:
-            server.ignores_ranges = request.param != "web"
-            web = WebTransport(server.url, WebSettings(token="secret"))
-            yield web
-            web.close()
+    """Every kind."""
+    with opened(request.param, request, tmp_path) as one:
+        yield one
+
+
+@pytest.fixture(params=LISTING)
+def listing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Transport]:
+    """Those that list folders."""
+    with opened(request.param, request, tmp_path) as one:
+        yield one
+
+
+@pytest.fixture(params=[*LISTING, *PLAIN])
+def deleting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Transport]:
+    """Those that delete."""
+    with opened(request.param, request, tmp_path) as one:
+        yield one
+
+
+@pytest.fixture(params=[*PLAIN, *STRICT])
+def bazel(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Transport]:
+    """Those that speak Bazel's protocol."""
+    with opened(request.param, request, tmp_path) as one:
+        yield one
 
 
 def read(transport: Transport, path: str, span: Span) -> bytes:
@@ -66,8 +119,11 @@ def test_what_is_not_there_is_missing(transport: Transport) -> None:
     with pytest.raises(CacheError) as failed:
         read_whole(transport, "trees/ab/abc", 100)
     assert (failed.value.reason, failed.value.fault) == ("cache-missing", Fault.MISSING)
-    assert transport.entries("trees/ab") == []
-    transport.delete("trees/ab/abc")
+
+
+def test_what_is_not_there_is_not_listed_and_can_be_deleted(listing: Transport) -> None:
+    assert listing.entries("trees/ab") == []
+    listing.delete("trees/ab/abc")
 
 
 def test_what_is_there_is_replaced_only_where_that_is_meant(transport: Transport) -> None:
@@ -84,18 +140,44 @@ def test_an_empty_object_is_one(transport: Transport) -> None:
     assert read_whole(transport, "names/thing/one", 0) == b""
 
 
-def test_a_folder_lists_what_lies_directly_in_it(transport: Transport) -> None:
-    transport.put("names/zig/one", b"1")
-    transport.put("names/zig/two", b"22")
-    transport.put("names/gcc/three", b"333")
-    assert {(one.name, one.size) for one in transport.entries("names/zig")} == {("one", 1), ("two", 2)}
-    assert {(one.name, one.is_folder) for one in transport.entries("names")} == {("zig", True), ("gcc", True)}
+def test_a_folder_lists_what_lies_directly_in_it(listing: Transport) -> None:
+    listing.put("names/zig/one", b"1")
+    listing.put("names/zig/two+2.0_a-b", b"22")
+    listing.put("names/gcc/three", b"333")
+    listing.put("names/gcc+/four", b"4444")
+    assert {(one.name, one.size) for one in listing.entries("names/zig")} == {("one", 1), ("two+2.0_a-b", 2)}
+    expected = {("zig", True), ("gcc", True), ("gcc+", True)}
+    assert {(one.name, one.is_folder) for one in listing.entries("names")} == expected
+    assert [one.name for one in listing.entries("names/gcc")] == ["three"]
+    assert read_whole(listing, "names/gcc+/four", 10) == b"4444"
 
 
-def test_what_was_deleted_is_gone(transport: Transport) -> None:
-    transport.put("packs/ab/abc", CONTENT)
-    transport.delete("packs/ab/abc")
-    assert transport.size("packs/ab/abc") is None
+def test_what_was_written_later_is_listed_as_no_older(listing: Transport) -> None:
+    listing.put("index/ab/one", b"1")
+    listing.put("index/ab/two", b"2")
+    listing.put("index/ab/one", b"3", if_absent=False)
+    times = {one.name: one.modified for one in listing.entries("index/ab")}
+    assert times["one"] >= times["two"] > 0
+
+
+def test_bazels_protocol_has_no_listing(bazel: Transport) -> None:
+    bazel.put("names/zig/one", b"1")
+    assert reason(lambda: bazel.entries("names/zig")) == "cache-no-listing"
+
+
+def test_what_was_deleted_is_gone(deleting: Transport) -> None:
+    deleting.put("packs/ab/abc", CONTENT)
+    deleting.delete("packs/ab/abc")
+    assert deleting.size("packs/ab/abc") is None
+    assert reason(lambda: read_whole(deleting, "packs/ab/abc", 10)) == "cache-missing"
+    assert deleting.put("packs/ab/abc", CONTENT)
+
+
+def test_many_may_write_at_once(transport: Transport) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda at: transport.put(f"packs/ab/{at % 8}", CONTENT[: at % 8 * 1000 + 1]), range(32)))
+        sizes = list(pool.map(lambda at: transport.size(f"packs/ab/{at}"), range(8)))
+    assert sizes == [at * 1000 + 1 for at in range(8)]
 
 
 def test_an_object_longer_than_it_may_be_is_not_read_on(transport: Transport) -> None:

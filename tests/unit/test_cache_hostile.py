@@ -13,10 +13,10 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmojo_forge.model import canonical
+from mmojo_forge.model import canonical, trace_entry
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.tree import Kind
-from mmojo_forge.store.remote import entry, index, layout
+from mmojo_forge.store.remote import index, layout
 from mmojo_forge.store.remote.codec import Codec
 from mmojo_forge.store.remote.failure import CacheError, Fault
 from mmojo_forge.store.remote.faulty import Alter, Altered, Endless, FaultyTransport
@@ -241,15 +241,15 @@ class TestTraces:
     def test_a_signature_by_another_than_is_trusted_does_not_count(self, by: list[object], expected: str) -> None:
         """A stranger's, that of a key that was revoked (and so is not among the trusted), and none at all."""
         trace = trace_of(by=by)  # type: ignore[arg-type]
-        self.answers(self.planted(entry.encode(trace), index.encode(ROOT, [trace])), expected)
+        self.answers(self.planted(trace_entry.encode(trace), index.encode(ROOT, [trace])), expected)
 
     def test_a_signature_that_was_moved_to_another_claim_does_not_hold(self) -> None:
         trace = replace(trace_of(output="evil", by=[MALLORY]), builder="alice", signatures=trace_of().signatures)
-        self.answers(self.planted(entry.encode(trace), index.encode(ROOT, [trace])), "trace-bad-signature")
+        self.answers(self.planted(trace_entry.encode(trace), index.encode(ROOT, [trace])), "trace-bad-signature")
 
     def test_an_entry_that_was_signed_for_another_key_is_not_replayed_for_this_one(self) -> None:
         older = trace_of(env="older")
-        transport = self.planted(entry.encode(older), index.encode(ROOT, [older]))
+        transport = self.planted(trace_entry.encode(older), index.encode(ROOT, [older]))
         reader = CacheReader(transport, [ALICE.public])
         found = reader.fetch_traces([trace_of().key])
         assert (found.traces, [one.reason for one in found.errors]) == ({}, ["trace-wrong-key"])
@@ -279,7 +279,7 @@ class TestTraces:
     @given(data=st.data())
     def test_no_flipped_byte_is_accepted(self, data: st.DataObject) -> None:
         trace = trace_of()
-        content = bytearray(entry.encode(trace))
+        content = bytearray(trace_entry.encode(trace))
         at = data.draw(st.integers(0, len(content) - 1))
         content[at] ^= data.draw(st.integers(1, 255))
         found = CacheReader(self.planted(bytes(content), b""), [ALICE.public]).fetch_traces([trace.key])

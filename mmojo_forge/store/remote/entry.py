@@ -1,7 +1,4 @@
-"""Signed trace entries: what a builder says an action key was built to, and how that is checked.
-
-    {"builder":…,"key":…,"name":…,"outputs":{"out":{"size":…,"tree":…}},"peak":…,"preimage":…,
-     "schema":1,"seconds":…,"signatures":[{"key":"NAME:BASE64","value":"BASE64"}],"started":…}
+"""Signed trace entries (model/trace_entry.py): what a builder says an action key was built to, and how that is checked.
 
 The signature covers `Trace.fingerprint()`: builder, key, label, outputs. The preimage is checked by the key, which is
 its BLAKE3; name and label are taken from it. Times and memory are nobody's promise and only shown. An entry in
@@ -10,43 +7,18 @@ its BLAKE3; name and label are taken from it. Times and memory are nobody's prom
 
 from __future__ import annotations
 
-import base64
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmojo_forge.errors import ForgeError
-from mmojo_forge.model.digest import ActionKey, TreeId, blake3_hex, is_hex_digest
-from mmojo_forge.model.signature import PublicKey
-from mmojo_forge.model.trace import Output, Signature, Trace
+from mmojo_forge.model import trace_entry
+from mmojo_forge.model.digest import ActionKey
+from mmojo_forge.model.signature import PublicKey, SignatureError
+from mmojo_forge.model.trace import Signature, Trace
+from mmojo_forge.model.trace_entry import EntryError
 from mmojo_forge.store.remote import layout
 from mmojo_forge.store.remote.failure import CacheError, lying
-
-_MOST = 2**53 - 1
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
-
-
-def encode(trace: Trace) -> bytes:
-    """The entry of a trace, with its signatures."""
-    return json.dumps(to_json(trace), sort_keys=True, separators=(",", ":")).encode()
-
-
-def to_json(trace: Trace) -> dict[str, Any]:
-    """The entry as a JSON value."""
-    return {
-        "schema": layout.SCHEMA,
-        "key": trace.key,
-        "name": trace.name,
-        "preimage": trace.preimage.decode(),
-        "outputs": {name: {"size": one.size, "tree": one.tree} for name, one in trace.outputs.items()},
-        "builder": trace.builder,
-        "started": trace.started,
-        "seconds": trace.seconds,
-        "peak": trace.peak_memory_bytes,
-        "signatures": [{"key": one.key, "value": base64.b64encode(one.value).decode()} for one in trace.signatures],
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +43,15 @@ class Checker:
         return trace
 
     def read(self, document: Any, path: str) -> Trace:
-        """The trace that a JSON value is; raises CacheError (`trace-…`, `cache-schema`)."""
+        """The trace that a JSON value is; raises CacheError (`trace-…`)."""
         try:
-            if document["schema"] != layout.SCHEMA:
-                raise lying(self.place, path, f"schema {document['schema']!r} is not {layout.SCHEMA}", "cache-schema")
-            trace = _trace(document)
-            if blake3_hex(trace.preimage) != trace.key:
-                raise lying(self.place, path, "the key is not that of the preimage", "trace-wrong-key")
+            trace = trace_entry.from_json(document)
             return replace(trace, signatures=tuple(self._signatures(trace, path)))
-        except CacheError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ForgeError) as error:
+        except EntryError as error:
+            if error.wrong_key:
+                raise lying(self.place, path, str(error), "trace-wrong-key") from error
+            raise self._malformed(path, error) from error
+        except SignatureError as error:
             raise self._malformed(path, error) from error
 
     def _signatures(self, trace: Trace, path: str) -> Iterable[Signature]:
@@ -102,40 +72,3 @@ class Checker:
 
     def _malformed(self, path: str, error: Exception) -> CacheError:
         return lying(self.place, path, f"no trace entry: {error!r}"[:300], "trace-malformed")
-
-
-def _trace(document: Mapping[str, Any]) -> Trace:
-    """The trace as it is written, with signatures that nobody has checked; raises ValueError and its like."""
-    preimage = document["preimage"].encode()
-    described = json.loads(preimage)
-    if not _NAME.fullmatch(described["name"]):
-        raise ValueError("the derivation has no proper name")
-    outputs = {name: _output(row) for name, row in document["outputs"].items()}
-    if sorted(outputs) != sorted(described["outputs"]):
-        raise ValueError("the outputs are not those of the derivation")
-    return Trace(
-        key=ActionKey(document["key"]),
-        name=described["name"],
-        preimage=preimage,
-        outputs=outputs,
-        builder=str(document["builder"]),
-        started=_finite(document["started"]),
-        seconds=_finite(document["seconds"]),
-        peak_memory_bytes=int(_finite(document["peak"])),
-        signatures=tuple(
-            Signature(str(row["key"]), base64.b64decode(row["value"], validate=True)) for row in document["signatures"]
-        ),
-    )
-
-
-def _output(row: Mapping[str, Any]) -> Output:
-    tree, size = row["tree"], row["size"]
-    if not is_hex_digest(tree) or type(size) is not int or not 0 <= size <= _MOST:
-        raise ValueError("an output has no tree or size")
-    return Output(TreeId(tree), size)
-
-
-def _finite(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
-        raise ValueError(f"{value!r} is no time or size")
-    return float(value)

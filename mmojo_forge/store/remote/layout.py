@@ -50,8 +50,13 @@ def index_path(root: DerivationId, signer: str) -> str:
 
 def names_folder(name: str) -> str:
     """The folder that lists the trees of one name, whatever its version."""
-    stem = _VERSION.sub("", _STEM_CHARACTERS.sub("_", name))[:100]
-    return f"{NAMES}/{stem.lstrip('._+-') or 'unnamed'}"
+    return f"{NAMES}/{stem(name)}"
+
+
+def stem(name: str) -> str:
+    """The name without its version, as a path's part."""
+    plain = _VERSION.sub("", _STEM_CHARACTERS.sub("_", name))[:100]
+    return plain.lstrip("._+-") or "unnamed"
 
 
 def name_path(name: str, tree: TreeId) -> str:

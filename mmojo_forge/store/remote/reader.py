@@ -20,7 +20,7 @@ from mmojo_forge.store.remote.failure import CacheError, Fault, lying
 from mmojo_forge.store.remote.info import CacheInfo, read_info
 from mmojo_forge.store.remote.seed import ReadAt, Seed
 from mmojo_forge.store.remote.sink import Sink
-from mmojo_forge.store.remote.transfer import Known, Options, Transfer
+from mmojo_forge.store.remote.transfer import Known, OnProgress, Options, Transfer
 from mmojo_forge.store.remote.transport import Transport, read_whole
 from mmojo_forge.store.remote.treemap import TreeMap
 
@@ -31,10 +31,12 @@ _Given = TypeVar("_Given")
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a cache says about keys: traces with valid signatures by trusted keys. Several for one key may claim
-    different outputs: what to make of that is a policy. `errors` are the entries that were not accepted."""
+    different outputs: what to make of that is a policy. `errors` are the entries that were not accepted, `trees` what
+    is said to be there, which may not be so."""
 
     traces: dict[ActionKey, tuple[Trace, ...]]
     errors: tuple[CacheError, ...] = ()
+    trees: frozenset[TreeId] = frozenset()
 
 
 class CacheReader:
@@ -63,8 +65,8 @@ class CacheReader:
     def read_index(self, root: DerivationId, signer: str) -> Answer:
         """One builder's index; raises CacheError (`cache-missing`, `cache-malformed`)."""
         path = layout.index_path(root, signer)
-        traces, errors = index.parse(self._metadata(path, layout.MAX_INDEX), root, self._checker, path)
-        return Answer({key: tuple(several) for key, several in traces.items()}, tuple(errors))
+        found = index.parse(self._metadata(path, layout.MAX_INDEX), root, self._checker, path)
+        return Answer({key: tuple(several) for key, several in found.traces.items()}, tuple(found.errors), found.trees)
 
     def fetch_traces(self, keys: Sequence[ActionKey]) -> Answer:
         """The entries for these keys: a request for each key and trusted signer. For what no index has."""
@@ -123,9 +125,18 @@ class CacheReader:
         self.fetch_content(manifest, sink, partial, known=known)
         return manifest
 
-    def fetch_content(self, tree: Tree, sink: Sink, partial: Path, *, known: Known | None = None) -> None:
-        """The same for a tree whose manifest is known."""
-        Transfer(self._transport, self._codec, self.read_map(tree), sink, partial, self._options, known).run()
+    def fetch_content(
+        self,
+        tree: Tree,
+        sink: Sink,
+        partial: Path,
+        *,
+        known: Known | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """The same for a tree whose manifest is known; `on_progress` is told of bytes as they travel."""
+        wanted = self.read_map(tree)
+        Transfer(self._transport, self._codec, wanted, sink, partial, self._options, known, on_progress).run()
 
     def _metadata(self, path: str, most: int) -> bytes:
         frame = read_whole(self._transport, path, min(layout.MAX_COMPRESSED, most))
@@ -158,7 +169,8 @@ class CacheReader:
                     signed = (trace.fingerprint(), " ".join(sorted(one.key for one in trace.signatures)))
                     traces.setdefault(key, {}).setdefault(signed, trace)
         errors = tuple(error for answer in answers for error in answer.errors)
-        return Answer({key: tuple(several.values()) for key, several in traces.items()}, errors)
+        trees = frozenset(tree for answer in answers for tree in answer.trees)
+        return Answer({key: tuple(several.values()) for key, several in traces.items()}, errors, trees)
 
     def _each(self, work: Callable[[_Asked], _Given], asked: Sequence[_Asked]) -> list[_Given]:
         if len(asked) <= 1:

@@ -39,8 +39,8 @@ _RETRY_SECONDS = 0.5
 Known = Callable[[str], bytes | None]
 """The content of the chunk with this BLAKE3, where it is at hand; verified like any other."""
 
-OnBytes = Callable[[int], None]
-"""Called with the bytes that arrived, from several threads. It may raise to give up."""
+OnProgress = Callable[[int, int], None]
+"""Called with the bytes that arrived and those that are to arrive, from several threads. It may raise to give up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,6 @@ class Options:
     connections: int = 8
     attempts: int = 3
     resume: bool = True
-    on_bytes: OnBytes | None = None
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -86,6 +85,7 @@ class Transfer:
         partial: Path,
         options: Options,
         known: Known | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self._transport = transport
         self._codec = codec
@@ -94,6 +94,10 @@ class Transfer:
         self._partial = partial
         self._options = options
         self._known = known
+        self._on_progress = on_progress
+        self._arrived = 0
+        self._expected = 0
+        self._counting = threading.Lock()
         self._spool = Spool(partial)
         self._lacking: set[BlobDigest] = set()
         self._assemblies: list[_Assembly] = []
@@ -108,6 +112,7 @@ class Transfer:
             served = {one.chunk.digest for one in deliveries if self._at_hand(one)}
             missing = [one for one in deliveries if one.chunk.digest not in served]
             missing += [one for several in rest for one in several]
+            self._expected = sum(one.chunk.length for one in missing)
             self._in_threads(self._from_cache, list(_runs(missing)))
             done = True
         finally:
@@ -192,7 +197,7 @@ class Transfer:
         path = layout.pack_path(first.pack)
         at = first.offset
         with self._transport.open(path, Span(at, last.offset + last.length - at)) as answer:
-            body = _Buffered(answer, self._options.on_bytes)
+            body = _Buffered(answer, self._count)
             while rest:
                 self._check_stop()
                 chunk = rest[-1].chunk
@@ -204,6 +209,14 @@ class Transfer:
                     self._spool.add(chunk.digest, frame)
                 self._deliver(rest[-1], content)
                 rest.pop()
+
+    def _count(self, arrived: int) -> None:
+        if self._on_progress is not None:
+            with self._counting:
+                self._arrived += arrived
+                so_far = self._arrived
+            # What is read again after a broken connection, or between chunks, was not expected.
+            self._on_progress(min(so_far, self._expected), self._expected)
 
     def _unpack(self, chunk: Chunk, frame: bytes) -> bytes:
         path = layout.pack_path(chunk.pack)
@@ -287,9 +300,9 @@ class Transfer:
 class _Buffered:
     """Reads in large pieces, so that small chunks cost no call each."""
 
-    def __init__(self, body: Body, on_bytes: OnBytes | None) -> None:
+    def __init__(self, body: Body, count: Callable[[int], None]) -> None:
         self._body = body
-        self._on_bytes = on_bytes
+        self._count = count
         self._buffer = b""
         self._at = 0
 
@@ -297,8 +310,7 @@ class _Buffered:
         """The next bytes."""
         if self._at == len(self._buffer) and count:
             self._buffer, self._at = self._body.read(_READ), 0
-            if self._on_bytes is not None:
-                self._on_bytes(len(self._buffer))
+            self._count(len(self._buffer))
         part = self._buffer[self._at : self._at + count]
         self._at += len(part)
         return part

@@ -1,137 +1,59 @@
 """A cache behind HTTP: any server of files to read from, one that takes PUT to write to.
 
-Reading is GET, for parts of packs with a Range (RFC 9110, section 14); writing is PUT with `If-None-Match: *` (section
-13.1.2) and a bearer token (RFC 6750); a folder is listed as nginx does with `autoindex_format json`. The machinery is
-`requests`, as in `fetch/http.py`, which knows proxies, certificates and netrc; redirects are ours to judge.
+`client.py` speaks; here is what a cache's files are there: each lies at its path below the URL, and a folder is listed
+as nginx does with `autoindex_format json`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
-from urllib.parse import urljoin, urlsplit
 
-import requests
-import urllib3.exceptions
-from requests.adapters import HTTPAdapter
+from mmojo_forge.store.remote.client import WebClient
+from mmojo_forge.store.remote.failure import CacheError, Fault
+from mmojo_forge.store.remote.settings import Clock, WebSettings
+from mmojo_forge.store.remote.transport import Body, Listed, Span, check_path, read_body
 
-from mmojo_forge.store.remote.failure import CacheError, Fault, lying, missing
-from mmojo_forge.store.remote.transport import Body, Listed, Span, check_path, read_body, skip
+__all__ = ["WebSettings", "WebTransport"]
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MAX_REDIRECTS = 5
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:[0-9]{1,18}|\*)")
 _MAX_LISTING = 64 << 20
-_DRAINED = 64 << 10
-_BROKEN = (urllib3.exceptions.HTTPError, http.client.HTTPException, requests.exceptions.RequestException, OSError)
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-
-Clock = Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class WebSettings:
-    """How a cache is spoken to. Whatever is slower than `least_rate` (bytes/s), after `grace_seconds`, is given up.
-
-    `token` is sent with every request, and without TLS only to this machine, unless `plain_token` says otherwise.
-    `redirect_hosts` are the other hosts that the cache may send us to, without the token.
-    """
-
-    token: str = ""
-    plain_token: bool = False
-    ca_bundle: str = ""
-    connections: int = 8
-    connect_seconds: float = 10.0
-    stall_seconds: float = 20.0
-    grace_seconds: float = 20.0
-    least_rate: float = 4096.0
-    redirect_hosts: frozenset[str] = frozenset()
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """None: requests would read the whole body of each redirect, however long."""
-        return None
-
-
-class _Authorization(requests.auth.AuthBase):
-    """The token as a header; given as `auth`, so that an entry in netrc does not replace it."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
 
 
 class WebTransport:
     """The files below a URL. Raises CacheError (`cache-url`) for one that cannot be used."""
 
     def __init__(self, url: str, settings: WebSettings | None = None, *, clock: Clock = time.monotonic) -> None:
-        self._settings = settings or WebSettings()
-        self._clock = clock
-        self._url = url.rstrip("/")
-        self._origin = _origin(url)
-        parts = urlsplit(url)
-        self._place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-        if self._settings.token and not self._may_send_token():
-            raise CacheError(
-                f"use cache {self._place}: the token would travel without TLS",
-                detail="Give the cache an https URL.",
-                reason="cache-url",
-                fault=Fault.REFUSING,
-            )
-        self._session = _Session()
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=self._settings.connections)
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, adapter)
+        self._client = WebClient(url, settings, clock=clock)
 
     @property
     def place(self) -> str:
         """The URL, without user and password."""
-        return self._place
+        return self._client.place
 
     @contextmanager
     def open(self, path: str, span: Span | None = None) -> Iterator[Body]:
         """The object or a part of it; from a server that knows no ranges, what is before is read past."""
-        with self._open(check_path(path), span, "") as body:
+        with self._client.get(check_path(path), span) as body:
             yield body
 
     def put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
         """PUT the object."""
-        headers = {"Content-Type": "application/octet-stream", **({"If-None-Match": "*"} if if_absent else {})}
-        with self._exchange("PUT", check_path(path), headers, content) as response:
-            if response.status_code == 412 and if_absent:
-                return False
-            self._check(response, path, "write")
-            return True
+        return self._client.put(check_path(path), content, if_absent=if_absent)
 
     def size(self, path: str) -> int | None:
         """HEAD of the object."""
-        with self._exchange("HEAD", check_path(path), {}) as response:
-            if response.status_code in {404, 410}:
-                return None
-            self._check(response, path, "look for")
-            length = response.headers.get("Content-Length", "")
-            return int(length) if re.fullmatch("[0-9]{1,18}", length) else 0
+        return self._client.size(check_path(path))
 
     def entries(self, folder: str) -> list[Listed]:
         """The folder as nginx lists it, in JSON."""
         path = f"{check_path(folder)}/"
         try:
-            with self._open(path, None, "application/json") as body:
-                return [_listed(row) for row in json.loads(read_body(body, self._place, path, _MAX_LISTING))]
+            with self._client.get(path, accept="application/json") as body:
+                return [_listed(row) for row in json.loads(read_body(body, self.place, path, _MAX_LISTING))]
         except CacheError as error:
             if error.reason == "cache-missing":
                 return []
@@ -143,200 +65,18 @@ class WebTransport:
 
     def delete(self, path: str) -> None:
         """DELETE the object."""
-        with self._exchange("DELETE", check_path(path), {}) as response:
-            if response.status_code not in {404, 410}:
-                self._check(response, path, "remove")
+        self._client.delete(check_path(path))
 
     def close(self) -> None:
         """Close the connections."""
-        self._session.close()
-
-    @contextmanager
-    def _open(self, path: str, span: Span | None, accept: str) -> Iterator[Body]:
-        headers = {"Accept": accept} if accept else {}
-        if span is not None:
-            headers["Range"] = f"bytes={span.start}-{span.start + span.length - 1}"
-        with self._exchange("GET", path, headers) as response:
-            if response.status_code == 416 and span is not None:
-                yield _Nothing()
-                return
-            self._check(response, path, "read")
-            body = _WebBody(self, path, response, self._settings, self._clock)
-            if span is None:
-                yield body
-                return
-            if response.status_code == 206:
-                self._check_range(response, path, span)
-            else:
-                skip(body, self._place, path, span.start)
-            yield _Limited(body, span.length)
-
-    @contextmanager
-    def _exchange(
-        self, method: str, path: str, headers: dict[str, str], content: bytes | None = None
-    ) -> Iterator[requests.Response]:
-        """One answer, its redirects followed as far as they may be."""
-        url = f"{self._url}/{path}"
-        asked = {"Accept-Encoding": "identity", "User-Agent": "mmojo-forge", **headers}
-        for _ in range(_MAX_REDIRECTS + 1):
-            response = self._send(method, url, path, asked, content)
-            try:
-                target = response.headers.get("Location")
-                if response.status_code not in _REDIRECTS or not target:
-                    yield response
-                    _drain(response)
-                    return
-                url = self._followed(url, target, path, method)
-                _drain(response)
-            finally:
-                response.close()
-        raise lying(self._place, path, f"more than {_MAX_REDIRECTS} redirects", "cache-redirect")
-
-    def _send(
-        self, method: str, url: str, path: str, headers: dict[str, str], content: bytes | None
-    ) -> requests.Response:
-        settings = self._settings
-        ours = _origin(url) == self._origin
-        try:
-            return self._session.request(
-                method,
-                url,
-                headers=headers,
-                data=content,
-                auth=_Authorization(settings.token) if settings.token and ours else None,
-                timeout=(settings.connect_seconds, settings.stall_seconds),
-                stream=True,
-                allow_redirects=False,
-                verify=settings.ca_bundle or None,
-            )
-        except (requests.exceptions.Timeout, TimeoutError) as error:
-            raise self.failing(path, "no answer in time", "cache-timeout") from error
-        except ValueError as error:
-            raise self.failing(path, "not a usable URL", "cache-url") from error
-        except _BROKEN as error:
-            raise self.failing(path, _cause(error), "cache-unreachable") from error
-
-    def _followed(self, url: str, target: str, path: str, method: str) -> str:
-        try:
-            following = urljoin(url, target)
-        except ValueError as error:
-            raise lying(self._place, path, "redirected to what is no URL", "cache-redirect") from error
-        origin = _origin(following)
-        allowed = origin == self._origin or (
-            origin[1] in self._settings.redirect_hosts and origin[0] == "https" and method in {"GET", "HEAD"}
-        )
-        if not allowed:
-            raise lying(self._place, path, f"redirected to {origin[0]}://{origin[1]}", "cache-redirect")
-        return following
-
-    def _check(self, response: requests.Response, path: str, verb: str) -> None:
-        status = response.status_code
-        if 200 <= status < 300 and status != 206:
-            return
-        if status == 206 and "Content-Range" in response.headers:
-            return
-        if status in {404, 410}:
-            raise missing(self._place, path)
-        message = f"{verb} {path} in {self._place}: HTTP {status}"
-        if status in {401, 403, 407}:
-            raise CacheError(message, reason="cache-refused", fault=Fault.REFUSING)
-        if status in {405, 501} and verb != "read":
-            raise CacheError(message, reason="cache-read-only", fault=Fault.REFUSING)
-        raise CacheError(message, reason="cache-server-error", fault=Fault.FAILING)
-
-    def _check_range(self, response: requests.Response, path: str, span: Span) -> None:
-        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if found is None or int(found[1]) != span.start:
-            raise lying(self._place, path, "another range than was asked for", "cache-malformed")
-
-    def _may_send_token(self) -> bool:
-        return self._origin[0] == "https" or self._origin[1] in _LOOPBACK or self._settings.plain_token
+        self._client.close()
 
     def _no_listing(self, path: str) -> CacheError:
-        message = f"list {path} in {self._place}: the server does not list folders in JSON"
+        message = f"list {path} in {self.place}: the server does not list folders in JSON"
         return CacheError(message, reason="cache-no-listing", fault=Fault.REFUSING)
-
-    def failing(self, path: str, cause: str, reason: str) -> CacheError:
-        """The error for a server that does not answer as it should."""
-        return CacheError(f"reach {path} in {self._place}: {cause}", reason=reason, fault=Fault.FAILING)
-
-
-class _WebBody:
-    """What arrives, as it arrives; gives up where that is too slow."""
-
-    def __init__(
-        self, transport: WebTransport, path: str, response: requests.Response, settings: WebSettings, clock: Clock
-    ) -> None:
-        self._transport = transport
-        self._path = path
-        self._response = response
-        self._settings = settings
-        self._clock = clock
-        self._began = clock()
-        self._got = 0
-
-    def read(self, count: int, /) -> bytes:
-        """The next bytes."""
-        try:
-            part: bytes = self._response.raw.read1(count, decode_content=False)
-        except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as error:
-            raise self._transport.failing(self._path, "the answer stalled", "cache-timeout") from error
-        except _BROKEN as error:
-            raise self._transport.failing(self._path, _cause(error), "cache-truncated") from error
-        self._got += len(part)
-        elapsed = self._clock() - self._began
-        if elapsed > self._settings.grace_seconds and self._got < elapsed * self._settings.least_rate:
-            raise self._transport.failing(self._path, f"{self._got:,} bytes in {elapsed:.0f} s", "cache-slow")
-        return part
-
-
-class _Limited:
-    """The first bytes of an answer."""
-
-    def __init__(self, body: Body, count: int) -> None:
-        self._body = body
-        self._left = count
-
-    def read(self, count: int, /) -> bytes:
-        """The next bytes."""
-        part = self._body.read(min(count, self._left)) if self._left else b""
-        self._left -= len(part)
-        return part
-
-
-class _Nothing:
-    def read(self, count: int, /) -> bytes:
-        """No bytes."""
-        return b""
-
-
-def _origin(url: str) -> tuple[str, str, int]:
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        if parts.hostname:
-            return parts.scheme, parts.hostname, port
-    except (ValueError, KeyError):
-        pass
-    raise CacheError("use a cache: not an http or https URL", reason="cache-url", fault=Fault.REFUSING)
-
-
-def _drain(response: requests.Response) -> None:
-    """Let the connection be used again, if what is left of the answer is known and short."""
-    raw = response.raw
-    with contextlib.suppress(*_BROKEN, ValueError):
-        if raw.length_remaining is not None and raw.length_remaining <= _DRAINED:
-            raw.read(_DRAINED, decode_content=False)
 
 
 def _listed(row: dict[str, str | int]) -> Listed:
     modified = parsedate_to_datetime(str(row["mtime"])) if row.get("mtime") else datetime.fromtimestamp(0, UTC)
     is_folder = row["type"] == "directory"
     return Listed(str(row["name"]), int(row.get("size", 0)), modified.timestamp(), is_folder=is_folder)
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost cause: the outer ones repeat the URL."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    return (str(error) or type(error).__name__)[:200]

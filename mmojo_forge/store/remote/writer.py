@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from mmojo_forge.model.digest import DerivationId
+from mmojo_forge.model import trace_entry
+from mmojo_forge.model.digest import DerivationId, TreeId
 from mmojo_forge.model.signature import PublicKey
 from mmojo_forge.model.trace import Trace
-from mmojo_forge.store.remote import entry, index, layout
+from mmojo_forge.store.remote import index, layout
 from mmojo_forge.store.remote.codec import Codec
 from mmojo_forge.store.remote.cutting import Cutter, Item, Pending
 from mmojo_forge.store.remote.failure import CacheError, Fault
@@ -29,6 +30,10 @@ from mmojo_forge.store.remote.transport import Transport
 
 _Given = TypeVar("_Given")
 _Done = TypeVar("_Done")
+
+
+OnSent = Callable[[int], None]
+"""Called with the bytes that were sent so far, from several threads."""
 
 
 class Care(StrEnum):
@@ -59,12 +64,19 @@ class CacheWriter:
     """A cache that is written. Any number may write to one cache at the same time."""
 
     def __init__(
-        self, transport: Transport, *, connections: int = 4, threads: int = 2, pack_bytes: int = PACK_BYTES
+        self,
+        transport: Transport,
+        *,
+        connections: int = 4,
+        threads: int = 2,
+        pack_bytes: int = PACK_BYTES,
+        on_sent: OnSent = lambda _: None,
     ) -> None:
         self._transport = transport
         self._connections = connections
         self._threads = threads
         self._pack_bytes = pack_bytes
+        self._on_sent = on_sent
         self._codec = Codec()
         self._sent = 0
         self._lock = threading.Lock()
@@ -94,7 +106,7 @@ class CacheWriter:
             raise CacheError("push an index: nobody signs for it", reason="push-unsigned", fault=Fault.OURS)
         for root, listed in (indexes or {}).items():
             assert signer is not None
-            self._push_index(root, listed, signer)
+            self._push_index(root, listed, {item.tree.id for item in items}, signer)
         return replace(done, traces=new, sent_bytes=self._sent)
 
     def _push_trees(self, items: Sequence[Item], care: Care) -> Pushed:
@@ -165,16 +177,18 @@ class CacheWriter:
         trace, key = signed
         alone = replace(trace, signatures=tuple(one for one in trace.signatures if one.key == key))
         path = layout.trace_path(trace.key, layout.signer_id(PublicKey.parse(key)))
-        return self._put(path, entry.encode(alone))
+        return self._put(path, trace_entry.encode(alone))
 
-    def _push_index(self, root: DerivationId, traces: Sequence[Trace], signer: PublicKey) -> None:
-        """Write the signer's index of a root, which keeps what it said about other keys."""
+    def _push_index(self, root: DerivationId, traces: Sequence[Trace], trees: set[TreeId], signer: PublicKey) -> None:
+        """Write the signer's index of a root, which keeps what it said about other keys and trees."""
         merged = {trace.key: trace for trace in traces}
         trusted = {PublicKey.parse(one.key) for trace in traces for one in trace.signatures} | {signer}
         with suppress(CacheError):
-            before = CacheReader(self._transport, list(trusted)).read_index(root, layout.signer_id(signer)).traces
-            merged = {**{key: several[0] for key, several in before.items()}, **merged}
-        content = self._codec.compress(index.encode(root, merged.values()))
+            before = CacheReader(self._transport, list(trusted)).read_index(root, layout.signer_id(signer))
+            merged = {**{key: several[0] for key, several in before.traces.items()}, **merged}
+            trees |= before.trees
+        named = {output.tree for trace in merged.values() for output in trace.outputs.values()}
+        content = self._codec.compress(index.encode(root, merged.values(), trees & named))
         self._put(layout.index_path(root, layout.signer_id(signer)), content, if_absent=False)
 
     def _put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
@@ -185,6 +199,8 @@ class CacheWriter:
     def _count(self, size: int, new: bool) -> None:
         with self._lock:
             self._sent += size if new else 0
+            sent = self._sent
+        self._on_sent(sent)
 
     def _each(self, work: Callable[[_Given], _Done], given: Iterable[_Given]) -> list[_Done]:
         listed = list(given)
