@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from bench import caches
 from bench.forge import REPOSITORY, ForgeSide
 from bench.measure import Row, Timing, in_turn, run, timed
 from bench.nix import NixSide
@@ -41,6 +42,13 @@ def noop(sides: Sides) -> Iterator[Row]:
     peer = (lambda: nix.build("chain", 60, "noop")) if nix else None
     ours, theirs = in_turn(lambda: forge.run("realize", "chain"), peer, sides.runs)
     yield Row("no-op realize, 60-node chain", ours, theirs, "nix-build", "40 ms; 1.5 ×, then 1.0 ×")
+    # A cache that nobody must ask: that one is not even there.
+    settings = forge.root / "forge.toml"
+    settings.write_text('[cache.team]\nurl = "http://127.0.0.1:9/"\n')
+    forge.run("realize", "chain")
+    ours, _ = in_turn(lambda: forge.run("realize", "chain"), None, sides.runs)
+    yield Row("the same with a cache set", ours, None, "", "40 ms")
+    settings.unlink()
     cache = Path(forge.environment["FORGE_STORE"]) / "cache" / "evaluation"
     ours, _ = in_turn(lambda: forge.run("realize", "-q", "chain"), None, sides.runs, lambda: shutil.rmtree(cache, True))
     yield Row("the same without the evaluation cache", ours, None, "", "400 ms")
@@ -180,6 +188,11 @@ def real(sides: Sides) -> Iterator[Row]:
     yield Row("llama-server, 3 CPU levels", Timing((ours,)), Timing((theirs,)), "plain cmake + ninja", "1.03 ×")
 
 
+def cache(sides: Sides) -> Iterator[Row]:
+    """Push and pull."""
+    yield from caches.cache(sides.scratch, sides.nix, quick=sides.quick)
+
+
 CASES: Mapping[str, Callable[[Sides], Iterator[Row]]] = MappingProxyType(
-    {"noop": noop, "trivial": trivial, "plan": plan, "store": store, "real": real}
+    {"noop": noop, "trivial": trivial, "plan": plan, "store": store, "cache": cache, "real": real}
 )

@@ -70,6 +70,11 @@ class NixSide:
         """Add a tree to the store."""
         return run(["nix-store", "--add", path], self.environment, self.root)
 
+    def copy(self, direction: str, place: str, path: str) -> str:
+        """Copy a store path to or from a binary cache."""
+        command = ["nix", "--extra-experimental-features", "nix-command", "copy", "--no-check-sigs", direction]
+        return run([*command, place, path], self.environment, self.root)
+
     def delete(self, path: str) -> str:
         """Remove a store path."""
         return run(["nix-store", "--delete", path], self.environment, self.root)

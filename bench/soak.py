@@ -2,8 +2,9 @@
 
     crowd   rounds of eight `forge realize` of overlapping graphs at once, while garbage is collected over and over:
             every build happens once, every result is there, what the rounds before left is collected
-    kills   `forge realize`, `store gc` and `store import` are ended by SIGKILL at random moments: after each, the store
-            verifies clean and what is linked is whole
+    kills   `forge realize`, `store gc`, `store import`, `cache push` and `cache pull` are ended by SIGKILL at random
+            moments: after each, the store verifies clean and what is linked is whole; a push that was killed is done
+            again and pulled into an empty store, a pull that was killed is finished by the next
 
 It uses loopback and a scratch folder only, and stops by itself. The test suite runs the same with small numbers.
 """
@@ -25,6 +26,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.caches import remove
 from bench.forge import ForgeSide
 from mmojo_forge.store.gc import Policy
 from mmojo_forge.store.local import LocalStore
@@ -119,21 +121,22 @@ class Soak:
         (folder / "recipe.py").write_text(text.replace("WIDTH", str(WIDTH)))
         self.run("realize", "-q", "busybox")
 
-    def start(self, *arguments: str, script: str = "") -> subprocess.Popen[str]:
-        """A `forge` process in the workspace."""
+    def start(self, *arguments: str, script: str = "", store: Path | None = None) -> subprocess.Popen[str]:
+        """A `forge` process in the workspace, perhaps on another store."""
+        environment = {**self._environment, **({"FORGE_STORE": str(store)} if store else {})}
         command = [sys.executable, *(["-c", script] if script else ["-m", "mmojo_forge"]), *arguments]
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            command, cwd=self.root, env=self._environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+            command, cwd=self.root, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
         )
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, store: Path | None = None) -> str:
         """What a `forge` process prints, which has to end well."""
-        return _finish(self.start(*arguments))
+        return _finish(self.start(*arguments, store=store))
 
-    def verify(self, when: str) -> None:
+    def verify(self, when: str, place: Path | None = None) -> None:
         """The store must be whole."""
-        with LocalStore.open(self.store) as store:
+        with LocalStore.open(place or self.store) as store:
             findings = store.verify().findings
             store._added = False
         if findings:
@@ -190,23 +193,51 @@ class Soak:
         self.run("store", "export", "mesh.files", "--closure", "-o", str(file))
         linked = self.root / "out" / "mesh.files"
         kept = _read(linked)
-        durations = dict.fromkeys(("realize", "gc", "import"), 0.0)
+        durations = dict.fromkeys(("realize", "gc", "import", "push", "pull"), 0.0)
+        good, empty = self.root / "good-cache", self.root / "other-store"
+        self.run("cache", "push", "-q", "--to", str(good), "mesh.files")
         for number in range(kills + len(durations)):
             name = tuple(durations)[number % len(durations)]
+            place = self.root / f"cache-{number}"
             commands = {
                 "realize": ("realize", "-q", "--no-link", "mesh.files", "--set", f"salt={number}"),
-                "gc": ("store", "gc", "--older-than", "0"),
+                "gc": ("store", "gc", "--older-than", "0", "--keep-closure"),
                 "import": ("store", "import", str(file)),
+                "push": ("cache", "push", "-q", "--to", str(place), "--closure", "mesh.files"),
+                "pull": ("cache", "pull", "-q", "--no-link", "--from", str(good), "mesh.files"),
             }
-            self._kill_once(name, commands[name], durations, figures)
+            self._kill_once(name, commands[name], durations, figures, empty if name == "pull" else None)
             self.verify(f"after kill {number} of {name}")
+            if name == "push":
+                self.run(*commands[name])
+                self._pull_from(place, empty)
+            elif name == "pull":
+                self.verify(f"after kill {number} of {name}", empty)
+                self._pull_from(good, empty)
             if _read(linked) != kept:
                 raise SoakError("what is linked is not whole")
         figures.seconds = time.monotonic() - begun
         return figures
 
-    def _kill_once(self, name: str, command: tuple[str, ...], durations: dict[str, float], figures: Figures) -> None:
-        with self.start(*command, script=PREPARED) as process:
+    def _pull_from(self, cache: Path, store: Path) -> None:
+        """What the cache has must be what is linked here; neither cache nor store is left, unless it is needed."""
+        pulled = self.run("cache", "pull", "-q", "--no-link", "--from", str(cache), "mesh.files", store=store)
+        if _read(Path(pulled.strip())) != _read(self.root / "out" / "mesh.files"):
+            raise SoakError(f"what was pulled from {cache} is not what was pushed")
+        self.verify(f"after a pull from {cache}", store)
+        remove(store)
+        if cache.name != "good-cache":
+            remove(cache)
+
+    def _kill_once(
+        self,
+        name: str,
+        command: tuple[str, ...],
+        durations: dict[str, float],
+        figures: Figures,
+        store: Path | None,
+    ) -> None:
+        with self.start(*command, script=PREPARED, store=store) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":

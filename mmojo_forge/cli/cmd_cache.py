@@ -2,65 +2,40 @@
 
 from __future__ import annotations
 
-import json
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import click
 
-from mmojo_forge.cli import table
-from mmojo_forge.cli.context import Context
-from mmojo_forge.model.signature import PublicKey
+COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "push": ("cmd_cache_transfer", "push"),
+        "pull": ("cmd_cache_transfer", "pull"),
+        "status": ("cmd_cache_status", "status"),
+        "challenge": ("cmd_challenge", "command"),
+        "serve": ("cmd_cache_serve", "command"),
+        "gc": ("cmd_cache_gc", "command"),
+        "key": ("cmd_cache_key", "key"),
+    }
+)
 
 
-@click.group("cache")
+class _LazyGroup(click.Group):
+    """Imports a command's module when it runs: the server needs other libraries than the rest."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name]
+        command = getattr(importlib.import_module(f"mmojo_forge.cli.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group("cache", cls=_LazyGroup)
 def command() -> None:
     """What is shared with other builders, and whom to trust with it."""
-
-
-@command.group("key")
-def key() -> None:
-    """The key that this user signs with, and the keys that are trusted."""
-
-
-@key.command("generate")
-@click.option("--name", default="", help="What others shall call it; a name made of the key if not given.")
-@click.pass_obj
-def generate(context: Context, name: str) -> None:
-    """Make a key to sign with, and print its public half. Building makes one too, when there is none."""
-    print(context.keys().generate(name).public)
-
-
-@key.command("show")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.pass_obj
-def show(context: Context, as_json: bool) -> None:
-    """Show the own public key and every key that was trusted, revoked ones too."""
-    ring = context.keys()
-    own = ring.own().public
-    listed = ring.listed()
-    if as_json:
-        rows = [{"key": str(one.key), "file": str(one.file), "revoked": one.revoked or None} for one in listed]
-        print(json.dumps({"schema": 1, "own": str(own), "keys": rows}))
-        return
-    header = ("state", "key", "file")
-    rows_shown = [
-        (f"revoked: {one.revoked}" if one.revoked else "trusted", str(one.key), str(one.file)) for one in listed
-    ]
-    table.show(header, [("own", str(own), str(ring.own_file)), *rows_shown])
-
-
-@key.command("trust")
-@click.argument("name_and_key", metavar="NAME:KEY")
-@click.option("--user", is_flag=True, help="For this user only, and not for all who share the workspace.")
-@click.pass_obj
-def trust(context: Context, name_and_key: str, user: bool) -> None:
-    """Believe what this key signs."""
-    print(context.keys().trust(PublicKey.parse(name_and_key), for_all=not user))
-
-
-@key.command("revoke")
-@click.argument("name")
-@click.option("--reason", default="", help="Why; kept in the list.")
-@click.pass_obj
-def revoke(context: Context, name: str, reason: str) -> None:
-    """Believe nothing of this key any more, whenever it was signed."""
-    print(context.keys().revoke(name, reason))

@@ -9,6 +9,7 @@ import click
 from mmojo_forge.cli import table, units
 from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.progress import plan_line
+from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.plan import Plan, Step
 from mmojo_forge.engine.run import plan_request
 from mmojo_forge.engine.workspace import Request
@@ -18,11 +19,22 @@ from mmojo_forge.model.derivation import node_id
 @click.command("plan")
 @click.argument("targets", nargs=-1, required=True)
 @click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
+@click.option("--no-substitute", is_flag=True, help="Ask no cache.")
+@click.option("--cache", "caches", multiple=True, metavar="NAME|URL", help="Ask this cache instead of those set.")
 @click.option("--json", "as_json", is_flag=True, help="The plan as one JSON object.")
 @click.pass_obj
-def command(context: Context, targets: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
-    """Show what would be fetched and built for TARGET…, in order, with sizes and times from history."""
-    plan = plan_request(context.workspace, Request.parse(targets, settings), context.store)
+def command(
+    context: Context,
+    targets: tuple[str, ...],
+    settings: tuple[str, ...],
+    no_substitute: bool,
+    caches: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show what would be downloaded, fetched and built for TARGET…, in order, with sizes and times from history."""
+    reporter = make_reporter(1, as_json=as_json)
+    world = context.world(reporter, caches=None if no_substitute else caches)
+    plan = plan_request(context.workspace, Request.parse(targets, settings), world)
     if as_json:
         print(json.dumps(_document(plan)))
         return

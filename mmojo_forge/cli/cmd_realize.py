@@ -18,6 +18,9 @@ from mmojo_forge.engine.workspace import Request
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Cores for all builds together (default: all).")
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, build what does not need the failed node.")
 @click.option("--no-link", is_flag=True, help="Leave no link in out/; the result may be collected at any time.")
+@click.option("--substitute-only", is_flag=True, help="Build nothing; take all of it from the caches, or fail.")
+@click.option("--no-substitute", is_flag=True, help="Ask no cache.")
+@click.option("--cache", "caches", multiple=True, metavar="NAME|URL", help="Ask this cache instead of those set.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Progress as JSON events, the result as one JSON object.")
 @click.pass_obj
@@ -28,14 +31,20 @@ def command(
     jobs: int | None,
     keep_going: bool,
     no_link: bool,
+    substitute_only: bool,
+    no_substitute: bool,
+    caches: tuple[str, ...],
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Build TARGET… (or find that they are built already) and print where they lie."""
-    run_settings = context.settings(jobs=jobs, keep_going=keep_going)
+    """Build TARGET…, download them, or find that they are here already, and print where they lie."""
+    if no_substitute and (substitute_only or caches):
+        raise click.UsageError("--no-substitute excludes --substitute-only and --cache.")
+    run_settings = context.settings(jobs=jobs, keep_going=keep_going, substitute_only=substitute_only)
     reporter = make_reporter(run_settings.jobs, as_json=as_json, quiet=quiet)
     request = Request.parse(targets, settings)
-    results = realise_request(context.workspace, request, context.world(reporter), run_settings, link=not no_link)
+    world = context.world(reporter, caches=None if no_substitute else caches)
+    results = realise_request(context.workspace, request, world, run_settings, link=not no_link)
     if as_json:
         rows = [
             {"target": row.target, "path": str(row.path), "tree": row.tree, "label": row.label.to_json()}

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "ape": "cmd_ape",
         "bench": "cmd_bench",
         "check": "cmd_check",
+        "challenge": "cmd_challenge",
         "cache": "cmd_cache",
         "store": "cmd_store",
     }
@@ -75,6 +76,7 @@ class _LazyGroup(click.Group):
 def forge(context: click.Context, folder: str | None) -> None:
     """Build single-file LLM servers from llama.cpp, reproducibly and without root."""
     context.obj = Context(dict(os.environ), Path(folder).resolve() if folder else Path.cwd())
+    context.call_on_close(context.obj.close)
 
 
 def run(argv: Sequence[str]) -> int:

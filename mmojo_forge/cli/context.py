@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, TypeVar
 from mmojo_forge.cli.locations import configuration_file, store_folder
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.engine.settings import Places, Settings, World
-from mmojo_forge.engine.workspace import Workspace
+from mmojo_forge.engine.workspace import (
+    USER_KEYS,
+    WORKSPACE_KEYS,
+    WORKSPACE_SETTINGS,
+    Workspace,
+    WorkspaceError,
+)
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.store.local import LocalStore
 
 if TYPE_CHECKING:
+    from mmojo_forge.engine.cache_settings import CacheSettings, CacheTable
+    from mmojo_forge.engine.caches import Caches
     from mmojo_forge.engine.keys import KeyRing
+    from mmojo_forge.engine.publisher import BackgroundPublisher
     from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
     from mmojo_forge.fetch.fetcher import Fetcher
     from mmojo_forge.model.signature import PrivateKey
@@ -34,6 +43,7 @@ class Context:
     folder: Path
     _workspace: Workspace | None = field(default=None, init=False)
     _store: LocalStore | None = field(default=None, init=False)
+    _publisher: BackgroundPublisher | None = field(default=None, init=False)
 
     @property
     def workspace(self) -> Workspace:
@@ -50,6 +60,12 @@ class Context:
         if self._store is None:
             self._store = LocalStore.open(self.workspace.store)
         return self._store
+
+    def close(self) -> None:
+        """Let go of the store; what was added to it would survive a power cut from then on."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     @property
     def places(self) -> Places:
@@ -69,8 +85,9 @@ class Context:
 
         return BubblewrapExecutor()
 
-    def world(self, reporter: Reporter) -> World:
-        """All the engine acts through."""
+    def world(self, reporter: Reporter, *, caches: tuple[str, ...] | None = ()) -> World:
+        """All the engine acts through; `caches` are names and URLs of those to ask, () for all, None for none."""
+        self._forget_revoked()
         return World(
             self.store,
             _once(self.executor),
@@ -79,7 +96,78 @@ class Context:
             time.time,
             self.places,
             _once(lambda: self._signer(reporter)),
+            _once(lambda: self._substituter(reporter, caches)),
+            _once(lambda: self.publisher(reporter)),
         )
+
+    def publisher(self, reporter: Reporter) -> BackgroundPublisher | None:
+        """What pushes to the caches that are set to be pushed to after each build; always the same one."""
+        if self._publisher is None and self._may_have_caches():
+            # As for caches.
+            from mmojo_forge.engine.cache_access import open_place
+            from mmojo_forge.engine.publisher import BackgroundPublisher
+
+            tables = self.cache_settings().chosen(())
+            places = {
+                name: functools.partial(open_place, table, self.environment)
+                for name, table in tables.items()
+                if table.push == "after-build"
+            }
+            if places:
+                self._publisher = BackgroundPublisher(places, self.store, self.keys().own(), reporter)
+        return self._publisher
+
+    def cache_settings(self) -> CacheSettings:
+        """The caches and the policy that the workspace and the user set; raises CacheSettingsError."""
+        # pydantic, again.
+        from mmojo_forge.engine.cache_settings import read_cache_settings
+
+        return read_cache_settings(
+            self.workspace.root, Path(configuration_file(dict(self.environment))), base=self.folder
+        )
+
+    def cache_table(self, name: str) -> CacheTable:
+        """The cache of that name, or at that URL or path, outside of any workspace too; raises CacheSettingsError."""
+        from mmojo_forge.engine.cache_settings import is_place, table_of
+
+        try:
+            return self.cache_settings().one(name)
+        except WorkspaceError:
+            if not is_place(name):
+                raise
+            return table_of(name, self.folder)
+
+    def caches(self, names: tuple[str, ...] = (), warn: Callable[[str], None] = lambda _: None) -> Caches:
+        """The caches of these names or URLs, or all that are enabled; raises CacheSettingsError, CacheError."""
+        # requests, for caches behind HTTP.
+        from mmojo_forge.engine.cache_access import named_cache
+        from mmojo_forge.engine.caches import Caches
+
+        settings = self.cache_settings()
+        ring = self.keys()
+        trusted = [ring.own().public] if settings.trust.own_only else ring.trusted()
+        tables = settings.chosen(names)
+        members = [named_cache(name, table, trusted, self.environment) for name, table in tables.items()]
+        return Caches(members, self.store, agree=settings.trust.agree, warn=warn, clock=time.monotonic)
+
+    def _substituter(self, reporter: Reporter, names: tuple[str, ...] | None) -> Caches | None:
+        if names is None or not (names or self._may_have_caches()):
+            return None
+        return self.caches(names, reporter.warning)
+
+    def _may_have_caches(self) -> bool:
+        """Whether there is a file that could name one: parsing them all takes longer than many a build."""
+        files = self.workspace.root / WORKSPACE_SETTINGS, Path(configuration_file(dict(self.environment)))
+        return any(path.exists() for path in files)
+
+    def _forget_revoked(self) -> None:
+        """What only revoked keys vouch for is not known any more, also where it was taken in before they were."""
+        files = (
+            self.workspace.root / WORKSPACE_KEYS,
+            Path(configuration_file(dict(self.environment))).parent / USER_KEYS,
+        )
+        if any("revoked" in path.read_text(encoding="utf-8", errors="replace") for path in files if path.exists()):
+            self.store.forget_signed_only_by([key.text for key in self.keys().revoked()])
 
     def keys(self) -> KeyRing:
         """The user's key, and the keys that are trusted here."""
@@ -96,11 +184,11 @@ class Context:
             reporter.warning(f"what is built is not signed: {error.message}")
             return None
 
-    def settings(self, *, jobs: int | None = None, keep_going: bool = False) -> Settings:
+    def settings(self, *, jobs: int | None = None, keep_going: bool = False, substitute_only: bool = False) -> Settings:
         """How to run: all cores and nine tenths of the memory unless told otherwise."""
         cores = jobs or len(os.sched_getaffinity(0))
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Settings(cores, memory * 9 // 10, keep_going)
+        return Settings(cores, memory * 9 // 10, keep_going, substitute_only)
 
 
 def _once(make: Callable[[], _T]) -> Callable[[], _T]:

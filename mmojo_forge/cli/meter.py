@@ -34,6 +34,10 @@ class Meter:
         percent = f"{100 * done // total} %" if total else ""
         self._say(f"{self._what}: {units.size(done)} of {units.size(total)} {percent}")
 
+    def count(self, done: int) -> None:
+        """Say how far it is where nobody knows how far it goes."""
+        self._say(f"{self._what}: {units.size(done)}")
+
     def wait(self, seconds: float) -> None:
         """Say that another process has to end first."""
         if seconds > 1:

@@ -56,11 +56,13 @@ class Progress:
     failed: int = 0
     fetched_bytes: int = 0
     left_seconds: dict[str, float] = field(default_factory=dict)
+    planned: frozenset[str] = frozenset()
+    unplanned: set[str] = field(default_factory=set)
 
     @property
     def total(self) -> int:
-        """Nodes that the plan has to do something about."""
-        return len(self.plan.steps) if self.plan else 0
+        """Nodes about which something has to be done, those that turned out so included."""
+        return (len(self.plan.steps) if self.plan else 0) + len(self.unplanned)
 
     @property
     def bytes_so_far(self) -> int:
@@ -88,7 +90,7 @@ class ProgressReporter(Reporter):
     def planned(self, plan: Plan) -> None:
         """Note the plan, from which everything is counted anew."""
         with self.lock:
-            self.state = Progress(plan)
+            self.state = Progress(plan, planned=frozenset(node_id(step.node) for step in plan.steps))
             self.state.left_seconds = {
                 node_id(step.node): step.seconds for step in plan.steps if step.seconds is not None
             }
@@ -96,7 +98,10 @@ class ProgressReporter(Reporter):
     def started(self, step: Step) -> None:
         """Note what began."""
         with self.lock:
-            self.state.running[node_id(step.node)] = Running(step.node.name, step.action, self.clock())
+            identifier = node_id(step.node)
+            self.state.running[identifier] = Running(step.node.name, step.action, self.clock())
+            if identifier not in self.state.planned:
+                self.state.unplanned.add(identifier)
 
     def output(self, node: Node, chunk: bytes) -> None:
         """Note what a build said."""
@@ -128,6 +133,11 @@ class ProgressReporter(Reporter):
             self.state.done += 1
             self.state.unchanged += unchanged
 
+    def missed(self, node: Node) -> None:
+        """Note that it is not done yet."""
+        with self.lock:
+            self.state.running.pop(node_id(node), None)
+
     def failed(self, node: Node, reason: str, message: str) -> None:
         """Note what failed."""
         with self.lock:
@@ -140,6 +150,10 @@ def plan_line(plan: Plan) -> str:
     parts = []
     if plan.count(Action.FETCH):
         parts.append(f"fetch {units.plural(plan.count(Action.FETCH), 'source')} ({units.size(plan.fetch_bytes)})")
+    if plan.count(Action.SUBSTITUTE):
+        size = plan.bytes_of(Action.SUBSTITUTE)
+        amount = f" (up to {units.size(size)})" if size else ""
+        parts.append(f"download {units.plural(plan.count(Action.SUBSTITUTE), 'result')}{amount}")
     if plan.count(Action.BUILD):
         estimates = [step.seconds for step in plan.steps if step.action is Action.BUILD]
         seconds = sum(value for value in estimates if value is not None)

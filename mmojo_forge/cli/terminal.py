@@ -17,7 +17,7 @@ from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.model.derivation import Node, node_id
 
 REFRESH_PER_SECOND = 5
-_VERB = {Action.FETCH: "fetch", Action.IMPORT: "import", Action.BUILD: "build"}
+_VERB = {Action.FETCH: "fetch", Action.IMPORT: "import", Action.SUBSTITUTE: "download", Action.BUILD: "build"}
 
 
 def make_reporter(
@@ -75,6 +75,11 @@ class PlainReporter(ProgressReporter):
         how = "unchanged" if unchanged else units.duration(seconds)
         self._say(f"done {node.name} ({how}) [{self.state.done}/{self.state.total}]")
 
+    def missed(self, node: Node) -> None:
+        """Say what was not to be had."""
+        super().missed(node)
+        self._say(f"no cache has {node.name} after all: it is built")
+
     def failed(self, node: Node, reason: str, message: str) -> None:
         """Say what failed."""
         super().failed(node, reason, message)
@@ -83,6 +88,10 @@ class PlainReporter(ProgressReporter):
     def warning(self, message: str) -> None:
         """Say it."""
         self._say(f"warning: {message}")
+
+    def note(self, message: str) -> None:
+        """Say it."""
+        self._say(message)
 
     def ended(self) -> None:
         """Stop the signs of life."""
@@ -118,6 +127,8 @@ class JsonReporter(Reporter):
             "planned",
             fetch=plan.count(Action.FETCH),
             fetch_bytes=plan.fetch_bytes,
+            substitute=plan.count(Action.SUBSTITUTE),
+            substitute_bytes=plan.bytes_of(Action.SUBSTITUTE),
             build=plan.count(Action.BUILD),
             nodes=len(plan.graph.nodes),
             known=plan.known,
@@ -139,6 +150,10 @@ class JsonReporter(Reporter):
         """`finished`: seconds, and whether it turned out unchanged."""
         self._emit("finished", **_named(node), seconds=round(seconds, 3), unchanged=unchanged)
 
+    def missed(self, node: Node) -> None:
+        """`missed`: no cache had it after all, so that it is built."""
+        self._emit("missed", **_named(node))
+
     def failed(self, node: Node, reason: str, message: str) -> None:
         """`failed`: the machine-readable reason and the message."""
         self._emit("failed", **_named(node), reason=reason, message=message)
@@ -146,6 +161,10 @@ class JsonReporter(Reporter):
     def warning(self, message: str) -> None:
         """`warning`: the text."""
         self._emit("warning", message=message)
+
+    def note(self, message: str) -> None:
+        """`note`: the text."""
+        self._emit("note", message=message)
 
     def _emit(self, event: str, **fields: Any) -> None:
         line = json.dumps({"event": event, "time": round(self._clock(), 3), **fields})
@@ -183,6 +202,10 @@ class LiveReporter(ProgressReporter):
     def warning(self, message: str) -> None:
         """Print it above the view."""
         self._console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def note(self, message: str) -> None:
+        """Print it above the view."""
+        self._console.print(message, markup=False)
 
     def finished(self, node: Node, seconds: float, *, unchanged: bool = False) -> None:
         """Leave a line for what took long enough to be worth one."""
@@ -234,7 +257,8 @@ class LiveReporter(ProgressReporter):
         percent = 100 * state.done // state.total if state.total else 100
         line = f"{_bar(percent)} {state.done}/{state.total}  {units.duration(now - self._began)}"
         if state.bytes_so_far and state.plan:
-            line += f"  ↓ {units.size(state.bytes_so_far)} of {units.size(state.plan.fetch_bytes)}"
+            expected = state.plan.fetch_bytes + state.plan.bytes_of(Action.SUBSTITUTE)
+            line += f"  ↓ {units.size(state.bytes_so_far)} of {units.size(max(expected, state.bytes_so_far))}"
         left = state.estimate(now, self._cores)
         return f"{line}  about {units.duration(left)} left" if left else line
 

@@ -27,3 +27,9 @@ def duration(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     """`1 build`, `2 builds`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def age(seconds: float) -> str:
+    """How long ago: `today`, `3 days ago`."""
+    days = int(seconds // 86400)
+    return "today" if days < 1 else f"{plural(days, 'day')} ago"

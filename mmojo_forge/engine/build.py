@@ -15,11 +15,12 @@ from pathlib import Path
 from mmojo_forge.engine import builtin, failed, leaks
 from mmojo_forge.engine.errors import EngineError, Failure, OutputError
 from mmojo_forge.engine.plan import Resolution, Step
+from mmojo_forge.engine.ports import Wanted
 from mmojo_forge.engine.settings import World
 from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.executor import environment
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Mount, Outcome
-from mmojo_forge.model.derivation import Derivation, LocalSource, Source, action_key
+from mmojo_forge.model.derivation import Derivation, LocalSource, Node, Source, action_key
 from mmojo_forge.model.digest import ActionKey, TreeId
 from mmojo_forge.model.trace import Output, Signature, Trace
 from mmojo_forge.recipe.local import read_local_tree
@@ -45,6 +46,7 @@ class Builder:
         self._world = world
         self._stop = stop
         self._store = world.store
+        self._began = world.clock()
         self._secrets: tuple[float, tuple[leaks.Secret, ...]] | None = None
 
     def make(self, step: Step, trees: Mapping[str, TreeId], jobs: int) -> Resolution | None:
@@ -60,6 +62,33 @@ class Builder:
         self._world.reporter.finished(node, self._world.clock() - started)
         return resolution
 
+    def substitute(self, step: Step, outputs: Resolution) -> Resolution | None:
+        """The outputs of a derivation, now valid, from other stores; None if those do not have all of them."""
+        node = step.node
+        assert isinstance(node, Derivation)
+        started = self._world.clock()
+        self._world.reporter.started(step)
+        sizes = {name: output.size for name, output in step.claim.outputs.items()} if step.claim else {}
+        for name, tree in outputs.items():
+            if not self._receive(Wanted(tree, node.name, name, sizes.get(name)), node):
+                self._world.reporter.missed(node)
+                return None
+            self._store.checkout(tree, object_name(node.name, name))
+        self._store.record_resolved({node.id: outputs})
+        self._world.reporter.finished(node, self._world.clock() - started)
+        return outputs
+
+    def _receive(self, wanted: Wanted, node: Node) -> bool:
+        """Whether another store had the tree; it is valid then."""
+        substituter = self._world.substituter()
+        if substituter is None:
+            return False
+        with self._lock(f"tree-{wanted.tree}", node):
+            if self._store.valid_trees([wanted.tree]):
+                return True
+            reporter = self._world.reporter
+            return substituter.fetch(wanted, lambda done, total: reporter.progress(node, done, total))
+
     def _import(self, node: Source | LocalSource) -> None:
         with self._lock(f"source-{node.tree}", node):
             if self._store.valid_trees([node.tree]):
@@ -70,6 +99,8 @@ class Builder:
                 self._add_local(node)
 
     def _fetch(self, source: Source) -> None:
+        if self._receive(Wanted(source.tree, source.name, size=source.size), source):
+            return
         destination = self._world.places.download(source.digest)
         destination.parent.mkdir(parents=True, exist_ok=True)
         reporter = self._world.reporter
@@ -122,6 +153,8 @@ class Builder:
         if signer:
             trace = replace(trace, signatures=(Signature(str(signer.public), signer.sign(trace.fingerprint())),))
         self._store.record(trace)
+        if trace.signatures and node.label.reproducible and (publisher := self._world.publisher()):
+            publisher.built(trace)
         return {name: output.tree for name, output in outputs.items()}
 
     def rebuild(self, node: Derivation, trees: Mapping[str, TreeId], jobs: int) -> Resolution:
@@ -221,11 +254,11 @@ class Builder:
         # Looked up once a day, and not for each of a thousand small builds. Two threads may both; they find the same.
         now = self._world.clock()
         if self._secrets is None or now // _DAY != self._secrets[0]:
-            self._secrets = (now // _DAY, leaks.secrets_of_this_machine(self._store.path, now))
+            self._secrets = (now // _DAY, leaks.secrets_of_this_machine(self._store.path, now, self._began))
         return self._secrets[1]
 
     @contextmanager
-    def _lock(self, key: str, node: Derivation | Source | LocalSource) -> Iterator[None]:
+    def _lock(self, key: str, node: Node) -> Iterator[None]:
         with self._store.lock(key, on_wait=lambda _seconds: self._world.reporter.waiting(node)):
             yield
 

@@ -22,10 +22,9 @@ from pathlib import Path
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mmojo_forge.engine.workspace import USER_KEYS, WORKSPACE_KEYS
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.signature import PrivateKey, PublicKey
-
-WORKSPACE_KEYS = "forge.keys"
 
 
 class KeysError(ForgeError):
@@ -100,7 +99,7 @@ class KeyRing:
 
     def listed(self) -> list[TrustedKey]:
         """Every key in both lists, revoked ones too; raises KeysError (`keys-malformed`)."""
-        return [*_read(self.workspace / WORKSPACE_KEYS), *_read(self.folder / "keys.toml")]
+        return [*_read(self.workspace / WORKSPACE_KEYS), *_read(self.folder / USER_KEYS)]
 
     def trusted(self) -> list[PublicKey]:
         """The keys that count: the own one, and those in a list that are revoked in neither."""
@@ -109,6 +108,10 @@ class KeyRing:
         keys = [one.key for one in listed if one.key.key not in revoked]
         own = self.own().public if self.own_file.exists() else None
         return [*([own] if own and own.key not in revoked else []), *keys]
+
+    def revoked(self) -> list[PublicKey]:
+        """The keys that count no more; raises KeysError (`keys-malformed`)."""
+        return [one.key for one in self.listed() if one.revoked]
 
     def trust(self, key: PublicKey, *, for_all: bool) -> Path:
         """Add a key to the workspace's list, or to the user's; the list's file. Raises KeysError."""
@@ -120,7 +123,7 @@ class KeyRing:
 
     def revoke(self, name: str, reason: str) -> Path:
         """Let the key called `name` count no longer, wherever it is listed; raises KeysError (`no-such-key`)."""
-        for path in (self.workspace / WORKSPACE_KEYS, self.folder / "keys.toml"):
+        for path in (self.workspace / WORKSPACE_KEYS, self.folder / USER_KEYS):
             rows = {one.key.name: one for one in _read(path)}
             if name in rows:
                 rows[name] = TrustedKey(rows[name].key, path, revoked=reason or "revoked")
@@ -131,7 +134,7 @@ class KeyRing:
         )
 
     def _list(self, for_all: bool) -> Path:
-        return self.workspace / WORKSPACE_KEYS if for_all else self.folder / "keys.toml"
+        return self.workspace / WORKSPACE_KEYS if for_all else self.folder / USER_KEYS
 
 
 def _read(path: Path) -> Iterator[TrustedKey]:

@@ -3,18 +3,21 @@
 1. Derivations that were realised before are resolved in one question (`lookup_resolved`).
 2. In waves, the others whose inputs are all resolved get their action keys looked up in the build trace.
 3. From the roots downwards, only what is needed is wanted: a node whose trees are valid needs nothing below it.
+4. If that leaves anything to do and there are other stores: the same again, where keys that the build trace does not
+   have are looked up there, and a node whose trees are on offer is fetched and needs nothing below it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mmojo_forge.engine.graph import Graph
-from mmojo_forge.engine.ports import Metadata
+from mmojo_forge.engine.ports import Metadata, Substituter
 from mmojo_forge.model.derivation import Derivation, LocalSource, Node, Source, action_key
-from mmojo_forge.model.digest import DerivationId, TreeId
+from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
+from mmojo_forge.model.trace import Trace
 
 Resolution = Mapping[str, TreeId]
 """The tree of each output of one derivation."""
@@ -25,34 +28,46 @@ class Action(StrEnum):
 
     FETCH = "fetch"
     IMPORT = "import"
+    SUBSTITUTE = "substitute"
     BUILD = "build"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One node that is not valid yet. `certain` is false where an input that is built first may turn out to be
-    what it was before, and then nothing is done. `size` is bytes to fetch, `seconds` an estimate from history."""
+    what it was before, and then nothing is done. `size` is bytes to fetch (of content, where that travels compressed),
+    `seconds` an estimate from history, `claim` what another builder signed for a node that is substituted."""
 
     node: Node
     action: Action
     certain: bool = True
     size: int = 0
     seconds: float | None = None
+    claim: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps in an order that works, what is resolved already, and how many nodes need nothing."""
+    """The steps in an order that works, what is resolved already, and how many nodes need nothing.
+
+    `claims` are the traces of other builders that resolved something; `offered` are the trees that other stores have.
+    """
 
     graph: Graph
     resolved: Mapping[DerivationId, Resolution]
     valid: frozenset[TreeId]
     steps: tuple[Step, ...]
+    claims: Mapping[DerivationId, Trace] = field(default_factory=dict)
+    offered: frozenset[TreeId] = frozenset()
 
     @property
     def fetch_bytes(self) -> int:
-        """Bytes to download."""
-        return sum(step.size for step in self.steps if step.action is Action.FETCH)
+        """Bytes to download from where they are published."""
+        return self.bytes_of(Action.FETCH)
+
+    def bytes_of(self, action: Action) -> int:
+        """Bytes that the steps of a kind need."""
+        return sum(step.size for step in self.steps if step.action is action)
 
     def count(self, action: Action) -> int:
         """How many steps there are of a kind."""
@@ -64,19 +79,44 @@ class Plan:
         return len(self.graph.nodes) - len(self.steps)
 
 
-def make_plan(graph: Graph, store: Metadata) -> Plan:
+def make_plan(graph: Graph, store: Metadata, substituter: Substituter | None = None) -> Plan:
     """The plan that makes the roots of `graph` valid in `store`."""
-    resolved = _resolve(graph, store)
+    here = _make_plan(graph, store, None)
+    if substituter is None or not any(step.action is not Action.IMPORT for step in here.steps):
+        return here
+    roots = (graph.nodes[root] for root in graph.roots)
+    substituter.expect([node.id for node in roots if isinstance(node, Derivation)])
+    return _make_plan(graph, store, substituter)
+
+
+def _make_plan(graph: Graph, store: Metadata, substituter: Substituter | None) -> Plan:
+    claims: dict[DerivationId, Trace] = {}
+    resolved = _resolve(graph, store, substituter, claims)
     valid = frozenset(store.valid_trees(_known_trees(graph, resolved)))
-    wanted = _wanted(graph, resolved, valid)
+    offered: frozenset[TreeId] = frozenset()
+    if substituter:
+        # First by what is known without asking: what lies below a result that is there need not be asked for.
+        offered = frozenset(substituter.offers(_outputs(graph.nodes, graph, resolved) - valid, ask=False))
+        made = (one for one, substituted in _wanted(graph, resolved, valid, offered).items() if not substituted)
+        offered |= substituter.offers(_outputs(made, graph, resolved) - valid - offered, ask=True)
+    wanted = _wanted(graph, resolved, valid, offered)
     history = store.history({node.name for node in graph.derivations()} if wanted else ())
     steps = []
     for identifier, node in graph.nodes.items():
-        if identifier not in wanted:
-            continue
-        observed = history.get(node.name)
-        steps.append(_step(node, resolved, observed.seconds if observed else None))
-    return Plan(graph, resolved, valid, tuple(steps))
+        if identifier in wanted and wanted[identifier] and isinstance(node, Derivation):
+            steps.append(substitution(node, claims.get(node.id), valid))
+        elif identifier in wanted:
+            observed = history.get(node.name)
+            steps.append(_step(node, resolved, observed.seconds if observed else None))
+    return Plan(graph, resolved, valid, tuple(steps), claims, offered)
+
+
+def substitution(node: Derivation, claim: Trace | None, valid: frozenset[TreeId] | set[TreeId]) -> Step:
+    """The step that fetches what is absent of a node's outputs from another store."""
+    absent = (
+        {output.tree: output.size for output in claim.outputs.values() if output.tree not in valid} if claim else {}
+    )
+    return Step(node, Action.SUBSTITUTE, size=sum(absent.values()), claim=claim)
 
 
 def input_trees(node: Derivation, resolved: Mapping[DerivationId, Resolution]) -> dict[str, TreeId] | None:
@@ -93,13 +133,21 @@ def input_trees(node: Derivation, resolved: Mapping[DerivationId, Resolution]) -
     return trees
 
 
-def _resolve(graph: Graph, store: Metadata) -> dict[DerivationId, Resolution]:
+def _resolve(
+    graph: Graph, store: Metadata, substituter: Substituter | None, claims: dict[DerivationId, Trace]
+) -> dict[DerivationId, Resolution]:
+    """What every derivation is resolved to as far as anybody knows; `claims` gets what only others know."""
     derivations = list(graph.derivations())
     resolved: dict[DerivationId, Resolution] = dict(store.lookup_resolved([node.id for node in derivations]))
     waiting = {node.id: _unresolved_inputs(node, resolved) for node in derivations if node.id not in resolved}
     wave = [node for node in derivations if waiting.get(node.id) == 0]
     while wave:
-        found = _look_up(wave, resolved, store)
+        keys = dict(_keys(wave, resolved))
+        here = store.lookup(list(keys))
+        rest = [key for key in keys if key not in here]
+        elsewhere = substituter.lookup(rest) if substituter and rest else {}
+        claims.update({keys[key]: trace for key, trace in elsewhere.items()})
+        found = {keys[key]: resolution_of(trace) for key, trace in (*here.items(), *elsewhere.items())}
         resolved.update(found)
         wave = list(_next_wave(graph, found, waiting))
     return resolved
@@ -114,16 +162,18 @@ def _unresolved_inputs(node: Derivation, resolved: Mapping[DerivationId, Resolut
     return len(unresolved)
 
 
-def _look_up(
-    wave: list[Derivation], resolved: Mapping[DerivationId, Resolution], store: Metadata
-) -> dict[DerivationId, Resolution]:
-    keys = {}
+def _keys(
+    wave: Iterable[Derivation], resolved: Mapping[DerivationId, Resolution]
+) -> Iterator[tuple[ActionKey, DerivationId]]:
     for node in wave:
         trees = input_trees(node, resolved)
         if trees is not None:
-            keys[action_key(node.preimage(trees))] = node.id
-    traces = store.lookup(list(keys))
-    return {keys[key]: {name: output.tree for name, output in trace.outputs.items()} for key, trace in traces.items()}
+            yield action_key(node.preimage(trees)), node.id
+
+
+def resolution_of(trace: Trace) -> Resolution:
+    """The tree of each output that a trace names."""
+    return {name: output.tree for name, output in trace.outputs.items()}
 
 
 def _next_wave(
@@ -146,6 +196,12 @@ def _known_trees(graph: Graph, resolved: Mapping[DerivationId, Resolution]) -> I
             yield node.tree
 
 
+def _outputs(nodes: Iterable[str], graph: Graph, resolved: Mapping[DerivationId, Resolution]) -> set[TreeId]:
+    """The trees of those of the nodes that are derivations, as far as they are resolved."""
+    made = (node for one in nodes if isinstance(node := graph.nodes[one], Derivation))
+    return {tree for node in made for tree in resolved.get(node.id, {}).values()}
+
+
 def is_valid(node: Node, resolved: Mapping[DerivationId, Resolution], valid: frozenset[TreeId] | set[TreeId]) -> bool:
     """Whether every output of the node is known and present."""
     if isinstance(node, Derivation):
@@ -154,14 +210,25 @@ def is_valid(node: Node, resolved: Mapping[DerivationId, Resolution], valid: fro
     return node.tree in valid
 
 
-def _wanted(graph: Graph, resolved: Mapping[DerivationId, Resolution], valid: frozenset[TreeId]) -> set[str]:
-    wanted: set[str] = set()
+def _wanted(
+    graph: Graph,
+    resolved: Mapping[DerivationId, Resolution],
+    valid: frozenset[TreeId],
+    offered: frozenset[TreeId],
+) -> dict[str, bool]:
+    """The nodes about which something has to be done, and whether they are substituted."""
+    wanted: dict[str, bool] = {}
+    made: set[str] = set()
     roots = frozenset(graph.roots)
     # Backwards, whatever uses a node comes before it.
     for identifier in reversed(tuple(graph.nodes)):
-        needed = identifier in roots or not wanted.isdisjoint(graph.users[identifier])
-        if needed and not is_valid(graph.nodes[identifier], resolved, valid):
-            wanted.add(identifier)
+        node = graph.nodes[identifier]
+        needed = identifier in roots or not made.isdisjoint(graph.users[identifier])
+        if not needed or is_valid(node, resolved, valid):
+            continue
+        wanted[identifier] = isinstance(node, Derivation) and is_valid(node, resolved, valid | offered)
+        if not wanted[identifier]:
+            made.add(identifier)
     return wanted
 
 

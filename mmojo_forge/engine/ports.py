@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mmojo_forge.engine.graph import Graph
 from mmojo_forge.model.derivation import Source
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
@@ -53,6 +55,45 @@ class SourceFetcher(Protocol):
 
     def cancel(self) -> None:
         """Wake up every download that waits, and let it fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A tree that is to be fetched. Whose output it is finds other versions of it; `size` is what was signed."""
+
+    tree: TreeId
+    name: str
+    output: str = "out"
+    size: int | None = None
+
+
+class Substituter(Protocol):
+    """Other stores that are asked before building, as one. A store that fails is one that has nothing."""
+
+    def expect(self, roots: Sequence[DerivationId]) -> None:
+        """Note what is about to be planned, so that its whole closure can be asked for at once."""
+
+    def lookup(self, keys: Sequence[ActionKey]) -> Mapping[ActionKey, Trace]:
+        """What builders who are trusted say that the keys were built to."""
+
+    def offers(self, trees: Collection[TreeId], *, ask: bool) -> set[TreeId]:
+        """Those of the trees that some store says it has; without `ask`, as far as is known already."""
+
+    def fetch(self, wanted: Wanted, on_progress: OnProgress) -> bool:
+        """Whether the tree is valid here now."""
+
+    def cancel(self) -> None:
+        """Wake up everything that waits for a store, and let it fail."""
+
+
+class Publisher(Protocol):
+    """Shares with others what is built here."""
+
+    def built(self, trace: Trace) -> None:
+        """Note a result that is valid, and its signed trace. Does not wait."""
+
+    def finish(self, graph: Graph | None) -> None:
+        """Return when all that was noted is shared; then also what leads to the roots of `graph`, if all was built."""
 
 
 class Signer(Protocol):

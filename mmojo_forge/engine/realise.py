@@ -2,33 +2,38 @@
 
 Every node is in exactly one BuildState (state.py). The main thread alone changes states; workers fetch and build.
 
-1. A root is *wanted*. If its trees are known and present it is VALID; if known but absent, or known to be new, its
-   inputs are wanted in turn and it is WAITING; if its key cannot be known yet it is RESOLVING.
-2. When the last unknown input of a RESOLVING node is resolved, its action key is looked up in the trace: a hit is
-   early cutoff, nothing below it is wanted on its account; a miss makes it WAITING.
+1. A root is *wanted*. If its trees are known and present it is VALID; if they are known and another store has them it
+   is READY to be substituted; if known but absent, or known to be new, its inputs are wanted in turn and it is WAITING;
+   if its key cannot be known yet it is RESOLVING.
+2. When the last unknown input of a RESOLVING node is resolved, its action key is looked up in the trace, then in other
+   stores: a hit is early cutoff, nothing below it is wanted on its account; a miss makes it WAITING.
 3. When the last input of a WAITING node is VALID it is READY; the schedule starts it when cores and memory allow.
-4. A failure blocks what needs the node. Without `keep_going` nothing new is started.
+4. A substitution that turns out not to be had is a miss: the node's inputs are wanted, as if nobody had offered it.
+5. A failure blocks what needs the node. Without `keep_going` nothing new is started.
 """
 
 from __future__ import annotations
 
-import os
+import functools
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from typing import NoReturn
 
 from mmojo_forge.engine.build import Builder
+from mmojo_forge.engine.crew import Crew
 from mmojo_forge.engine.errors import BuildsFailed, Failure, Interrupted
 from mmojo_forge.engine.graph import inputs_of
-from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, input_trees
+from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, input_trees, resolution_of, substitution
 from mmojo_forge.engine.schedule import Budget, Grant, Schedule, remaining_paths
 from mmojo_forge.engine.settings import Settings, World
 from mmojo_forge.engine.state import BuildState, check_transition
+from mmojo_forge.engine.trust import describe
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Derivation, Node, Source, action_key, node_id
-from mmojo_forge.model.digest import DerivationId, TreeId
+from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
+from mmojo_forge.model.trace import Trace
 
 _S = BuildState
 _BROKEN = (_S.FAILED, _S.BLOCKED, _S.CANCELLED)
@@ -36,35 +41,17 @@ _BROKEN = (_S.FAILED, _S.BLOCKED, _S.CANCELLED)
 
 @dataclass(slots=True)
 class _Job:
-    """One node of the run: its state, whether its content is wanted, and the ids of the inputs it waits for."""
+    """One node of the run: its state, whether its content is wanted, and the ids of the inputs it waits for.
+
+    `substituted`: it is to be fetched from another store; `refused`: that was tried.
+    """
 
     node: Node
     state: BuildState = _S.UNWANTED
     wanted: bool = False
     awaited: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class Stop:
-    """Tells every running build to stop: a pipe whose read end becomes readable."""
-
-    _pipe: tuple[int, int] = field(default_factory=lambda: os.pipe2(os.O_CLOEXEC))
-    asked: bool = False
-
-    def fileno(self) -> int:
-        """The read end; it becomes readable, for everyone at once, when the write end is closed."""
-        return self._pipe[0]
-
-    def ask(self) -> None:
-        """Stop everything; may be called more than once."""
-        if not self.asked:
-            self.asked = True
-            os.close(self._pipe[1])
-
-    def close(self) -> None:
-        """Release the descriptors."""
-        self.ask()
-        os.close(self._pipe[0])
+    substituted: bool = False
+    refused: bool = False
 
 
 class Realisation:
@@ -76,11 +63,11 @@ class Realisation:
         self._settings = settings
         self._resolved: dict[DerivationId, Resolution] = dict(plan.resolved)
         self._valid: set[TreeId] = set(plan.valid)
+        self._offered: set[TreeId] = set(plan.offered)
+        self._claims: dict[DerivationId, Trace] = dict(plan.claims)
         self._jobs = {identifier: _Job(node) for identifier, node in plan.graph.nodes.items()}
         self._todo: deque[tuple[Callable[[_Job], None], _Job]] = deque()
         self._failures: list[Failure] = []
-        self._done: SimpleQueue[tuple[_Job, Grant, Future[Resolution | None]]] = SimpleQueue()
-        self._running = 0
         names = {step.node.name: step for step in plan.steps}
         history = world.store.history(names)
         self._schedule = Schedule(
@@ -91,43 +78,44 @@ class Realisation:
 
     def run(self) -> dict[DerivationId, Resolution]:
         """The trees of all derivations that were resolved; raises BuildsFailed or Interrupted."""
-        stop = Stop()
-        workers = ThreadPoolExecutor(self._settings.jobs + self._schedule.budget.fetches, "forge")
-        builder = Builder(self._world, stop)
-        try:
-            for root in self._plan.graph.roots:
-                self._later(self._want, self._jobs[root])
-            self._loop(workers, builder)
-        except KeyboardInterrupt:
-            stop.ask()
-            if any(job.state is _S.RUNNING and isinstance(job.node, Source) for job in self._jobs.values()):
-                self._world.fetcher().cancel()
-            raise Interrupted(
-                "realise: interrupted",
-                detail="What was built is kept; the next run goes on from there.",
-                reason="interrupted",
-            ) from None
-        finally:
-            stop.ask()
-            workers.shutdown(wait=True, cancel_futures=True)
-            stop.close()
+        with Crew(self._settings.jobs + self._schedule.budget.fetches) as crew:
+            self._crew = crew
+            self._builder = Builder(self._world, crew.stop)
+            try:
+                for root in self._plan.graph.roots:
+                    self._later(self._want, self._jobs[root])
+                self._loop()
+            except KeyboardInterrupt:
+                self._interrupt()
+        # What others signed is kept with the rest of the trace: it says what things were made of, and can be passed on.
+        for claim in self._claims.values():
+            self._world.store.record(claim)
         if self._failures:
             raise BuildsFailed(tuple(self._failures), self._names_in(_S.BLOCKED))
         return self._resolved
 
+    def _interrupt(self) -> NoReturn:
+        self._crew.stop.ask()
+        if any(job.state is _S.RUNNING and isinstance(job.node, Source) for job in self._jobs.values()):
+            self._world.fetcher().cancel()
+        if substituter := self._world.substituter():
+            substituter.cancel()
+        raise Interrupted(
+            "realise: interrupted",
+            detail="What was built is kept; the next run goes on from there.",
+            reason="interrupted",
+        ) from None
+
     def _names_in(self, state: BuildState) -> tuple[str, ...]:
         return tuple(job.node.name for job in self._jobs.values() if job.state is state)
 
-    def _loop(self, workers: ThreadPoolExecutor, builder: Builder) -> None:
+    def _loop(self) -> None:
         self._settle()
-        while self._start_what_fits(workers, builder) or self._running:
-            job, grant, future = self._done.get()
-            self._running -= 1
-            self._schedule.give_back(grant)
-            self._finish(job, future)
+        while self._start_what_fits() or self._crew.busy:
+            self._crew.wait()
             self._settle()
 
-    def _start_what_fits(self, workers: ThreadPoolExecutor, builder: Builder) -> bool:
+    def _start_what_fits(self) -> bool:
         if self._failures and not self._settings.keep_going:
             return False
         started = False
@@ -135,31 +123,66 @@ class Realisation:
             node, grant = taken
             job = self._jobs[node_id(node)]
             self._move(job, _S.RUNNING)
-            self._running += 1
+            self._crew.start(self._work(job, grant), functools.partial(self._finish, job, grant))
             started = True
-            future = workers.submit(builder.make, _step(node), self._trees_below(node), grant.jobs)
-            future.add_done_callback(lambda done, job=job, grant=grant: self._done.put((job, grant, done)))  # type: ignore[misc]
         return started
 
-    def _trees_below(self, node: Node) -> dict[str, TreeId]:
-        return (input_trees(node, self._resolved) or {}) if isinstance(node, Derivation) else {}
+    def _work(self, job: _Job, grant: Grant) -> Callable[[], Resolution | None]:
+        node = job.node
+        if not isinstance(node, Derivation):
+            return functools.partial(self._builder.make, _step(node), {}, grant.jobs)
+        if job.substituted:
+            step = substitution(node, self._claims.get(node.id), self._valid)
+            return functools.partial(self._builder.substitute, step, self._resolved[node.id])
+        return functools.partial(self._builder.make, _step(node), input_trees(node, self._resolved) or {}, grant.jobs)
 
-    def _finish(self, job: _Job, future: Future[Resolution | None]) -> None:
+    def _finish(self, job: _Job, grant: Grant, future: Future[Resolution | None]) -> None:
+        self._schedule.give_back(grant)
         error = future.exception()
-        if error is None:
-            outputs = future.result()
-            if isinstance(job.node, Derivation) and outputs is not None:
-                self._resolved[job.node.id] = outputs
-                self._valid.update(outputs.values())
-            elif not isinstance(job.node, Derivation):
-                self._valid.add(job.node.tree)
-            self._move(job, _S.VALID)
-            self._later(self._tell_users_resolved, job)
-            self._later(self._tell_users_valid, job)
-        elif isinstance(error, ForgeError):
-            self._fail(job, builder_failure(job.node, error))
-        else:
+        if error is not None and not isinstance(error, ForgeError):
             raise error
+        if error is not None:
+            self._fail(job, builder_failure(job.node, error))
+        elif job.substituted and future.result() is None:
+            self._miss(job)
+        else:
+            self._succeed(job, future.result())
+
+    def _succeed(self, job: _Job, outputs: Resolution | None) -> None:
+        if isinstance(job.node, Derivation) and outputs is not None:
+            self._compare_with_claim(job.node, outputs)
+            self._resolved[job.node.id] = outputs
+            self._valid.update(outputs.values())
+        elif not isinstance(job.node, Derivation):
+            self._valid.add(job.node.tree)
+        self._move(job, _S.VALID)
+        self._later(self._tell_users_resolved, job)
+        self._later(self._tell_users_valid, job)
+
+    def _compare_with_claim(self, node: Derivation, outputs: Resolution) -> None:
+        claim = self._claims.get(node.id)
+        if claim and node.label.reproducible and dict(outputs) != dict(resolution_of(claim)):
+            self._world.reporter.warning(
+                f"{node.name} came out otherwise here than a builder who is trusted says:\n"
+                f"  here: {', '.join(f'{name} {tree}' for name, tree in sorted(outputs.items()))}\n"
+                f"  {describe(claim)}\n"
+                f"  `forge challenge` compares them; one of the two machines is broken, or its builder lies."
+            )
+
+    def _miss(self, job: _Job) -> None:
+        job.substituted, job.refused = False, True
+        if self._settings.substitute_only:
+            self._fail(
+                job,
+                Failure(
+                    job.node.name,
+                    f"realise {job.node.name}: no cache had it after all",
+                    "not-substituted",
+                    "Leave --substitute-only out to build it.",
+                ),
+            )
+        else:
+            self._await_inputs(job)
 
     def _fail(self, job: _Job, failure: Failure) -> None:
         self._move(job, _S.FAILED)
@@ -225,11 +248,32 @@ class Realisation:
         assert trees is not None
         key = action_key(node.preimage(trees))
         trace = self._world.store.lookup([key]).get(key)
-        if trace is None:
+        substituter = self._world.substituter()
+        if trace is not None:
+            self._world.store.record_resolved({node.id: resolution_of(trace)})
+            self._learn(job, node, trace)
+        elif substituter is None:
+            self._await_inputs(job)
+        else:
+            self._crew.start(
+                functools.partial(substituter.lookup, [key]), functools.partial(self._hear, job, node, key)
+            )
+
+    def _hear(self, job: _Job, node: Derivation, key: ActionKey, future: Future[Mapping[ActionKey, Trace]]) -> None:
+        """Go on with a node whose key other stores were asked about; meanwhile an input may have failed."""
+        claim = future.result().get(key)
+        if job.state is not _S.RESOLVING:
+            return
+        if claim is None:
             self._await_inputs(job)
             return
-        self._resolved[node.id] = {name: output.tree for name, output in trace.outputs.items()}
-        self._world.store.record_resolved({node.id: self._resolved[node.id]})
+        self._claims[node.id] = claim
+        # Whether its content is there too is seen when it is fetched.
+        self._offered.update(output.tree for output in claim.outputs.values())
+        self._learn(job, node, claim)
+
+    def _learn(self, job: _Job, node: Derivation, trace: Trace) -> None:
+        self._resolved[node.id] = resolution_of(trace)
         self._move(job, _S.RESOLVED)
         self._world.reporter.finished(node, 0.0, unchanged=True)
         self._later(self._tell_users_resolved, job)
@@ -237,6 +281,10 @@ class Realisation:
             self._later(self._want, job)
 
     def _await_inputs(self, job: _Job) -> None:
+        if self._is_offered(job):
+            job.substituted = True
+            self._make_ready(job)
+            return
         children = self._children(job)
         if any(child.state in _BROKEN for child in children):
             self._move(job, _S.BLOCKED)
@@ -251,9 +299,14 @@ class Realisation:
         for child in absent:
             self._later(self._want, child)
 
+    def _is_offered(self, job: _Job) -> bool:
+        if job.refused or not isinstance(job.node, Derivation) or job.node.id not in self._resolved:
+            return False
+        return all(tree in self._valid or tree in self._offered for tree in self._resolved[job.node.id].values())
+
     def _make_ready(self, job: _Job) -> None:
         self._move(job, _S.READY)
-        self._schedule.add(job.node)
+        self._schedule.add(job.node, fetched=job.substituted)
 
     def _users(self, job: _Job) -> list[_Job]:
         return [self._jobs[user] for user in self._plan.graph.users[node_id(job.node)]]

@@ -1,4 +1,4 @@
-"""`forge store repair`: what the store cannot mend from itself is fetched by its pin or built by its derivation.
+"""`forge store repair`: what the store cannot mend from itself is fetched from a cache, by its pin, or built anew.
 
 The store has set aside what was damaged and made every tree that has it invalid, so this is plain realising: a node
 of the workspace whose tree was lost is fetched, imported or built, and what it gives counts only if it is that tree.
@@ -93,7 +93,7 @@ def _pinned(lock: Lock) -> Iterator[Source]:
 
 def _realise(nodes: Iterable[Node], world: World, settings: Settings) -> Mapping[str, str]:
     """Make the nodes valid; the reasons of those that failed, by name, with those that could not be tried."""
-    plan = make_plan(Graph.of(nodes), world.store)
+    plan = make_plan(Graph.of(nodes), world.store, world.substituter())
     if not plan.steps:
         return {}
     world.reporter.planned(plan)

@@ -27,11 +27,17 @@ class Reporter:
     def finished(self, node: Node, seconds: float, *, unchanged: bool = False) -> None:
         """Called when a node is valid; `unchanged` if the trace had it once its inputs were known."""
 
+    def missed(self, node: Node) -> None:
+        """Called when a node that was to come from another store could not be had there; it is built after all."""
+
     def failed(self, node: Node, reason: str, message: str) -> None:
         """Called when a node could not be realised."""
 
     def warning(self, message: str) -> None:
         """Called for what the user should know though the run goes on."""
+
+    def note(self, message: str) -> None:
+        """Called for what explains why the run is not over yet."""
 
     def ended(self) -> None:
         """Called last for each plan, however the run ended."""

@@ -11,10 +11,10 @@ from mmojo_forge.engine.build import object_name
 from mmojo_forge.engine.difference import differing_paths
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.evaluation_cache import CachedTarget
-from mmojo_forge.engine.plan import Plan, Resolution, make_plan
+from mmojo_forge.engine.plan import Action, Plan, Resolution, make_plan
 from mmojo_forge.engine.realise import Realisation
 from mmojo_forge.engine.settings import Settings, World
-from mmojo_forge.engine.workspace import FORGE_ROOT, Request, Workspace, graph_of
+from mmojo_forge.engine.workspace import FORGE_ROOT, WORKSPACE_KEYS, WORKSPACE_SETTINGS, Request, Workspace, graph_of
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.model.digest import DerivationId, TreeId
 from mmojo_forge.model.label import Label
@@ -48,7 +48,9 @@ def realise_request(
     lock = workspace.read_lock()
     evaluator = workspace.evaluator(lock, overrides=request.overrides)
     instances = request.instantiate(evaluator)
-    plan = make_plan(graph_of(instances), world.store)
+    plan = make_plan(graph_of(instances), world.store, world.substituter())
+    if settings.substitute_only:
+        _refuse_to_build(plan)
     world.reporter.planned(plan)
     try:
         resolved = _realise(plan, world, settings)
@@ -66,14 +68,35 @@ def realise_request(
     return results
 
 
-def plan_request(workspace: Workspace, request: Request, store: Store) -> Plan:
+def plan_request(workspace: Workspace, request: Request, world: World) -> Plan:
     """What `realise_request` would do; raises RecipeError, LockError. No effects."""
     evaluator = workspace.evaluator(workspace.read_lock(), overrides=request.overrides)
-    return make_plan(graph_of(request.instantiate(evaluator)), store)
+    return make_plan(graph_of(request.instantiate(evaluator)), world.store, world.substituter())
+
+
+def _refuse_to_build(plan: Plan) -> None:
+    missing = [step.node.name for step in plan.steps if step.action is Action.BUILD]
+    if missing:
+        raise EngineError(
+            f"realise: {len(missing)} of {len(plan.steps)} nodes are in no cache, {missing[-1]} for one",
+            detail="`forge cache status` tells what the caches have and whom they are signed by. "
+            "Leave --substitute-only out to build the rest.",
+            reason="not-substituted",
+        )
 
 
 def _realise(plan: Plan, world: World, settings: Settings) -> Mapping[DerivationId, Resolution]:
-    return Realisation(plan, world, settings).run() if plan.steps else plan.resolved
+    if not plan.steps:
+        return plan.resolved
+    built = False
+    try:
+        resolved = Realisation(plan, world, settings).run()
+        built = any(step.action is Action.BUILD for step in plan.steps)
+    finally:
+        # What was built before a failure is shared all the same.
+        if publisher := world.publisher():
+            publisher.finish(plan.graph if built else None)
+    return resolved
 
 
 def _result(target: str, instance: Instance, resolved: Mapping[DerivationId, Resolution], world: World) -> Result:
@@ -121,6 +144,10 @@ def _remember(workspace: Workspace, request: Request, instances: Mapping[str, In
 def _files_read(workspace: Workspace, evaluator: Evaluator) -> Iterator[Path]:
     """Every file the evaluation rests on, forge's own code included, and the folders whose listing mattered."""
     yield workspace.lock_path
+    # Whom to believe may change, and with it what is known.
+    for name in (WORKSPACE_KEYS, WORKSPACE_SETTINGS):
+        if (workspace.root / name).is_file():
+            yield workspace.root / name
     for folder in FOLDERS:
         if (workspace.root / folder).is_dir():
             yield workspace.root / folder

@@ -70,10 +70,10 @@ class Schedule:
     def __post_init__(self) -> None:
         self.total_cores = self.budget.cores
 
-    def add(self, node: Node) -> None:
-        """Note that a node is ready."""
+    def add(self, node: Node, *, fetched: bool = False) -> None:
+        """Note that a node is ready; `fetched` says that its outputs come from another store."""
         identifier = node_id(node)
-        queue = self._fetches if isinstance(node, Source) else self._builds
+        queue = self._fetches if fetched or isinstance(node, Source) else self._builds
         heapq.heappush(queue, (-self.priority.get(identifier, 0.0), identifier, node))
 
     def take(self) -> tuple[Node, Grant] | None:

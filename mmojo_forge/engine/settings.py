@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmojo_forge.engine.ports import Clock, Signer, SourceFetcher
+from mmojo_forge.engine.ports import Clock, Publisher, Signer, SourceFetcher, Substituter
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.executor.request import Executor
 from mmojo_forge.model.digest import BlobDigest
@@ -15,11 +15,13 @@ from mmojo_forge.store.protocol import Store
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`jobs`: cores for all builds together; `keep_going`: build what does not need a failed node."""
+    """`jobs`: cores for all builds together; `keep_going`: build what does not need a failed node;
+    `substitute_only`: build nothing and fetch no sources, take all from other stores."""
 
     jobs: int
     memory_bytes: int
     keep_going: bool = False
+    substitute_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class World:
 
     The executor and the fetcher are made when first needed: a run that finds everything in the store needs neither.
     The signer vouches for what is built; without one, traces are not signed and say that they were built locally.
+    The substituter is asked before anything is built; without one, everything that is not here is.
+    The publisher is told of what was built and signed, and may be shared.
     """
 
     store: Store
@@ -58,3 +62,5 @@ class World:
     clock: Clock
     places: Places
     signer: Callable[[], Signer | None] = _nobody
+    substituter: Callable[[], Substituter | None] = _nobody
+    publisher: Callable[[], Publisher | None] = _nobody

@@ -2,8 +2,9 @@
 
 UNWANTED ─▶ RESOLVING ─▶ WAITING ─▶ READY ─▶ RUNNING ─▶ VALID
     │           │           │                   ├─────▶ FAILED
-    │           │           └─▶ BLOCKED         └─────▶ CANCELLED
-    │           ├─▶ RESOLVED ─▶ (WAITING | VALID)
+    │           │           └─▶ BLOCKED         ├─────▶ CANCELLED
+    │           │                               └─────▶ (WAITING | READY | BLOCKED), if no other store had it
+    │           ├─▶ RESOLVED ─▶ (WAITING | READY | VALID)
     │           └─▶ BLOCKED
     └─▶ RESOLVED, WAITING, READY, VALID   for what is known when the run starts
 """
@@ -48,7 +49,7 @@ TRANSITIONS: Mapping[BuildState, frozenset[BuildState]] = MappingProxyType(
         _S.RESOLVED: frozenset({_S.WAITING, _S.READY, _S.VALID, _S.BLOCKED}),
         _S.WAITING: frozenset({_S.READY, _S.BLOCKED}),
         _S.READY: frozenset({_S.RUNNING}),
-        _S.RUNNING: frozenset({_S.VALID, _S.FAILED, _S.CANCELLED}),
+        _S.RUNNING: frozenset({_S.VALID, _S.FAILED, _S.CANCELLED, _S.WAITING, _S.READY, _S.BLOCKED}),
         _S.VALID: frozenset(),
         _S.FAILED: frozenset(),
         _S.BLOCKED: frozenset(),

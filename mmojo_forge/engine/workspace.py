@@ -16,6 +16,9 @@ from mmojo_forge.recipe.evaluate import Evaluator, Instance
 from mmojo_forge.recipe.loader import Loader
 
 LOCK_NAME = "forge.lock"
+WORKSPACE_SETTINGS = "forge.toml"
+WORKSPACE_KEYS = "forge.keys"
+USER_KEYS = "keys.toml"
 FORGE_ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -40,7 +40,12 @@ class PublicKey:
         return cls(*_parse(text, "public key"))
 
     def __str__(self) -> str:
-        return f"{self.name}:{_encode(self.key)}"
+        return f"{self.name}:{self.text}"
+
+    @property
+    def text(self) -> str:
+        """The key without its name, in base64."""
+        return _encode(self.key)
 
     def holds(self, payload: bytes, signature: bytes) -> bool:
         """Whether the signature over the payload is this key's."""

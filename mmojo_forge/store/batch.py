@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -73,7 +74,8 @@ class Batch:
     def close(self) -> None:
         """Remove what was staged and not published."""
         for name in self._made:
-            os.unlink(name, dir_fd=self._process.fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._process.fd)
         self._made.clear()
 
     def missing(self, blobs: Iterable[Blob]) -> set[Blob]:
@@ -103,6 +105,32 @@ class Batch:
         finally:
             os.close(fd)
         self.stage(blob, Staged(name, len(data), hashlib.sha256(data).hexdigest()))
+
+    def stage_copy(self, blob: Blob, path: Path) -> None:
+        """Stage a copy of a file that was claimed."""
+        name, fd = self._create()
+        try:
+            with open(path, "rb", buffering=0) as file:
+                hasher, size = hashlib.sha256(), 0
+                while chunk := file.read(CHUNK):
+                    hasher.update(chunk)
+                    write_all(fd, chunk)
+                    size += len(chunk)
+            finish(fd, blob.executable)
+        finally:
+            os.close(fd)
+        self.stage(blob, Staged(name, size, hasher.hexdigest()))
+
+    def stage_file(self, blob: Blob, path: Path) -> None:
+        """Stage a file that was claimed and lies on the store's file system, by moving it."""
+        with open(path, "rb", buffering=0) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            finish(file.fileno(), blob.executable)
+            size = os.fstat(file.fileno()).st_size
+        name = self._process.new_name("blob")
+        self._made.add(name)
+        os.rename(path, name, dst_dir_fd=self._process.fd)
+        self.stage(blob, Staged(name, size, sha256))
 
     def stage_stream(
         self, read: Callable[[int], bytes], executable: bool, most: int, *, once: bool = False

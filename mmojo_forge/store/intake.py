@@ -13,11 +13,12 @@ from mmojo_forge.model.digest import BlobDigest
 from mmojo_forge.model.limits import Limits
 from mmojo_forge.model.tree import Entry, Kind, Tree
 from mmojo_forge.store import ingest, recovery, scan, scratch
+from mmojo_forge.store.arrival import Arrival
 from mmojo_forge.store.batch import Batch, Blob, VanishedError, blobs_of
 from mmojo_forge.store.database import Database
 from mmojo_forge.store.failure import reported
 from mmojo_forge.store.leases import Leases
-from mmojo_forge.store.protocol import OpenBlob, StoreError
+from mmojo_forge.store.protocol import Fetch, OpenBlob, StoreError
 
 _UNLIMITED = 1 << 62
 
@@ -87,6 +88,17 @@ class Intake:
                     with open_blob(entry) as file:
                         got, size = batch.stage_stream(file.read, blob.executable, entry.size)
                     check_content(entry.path or "file", got.digest, size, entry.digest, entry.size)
+            return tree
+
+        self._register(fill)
+
+    def receive(self, tree: Tree, fetch: Fetch, partial: Path) -> None:
+        """Register a tree whose missing content `fetch` brings; what arrived of it stays in `partial` if it fails."""
+
+        def fill(batch: Batch) -> Tree:
+            arrival = Arrival(batch, tree)
+            fetch(arrival, partial)
+            arrival.check_complete()
             return tree
 
         self._register(fill)

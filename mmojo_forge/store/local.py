@@ -22,7 +22,7 @@ import zstandard
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, TreeId, blake3_hex, is_hex_digest
 from mmojo_forge.model.limits import Limits
 from mmojo_forge.model.trace import Trace
-from mmojo_forge.model.tree import Tree, check_name
+from mmojo_forge.model.tree import Entry, Kind, Tree, check_name
 from mmojo_forge.store import durability, known, layout, locks, objects, recovery, roots, scratch
 from mmojo_forge.store.bundle_reader import Imported, read_bundle
 from mmojo_forge.store.database import Database, new_epoch
@@ -31,8 +31,8 @@ from mmojo_forge.store.intake import Intake, open_source
 from mmojo_forge.store.known import boot_id
 from mmojo_forge.store.leases import Leases
 from mmojo_forge.store.maintenance import Maintenance
-from mmojo_forge.store.protocol import Observation, OnWait, OpenBlob, Recorded, Root, StoreError
-from mmojo_forge.store.reading import open_verified
+from mmojo_forge.store.protocol import Fetch, Observation, OnWait, OpenBlob, Recorded, Root, StoreError
+from mmojo_forge.store.reading import open_verified, read_part
 from mmojo_forge.store.repair import Mended
 from mmojo_forge.store.traces import Traces
 from mmojo_forge.store.verify import OnProgress, Report
@@ -129,6 +129,12 @@ class LocalStore:
         """The content, verified when it is read to its end; raises StoreError (`blob-missing`, `blob-corrupt`)."""
         return open_verified(self._root, self._blob(digest, executable), digest)
 
+    def read_part(self, entry: Entry, offset: int, count: int) -> bytes:
+        """Some bytes of a file's content, not verified; none where it is not here."""
+        if entry.digest is None:
+            return b""
+        return read_part(self._blob(entry.digest, entry.kind is Kind.EXECUTABLE), offset, count)
+
     # Trees: writing
 
     def add_path(
@@ -162,6 +168,11 @@ class LocalStore:
         """Take in a tree whose content is elsewhere."""
         with self._adding(f"add tree {tree.id}", needed=tree.size):
             self._intake.add_tree(tree, open_blob)
+
+    def receive(self, tree: Tree, fetch: Fetch) -> None:
+        """Take in a tree that `fetch` brings in pieces; what arrived stays in downloads/ if it fails."""
+        with self._adding(f"receive tree {tree.id}", needed=tree.size):
+            self._intake.receive(tree, fetch, Path(self._root, layout.DOWNLOADS, tree.id))
 
     def import_bundle(self, path: Path, *, on_progress: OnProgress | None = None) -> Imported:
         """Take in a bundle, all of it or nothing; raises BundleError unless all of it is as it must be."""
@@ -205,6 +216,11 @@ class LocalStore:
         with reported("look up signatures", self._root):
             return self._traces.signed(trace)
 
+    def forget_signed_only_by(self, keys: Sequence[str]) -> int:
+        """Forget the traces that these public keys, in base64, vouch for and no other; how many."""
+        with reported("forget traces", self._root):
+            return self._traces.forget_signed_only_by(keys)
+
     def conflicts(self, key: ActionKey) -> list[Trace]:
         """The traces that were recorded for a key after the first, and claim something else."""
         with reported("look up traces", self._root):
@@ -229,6 +245,11 @@ class LocalStore:
         """What past builds took, for the names that were built before."""
         with reported("look up history", self._root):
             return self._traces.history(names)
+
+    def earlier(self, name: str, output: str) -> list[TreeId]:
+        """The last few trees of that output of what has this name, whatever its version, newest first."""
+        with reported("look up traces", self._root):
+            return self._traces.earlier(name, output)
 
     # Roots, logs, locks, scratch space
 

@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -25,7 +25,7 @@ from mmojo_forge.model.tree import Entry, Kind, Tree, check_name
 from mmojo_forge.store import layout, objects, scan
 from mmojo_forge.store.database import Database
 from mmojo_forge.store.intake import check_content, open_source
-from mmojo_forge.store.protocol import OnWait, OpenBlob, Root, StoreError
+from mmojo_forge.store.protocol import Fetch, OnWait, OpenBlob, Root, StoreError
 from mmojo_forge.store.scratch import remove_tree
 from mmojo_forge.store.traces import Traces
 
@@ -50,10 +50,12 @@ class MemoryStore:
         self.lookup = self._traces.lookup
         self.conflicts = self._traces.conflicts
         self.signed = self._traces.signed
+        self.forget_signed_only_by = self._traces.forget_signed_only_by
         self.record = self._traces.record
         self.lookup_resolved = self._traces.lookup_resolved
         self.record_resolved = self._traces.record_resolved
         self.history = self._traces.history
+        self.earlier = self._traces.earlier
 
     @property
     def path(self) -> Path:
@@ -81,6 +83,10 @@ class MemoryStore:
             return io.BytesIO(self._blobs[digest])
         except KeyError as error:
             raise objects.missing("memory", digest) from error
+
+    def read_part(self, entry: Entry, offset: int, count: int) -> bytes:
+        """Some bytes of a file's content."""
+        return self._blobs.get(cast(BlobDigest, entry.digest), b"")[offset : offset + count]
 
     def add_path(
         self, path: Path, *, move: bool = False, limits: Limits | None = None, ignored: frozenset[str] = frozenset()
@@ -134,6 +140,15 @@ class MemoryStore:
                 check_content(entry.path, BlobDigest(blake3_hex(data)), len(data), entry.digest, entry.size)
                 taken[entry.digest] = data
         self._blobs.update(taken)
+        self._keep(tree)
+
+    def receive(self, tree: Tree, fetch: Fetch) -> None:
+        """Take in a tree that `fetch` brings in pieces."""
+        arrival = _Arrival({one.digest for one in tree.files() if one.digest} - self._blobs.keys())
+        fetch(arrival, self._directory / layout.TMP / f"receive-{tree.id}")
+        if arrival.missing:
+            raise StoreError("receive tree: something did not come", reason="blob-missing")
+        self._blobs.update(arrival.taken)
         self._keep(tree)
 
     def object_path(self, tree: TreeId, name: str) -> Path:
@@ -222,6 +237,26 @@ class MemoryStore:
         elif entry.digest is not None:
             path.write_bytes(self._blobs[entry.digest])
             path.chmod(0o555 if entry.kind is Kind.EXECUTABLE else 0o444)
+
+
+class _Arrival:
+    """The Sink of `receive`."""
+
+    def __init__(self, missing: set[BlobDigest]) -> None:
+        self.missing = missing
+        self.taken: dict[BlobDigest, bytes] = {}
+
+    def lacking(self, files: Sequence[Entry]) -> set[BlobDigest]:
+        return {file.digest for file in files if file.digest in self.missing}
+
+    def take_small(self, files: Sequence[tuple[Entry, bytes]]) -> None:
+        for file, content in files:
+            assert file.digest is not None
+            self.missing.remove(file.digest)
+            self.taken[file.digest] = content
+
+    def take_file(self, file: Entry, path: Path) -> None:
+        self.take_small([(file, path.read_bytes())])
 
 
 class _KeyLock:

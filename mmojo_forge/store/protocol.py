@@ -14,6 +14,7 @@ from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, TreeId
 from mmojo_forge.model.limits import Limits
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.model.tree import Entry, Tree
+from mmojo_forge.store.remote.sink import Sink
 
 
 class StoreError(ForgeError):
@@ -58,6 +59,10 @@ class Root:
 OpenBlob = Callable[[Entry], AbstractContextManager[BinaryIO]]
 """Opens the content of a tree's entry, somewhere else."""
 
+Fetch = Callable[[Sink, Path], None]
+"""Puts all that a sink lacks of a tree into it, verified. The folder is for what arrived so far: it is this tree's own,
+and kept when the fetch fails, so that the next one goes on from there."""
+
 OnWait = Callable[[float], None]
 """Called now and then while a lock is waited for, with the seconds so far. It may raise to give up."""
 
@@ -77,6 +82,9 @@ class TreeReader(Protocol):
 
     def open_blob(self, digest: BlobDigest, *, executable: bool = False) -> AbstractContextManager[BinaryIO]:
         """The content, verified as it is read; raises StoreError (`blob-missing`, `blob-corrupt`)."""
+
+    def read_part(self, entry: Entry, offset: int, count: int) -> bytes:
+        """Some bytes of a file's content, which nobody verified; fewer where there are no more, or no such file."""
 
 
 class TraceReader(Protocol):
@@ -118,6 +126,10 @@ class TreeWriter(Protocol):
     def add_tree(self, tree: Tree, open_blob: OpenBlob) -> None:
         """Take in a tree whose content is elsewhere, verified as it streams in (`blob-mismatch`)."""
 
+    def receive(self, tree: Tree, fetch: Fetch) -> None:
+        """Take in a tree that `fetch` brings in pieces; raises what that raises, and StoreError (`blob-missing`) if it
+        leaves something out. Nobody else may be receiving the same tree."""
+
 
 class ObjectStore(Protocol):
     """Checks trees out."""
@@ -138,6 +150,9 @@ class BuildTrace(TraceReader, Protocol):
     def signed(self, trace: Trace) -> Trace:
         """The trace with every signature that was recorded for what it claims."""
 
+    def forget_signed_only_by(self, keys: Sequence[str]) -> int:
+        """Forget the traces that these public keys, in base64, vouch for and no other; how many."""
+
     def conflicts(self, key: ActionKey) -> list[Trace]:
         """The traces that were recorded for the key after the first, and claim something else."""
 
@@ -149,6 +164,10 @@ class BuildTrace(TraceReader, Protocol):
 
     def history(self, names: Iterable[str]) -> dict[str, Observation]:
         """What past builds took, for the names that were built before."""
+
+    def earlier(self, name: str, output: str) -> list[TreeId]:
+        """The last few trees of that output of what has this name, whatever its version, newest first; whether they
+        are valid is another question."""
 
 
 class Store(TreeReader, TreeWriter, ObjectStore, BuildTrace, Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import BinaryIO, cast
 
 from blake3 import blake3
@@ -49,3 +50,15 @@ def open_verified(root: str, path: str, digest: BlobDigest) -> BinaryIO:
     except FileNotFoundError as error:
         raise objects.missing(root, digest) from error
     return io.BufferedReader(_VerifiedFile(root, digest, file), _BUFFER)
+
+
+def read_part(path: str, offset: int, count: int) -> bytes:
+    """Some bytes of a file; fewer at its end, none where it is not there."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.pread(fd, count, offset)
+    finally:
+        os.close(fd)

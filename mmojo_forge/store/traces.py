@@ -13,14 +13,20 @@ from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Output, Signature, Trace
 from mmojo_forge.store.database import Database, json_list
 from mmojo_forge.store.protocol import Observation, Recorded
+from mmojo_forge.store.remote.layout import stem
 
 _COLUMNS = "key, name, outputs, builder, started, seconds, peak_memory, preimage"
 _REMEMBERED = 5
+_EARLIER = 8
 # Made when the first signature is recorded: stores that are older than signatures need no other schema.
 _SIGNATURES = """
 CREATE TABLE IF NOT EXISTS signatures (
     key TEXT NOT NULL, outputs TEXT NOT NULL, signer TEXT NOT NULL, signature BLOB NOT NULL,
     PRIMARY KEY (key, outputs, signer))"""
+
+_VOUCHED = "SELECT 1 FROM signatures s WHERE s.key = traces.key AND s.outputs = traces.outputs"
+_KEY = "substr(signer, instr(signer, ':') + 1)"
+_LISTED = "(SELECT value FROM json_each(?))"
 
 
 class Traces:
@@ -44,14 +50,15 @@ class Traces:
         """Keep the trace unless its key is known; a differing one is kept among the conflicts."""
         row = _row(trace)
         with self._database.transaction() as connection:
-            known = connection.execute("SELECT outputs FROM traces WHERE key = ?", (trace.key,)).fetchone()
+            known = connection.execute("SELECT outputs, builder FROM traces WHERE key = ?", (trace.key,)).fetchone()
             if known is None:
                 connection.execute(f"INSERT INTO traces ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             elif known[0] != row[2]:
                 connection.execute(f"INSERT OR IGNORE INTO conflicts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             if trace.seconds > 0:
                 _observe(connection, trace)
-            if trace.signatures:
+            # A signature covers the builder's name, so that one over another builder's row would not hold.
+            if trace.signatures and (known is None or known[1] == trace.builder):
                 connection.execute(_SIGNATURES)
                 signed = [(trace.key, row[2], one.key, one.value) for one in trace.signatures]
                 connection.executemany("INSERT OR REPLACE INTO signatures VALUES (?, ?, ?, ?)", signed)
@@ -68,6 +75,26 @@ class Traces:
             (trace.key, _row(trace)[2]),
         )
         return replace(trace, signatures=tuple(Signature(signer, value) for signer, value in rows))
+
+    def forget_signed_only_by(self, keys: Sequence[str]) -> int:
+        """Forget what these keys, in base64, vouch for and no other, and what derivations were resolved to by that;
+        how many traces it was."""
+        if not keys or not self._database.query("SELECT 1 FROM sqlite_master WHERE name = 'signatures'"):
+            return 0
+        with self._database.transaction() as connection:
+            listed = (json_list(keys),)
+            rows = connection.execute(
+                f"SELECT key, outputs FROM traces WHERE EXISTS ({_VOUCHED} AND {_KEY} IN {_LISTED}) "
+                f"AND NOT EXISTS ({_VOUCHED} AND {_KEY} NOT IN {_LISTED})",
+                listed * 2,
+            ).fetchall()
+            trees = {row["tree"] for _, outputs in rows for row in json.loads(outputs).values()}
+            connection.executemany("DELETE FROM traces WHERE key = ?", [(key,) for key, _ in rows])
+            connection.execute(f"DELETE FROM signatures WHERE {_KEY} IN {_LISTED}", listed)
+            connection.execute(
+                "DELETE FROM resolved WHERE tree IN (SELECT value FROM json_each(?))", (json_list(trees),)
+            )
+        return len(rows)
 
     def lookup_resolved(self, derivations: Sequence[DerivationId]) -> dict[DerivationId, dict[str, TreeId]]:
         """The trees that derivations were realised to; whether those are still valid is another question."""
@@ -100,6 +127,16 @@ class Traces:
             name: Observation(median(one[0] for one in last), int(median(one[1] for one in last)))
             for name, last in ((name, ones[:_REMEMBERED]) for name, ones in seen.items())
         }
+
+    def earlier(self, name: str, output: str) -> list[TreeId]:
+        """The last few trees of that output of what has this name, whatever its version, newest first."""
+        same = [one for (one,) in self._database.query("SELECT DISTINCT name FROM traces") if stem(one) == stem(name)]
+        rows = self._database.query(
+            "SELECT outputs FROM traces WHERE name IN (SELECT value FROM json_each(?)) ORDER BY rowid DESC LIMIT ?",
+            (json_list(same), _EARLIER),
+        )
+        found = (json.loads(outputs).get(output) for (outputs,) in rows)
+        return list(dict.fromkeys(TreeId(one["tree"]) for one in found if one is not None))
 
 
 def _observe(connection: Any, trace: Trace) -> None:

@@ -28,6 +28,10 @@ LATE_IMPORTS = {
     ("cli/main.py", "mmojo_forge.cli.commands"): "click, rich and the engine are not needed on the no-op path",
     ("cli/commands.py", "difflib"): "only for a typing error",
     ("cli/context.py", "mmojo_forge.fetch.fetcher"): "requests is needed only to download",
+    ("cli/context.py", "mmojo_forge.engine.cache_access"): "only where there are caches",
+    ("cli/context.py", "mmojo_forge.engine.cache_settings"): "pydantic, where there are settings",
+    ("cli/context.py", "mmojo_forge.engine.caches"): "only where there are caches",
+    ("cli/context.py", "mmojo_forge.engine.publisher"): "only where there are caches",
     ("cli/context.py", "mmojo_forge.engine.keys"): "cryptography is needed only where something is built or trusted",
     ("cli/context.py", "mmojo_forge.executor.bubblewrap"): "needed only to build",
     ("cli/locations.py", "tomllib"): "most users have no configuration file",
@@ -40,6 +44,9 @@ LATE_IMPORTS = {
     ("engine/difference.py", "lief"): "only to name the section in which an executable differs",
     ("engine/host_facts.py", "archspec"): "only for targets that ask what CPU this is",
     ("recipe/evaluate.py", "pydantic"): "only where an option is not of its plain type already",
+    ("store/remote/place.py", "mmojo_forge.store.remote.bazel"): "requests is needed only for a cache behind HTTP",
+    ("store/remote/place.py", "mmojo_forge.store.remote.bucket"): "obstore is optional, and needed only for a bucket",
+    ("store/remote/place.py", "mmojo_forge.store.remote.web"): "requests is needed only for a cache behind HTTP",
     ("store/known.py", "hashlib"): "only for a link whose path is too long for a file name",
 }
 # `if TYPE_CHECKING` is allowed where the module is imported late for start-up time anyway, for the annotation.

@@ -1,0 +1,149 @@
+"""What goes into a cache: results, the signed traces of everything below them, and with `closure` that content too.
+
+    targets ──▶ plan ──▶ traces of the whole closure (index) + trees ──▶ CacheWriter: trees, entries, index
+
+Only what was built in the sandbox has a trace, and only what its builder signed is pushed; what was built here before
+there was a key is signed now. Nothing is signed that somebody else built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from mmojo_forge.engine.build import object_name
+from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.plan import Plan, input_trees
+from mmojo_forge.engine.ports import Signer
+from mmojo_forge.model.derivation import Derivation, Node, action_key
+from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
+from mmojo_forge.model.signature import PublicKey
+from mmojo_forge.model.trace import Signature, Trace
+from mmojo_forge.model.tree import Entry, Kind
+from mmojo_forge.store.protocol import OpenBlob, Store
+from mmojo_forge.store.remote.cutting import Item
+from mmojo_forge.store.remote.info import CacheInfo
+from mmojo_forge.store.remote.ledger import push_beside
+from mmojo_forge.store.remote.transport import Transport
+from mmojo_forge.store.remote.writer import CacheWriter, Care, OnSent, Pushed
+from mmojo_forge.store.trace_entry import IMPORTED
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """What is pushed: trees by what they are called, traces that tell of them, and each root's closure of traces."""
+
+    trees: Mapping[TreeId, str]
+    traces: tuple[Trace, ...]
+    indexes: Mapping[DerivationId, tuple[Trace, ...]]
+
+
+def pack(plan: Plan, store: Store, signer: Signer, *, closure: bool, host_specific: bool) -> Shipment:
+    """What has to be in a cache for others to get the roots of `plan`; with `closure` also to build on what is below.
+
+    Raises EngineError (`not-built`, `host-specific`, `trace-missing`, `unsigned-trace`).
+    """
+    roots = [node for root in plan.graph.roots if isinstance(node := plan.graph.nodes[root], Derivation)]
+    _check_roots(roots, plan, host_specific=host_specific)
+    traces = _signed_traces(plan, store, signer)
+    shipped = list(plan.graph.nodes.values()) if closure else roots
+    trees = {tree: name for node in shipped for tree, name in _trees_of(node, plan) if tree in plan.valid}
+    indexes = {root.id: tuple(traces[node.id] for node in Graph.of([root]).derivations()) for root in roots}
+    told = {trace.key: trace for several in indexes.values() for trace in several}
+    return Shipment(trees, tuple(told.values()), indexes)
+
+
+def push(
+    shipment: Shipment,
+    transport: Transport,
+    store: Store,
+    signer: Signer,
+    *,
+    care: Care = Care.TRUSTING,
+    connections: int = 4,
+    on_sent: OnSent = lambda _: None,
+) -> Pushed:
+    """Put the shipment into a cache, while others may push and collect there; raises CacheError."""
+    public = PublicKey.parse(str(signer.public))
+    writer = CacheWriter(transport, connections=connections, on_sent=on_sent)
+    writer.ensure_info(CacheInfo((public,)))
+    items = [Item(store.read_tree(tree), name, _opener(store)) for tree, name in shipment.trees.items()]
+
+    def attempt(care: Care) -> Pushed:
+        return writer.push(items, shipment.traces, shipment.indexes, signer=public, care=care)
+
+    return push_beside(transport, attempt, care=care)
+
+
+def sign_own(trace: Trace, signer: Signer) -> Trace:
+    """The trace of what was built here before anybody signed, signed now; any other as it is."""
+    if trace.builder != "local" or trace.signatures:
+        return trace
+    named = replace(trace, builder=signer.name)
+    return replace(named, signatures=(Signature(str(signer.public), signer.sign(named.fingerprint())),))
+
+
+def _check_roots(roots: Iterable[Derivation], plan: Plan, *, host_specific: bool) -> None:
+    for node in roots:
+        outputs = plan.resolved.get(node.id)
+        if outputs is None or not plan.valid.issuperset(outputs.values()):
+            raise EngineError(
+                f"push {node.name}: it is not built",
+                detail="Build it first, with `forge realize`.",
+                reason="not-built",
+            )
+        if not node.label.reproducible and not host_specific:
+            raise EngineError(
+                f"push {node.name}: it is {node.label}, and runs well on machines like this one only",
+                detail="--host-specific pushes it all the same; only a machine with these facts will ask for it.",
+                reason="host-specific",
+            )
+
+
+def _signed_traces(plan: Plan, store: Store, signer: Signer) -> dict[DerivationId, Trace]:
+    keys: dict[ActionKey, Derivation] = {}
+    for node in plan.graph.derivations():
+        trees = input_trees(node, plan.resolved)
+        if trees is not None:
+            keys[action_key(node.preimage(trees))] = node
+    known = store.lookup(list(keys))
+    traces = {}
+    for key, node in keys.items():
+        trace = sign_own(store.signed(known[key]), signer) if key in known else None
+        if trace is None or not trace.signatures:
+            raise _untold(node, trace)
+        traces[node.id] = replace(trace, builder=trace.builder.removeprefix(IMPORTED))
+    return traces
+
+
+def _untold(node: Derivation, trace: Trace | None) -> EngineError:
+    if trace is None:
+        return EngineError(
+            f"push {node.name}: nothing here says what it was built to",
+            detail="The trace was forgotten. Remove its result from the store and build it again.",
+            reason="trace-missing",
+        )
+    return EngineError(
+        f"push {node.name}: nobody signed for it, and it was not built here ({trace.builder})",
+        detail="Build it here: `forge check` compares a rebuild with what came.",
+        reason="unsigned-trace",
+    )
+
+
+def _trees_of(node: Node, plan: Plan) -> Iterator[tuple[TreeId, str]]:
+    if not isinstance(node, Derivation):
+        yield node.tree, node.name
+        return
+    for name, tree in plan.resolved.get(node.id, {}).items():
+        yield tree, object_name(node.name, name)
+
+
+def _opener(store: Store) -> OpenBlob:
+    def open_blob(entry: Entry) -> AbstractContextManager[BinaryIO]:
+        assert entry.digest is not None
+        return store.open_blob(entry.digest, executable=entry.kind is Kind.EXECUTABLE)
+
+    return open_blob

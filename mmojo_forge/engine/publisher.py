@@ -1,0 +1,83 @@
+"""Pushing what is built while the rest is being built: one thread, fed by the builders, that never holds them up.
+
+    built ──▶ queue ──▶ trees and signed trace into each cache;  finish ──▶ the indexes of the roots
+
+A cache that does not take it is told of once and left alone for the rest of the run: a push is a courtesy to others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from queue import SimpleQueue
+
+from mmojo_forge.engine.build import object_name
+from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.plan import make_plan
+from mmojo_forge.engine.ports import Signer
+from mmojo_forge.engine.publish import Shipment, pack, push
+from mmojo_forge.engine.reporter import Reporter
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.model.derivation import Derivation
+from mmojo_forge.model.trace import Trace
+from mmojo_forge.store.protocol import Store
+from mmojo_forge.store.remote.transport import Transport
+
+
+class BackgroundPublisher:
+    """Fulfils Publisher. The thread starts with the first result; a process that ends early leaves nothing broken."""
+
+    def __init__(
+        self, places: Mapping[str, Callable[[], Transport]], store: Store, signer: Signer, reporter: Reporter
+    ) -> None:
+        self._places = dict(places)
+        self._open: dict[str, Transport] = {}
+        self._store = store
+        self._signer = signer
+        self._reporter = reporter
+        self._queue: SimpleQueue[Shipment | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def built(self, trace: Trace) -> None:
+        """Note a result that is in the store, signed; whether it may be shared is for the caller to know."""
+        trees = {output.tree: object_name(trace.name, name) for name, output in trace.outputs.items()}
+        self._queue.put(Shipment(trees, (trace,), {}))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="forge-publish", daemon=True)
+            self._thread.start()
+
+    def finish(self, graph: Graph | None) -> None:
+        """Return when the queue is empty, and the indexes of the graph's roots are written."""
+        if self._thread is None:
+            return
+        waiting = self._queue.qsize()
+        if waiting > 1:
+            self._reporter.note(f"pushing {waiting} results to {', '.join(self._places)}")
+        roots = [graph.nodes[root] for root in graph.roots] if graph else []
+        portable = [root for root in roots if isinstance(root, Derivation) and root.label.reproducible]
+        if portable:
+            self._offer(portable)
+        self._queue.put(None)
+        self._thread.join()
+        self._thread = None
+
+    def _offer(self, roots: list[Derivation]) -> None:
+        plan = make_plan(Graph.of(roots), self._store)
+        try:
+            self._queue.put(pack(plan, self._store, self._signer, closure=False, host_specific=False))
+        except ForgeError as error:
+            self._reporter.warning(f"what leads to {roots[0].name} is not pushed: {error.message}")
+
+    def _run(self) -> None:
+        while (shipment := self._queue.get()) is not None:
+            for name in list(self._places):
+                try:
+                    push(shipment, self._transport(name), self._store, self._signer)
+                except ForgeError as error:
+                    del self._places[name]
+                    self._reporter.warning(f"nothing more is pushed to {name}: {error.message}")
+
+    def _transport(self, name: str) -> Transport:
+        if name not in self._open:
+            self._open[name] = self._places[name]()
+        return self._open[name]
