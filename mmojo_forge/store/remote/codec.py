@@ -12,7 +12,7 @@ import zstandard
 
 from mmojo_forge.store.remote.failure import lying
 
-LEVEL = 3
+LEVEL = 2
 
 
 class Codec:
