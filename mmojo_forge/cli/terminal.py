@@ -257,8 +257,10 @@ class LiveReporter(ProgressReporter):
         percent = 100 * state.done // state.total if state.total else 100
         line = f"{_bar(percent)} {state.done}/{state.total}  {units.duration(now - self._began)}"
         if state.bytes_so_far and state.plan:
-            expected = state.plan.fetch_bytes + state.plan.bytes_of(Action.SUBSTITUTE)
-            line += f"  ↓ {units.size(state.bytes_so_far)} of {units.size(max(expected, state.bytes_so_far))}"
+            line += f"  ↓ {units.size(state.bytes_so_far)}"
+            if not state.plan.count(Action.SUBSTITUTE):
+                # How much results are when they are compressed, only each download learns.
+                line += f" of {units.size(state.plan.fetch_bytes)}"
         left = state.estimate(now, self._cores)
         return f"{line}  about {units.duration(left)} left" if left else line
 
