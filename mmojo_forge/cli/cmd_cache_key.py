@@ -12,11 +12,11 @@ from mmojo_forge.model.signature import PublicKey
 
 
 @click.group("key")
-def key() -> None:
+def command() -> None:
     """The key that this user signs with, and the keys that are trusted."""
 
 
-@key.command("generate")
+@command.command("generate")
 @click.option("--name", default="", help="What others shall call it; a name made of the key if not given.")
 @click.pass_obj
 def generate(context: Context, name: str) -> None:
@@ -24,7 +24,7 @@ def generate(context: Context, name: str) -> None:
     print(context.keys().generate(name).public)
 
 
-@key.command("show")
+@command.command("show")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def show(context: Context, as_json: bool) -> None:
@@ -43,7 +43,7 @@ def show(context: Context, as_json: bool) -> None:
     table.show(header, [("own", str(own), str(ring.own_file)), *rows_shown])
 
 
-@key.command("trust")
+@command.command("trust")
 @click.argument("name_and_key", metavar="NAME:KEY")
 @click.option("--user", is_flag=True, help="For this user only, and not for all who share the workspace.")
 @click.pass_obj
@@ -52,7 +52,7 @@ def trust(context: Context, name_and_key: str, user: bool) -> None:
     print(context.keys().trust(PublicKey.parse(name_and_key), for_all=not user))
 
 
-@key.command("revoke")
+@command.command("revoke")
 @click.argument("name")
 @click.option("--reason", default="", help="Why; kept in the list.")
 @click.pass_obj

@@ -21,7 +21,7 @@ from mmojo_forge.model.signature import PublicKey
 @click.option("--from", "names", multiple=True, metavar="NAME|URL|FOLDER", help="Which caches, instead of those set.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
-def status(context: Context, targets: tuple[str, ...], names: tuple[str, ...], as_json: bool) -> None:
+def command(context: Context, targets: tuple[str, ...], names: tuple[str, ...], as_json: bool) -> None:
     """Show what each cache has: of every target of the workspace in sum, or of TARGET… one by one."""
     settings = context.cache_settings()
     trusted = context.keys().trusted()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ import click
 
 from mmojo_forge import __version__
 from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.lazy import LazyGroup
 from mmojo_forge.errors import ExitCode, ForgeError
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
@@ -40,17 +40,9 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 ALIASES: Mapping[str, str] = MappingProxyType({"realise": "realize"})
 
 
-class _LazyGroup(click.Group):
-    def list_commands(self, _context: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        module = COMMANDS.get(ALIASES.get(name, name))
-        if module is None:
-            return None
-        command = importlib.import_module(f"mmojo_forge.cli.{module}").command
-        assert isinstance(command, click.Command)
-        return command
+class _Forge(LazyGroup):
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        return super().get_command(context, ALIASES.get(name, name))
 
     def resolve_command(
         self, context: click.Context, args: list[str]
@@ -66,7 +58,8 @@ class _LazyGroup(click.Group):
 
 
 @click.group(
-    cls=_LazyGroup,
+    cls=_Forge,
+    modules=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a build failed, 2 usage or input error, 3 the environment cannot do it.",
 )

@@ -1,4 +1,4 @@
-"""`forge cache push|pull`: results to caches and from them."""
+"""`forge cache push`: results into caches."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import click
 from mmojo_forge.cli import units
 from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.meter import Meter
-from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.cache_access import open_place
 from mmojo_forge.engine.cache_settings import CacheTable
 from mmojo_forge.engine.plan import make_plan
 from mmojo_forge.engine.publish import Shipment, pack
 from mmojo_forge.engine.publish import push as push_shipment
-from mmojo_forge.engine.run import realise_request
 from mmojo_forge.engine.workspace import Request, graph_of
 from mmojo_forge.store.remote.writer import Care, Pushed
 
@@ -36,7 +34,7 @@ from mmojo_forge.store.remote.writer import Care, Pushed
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
-def push(
+def command(
     context: Context,
     targets: tuple[str, ...],
     caches: tuple[str, ...],
@@ -97,33 +95,3 @@ def _document(done: Pushed) -> dict[str, int]:
         "reused_bytes": done.reused_bytes,
         "sent_bytes": done.sent_bytes,
     }
-
-
-@click.command("pull")
-@click.argument("targets", nargs=-1, required=True)
-@click.option("--from", "caches", multiple=True, metavar="NAME|URL|FOLDER", help="Where from, instead of those set.")
-@click.option("--no-link", is_flag=True, help="Leave no link in out/; the result may be collected at any time.")
-@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("--json", "as_json", is_flag=True, help="Progress as JSON events, the result as one JSON object.")
-@click.pass_obj
-def pull(
-    context: Context,
-    targets: tuple[str, ...],
-    caches: tuple[str, ...],
-    no_link: bool,
-    settings: tuple[str, ...],
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Take TARGET… from the caches without building anything, and print where they lie."""
-    run_settings = context.settings(substitute_only=True)
-    reporter = make_reporter(run_settings.jobs, as_json=as_json, quiet=quiet)
-    world = context.world(reporter, caches=caches)
-    request = Request.parse(targets, settings)
-    results = realise_request(context.workspace, request, world, run_settings, link=not no_link)
-    if as_json:
-        rows = [{"target": row.target, "path": str(row.path), "tree": row.tree} for row in results]
-        print(json.dumps({"schema": 1, "results": rows}))
-        return
-    print("\n".join(str(row.path) for row in results))
