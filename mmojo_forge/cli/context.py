@@ -62,9 +62,11 @@ class Context:
         return self._store
 
     def close(self) -> None:
-        """Let go of the store; what was added to it would survive a power cut from then on."""
+        """Let go of the store."""
         if self._store is not None:
-            self._store.close()
+            # A sync waits for all that anybody has written to the file system, often longer than a build takes; what
+            # a power cut leaves half-written is found and dropped without it.
+            self._store.close(durable=False)
             self._store = None
 
     @property

@@ -91,10 +91,14 @@ class LocalStore:
         """Where the store lies."""
         return Path(self._root)
 
-    def close(self) -> None:
-        """Make durable what was added, remove the process's leftovers, let go of the database."""
+    def close(self, *, durable: bool = True) -> None:
+        """Make durable what was added, remove the process's leftovers, let go of the database.
+
+        Without `durable`, what was added since the last `sync` is read again after a power cut, and dropped if it is
+        not whole.
+        """
         try:
-            if self._added:
+            if self._added and durable:
                 self.sync()
         finally:
             self._scratch.close()
