@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.results import show
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.run import realise_request
 from mmojo_forge.engine.workspace import Request
@@ -35,8 +34,4 @@ def command(
     world = context.world(reporter, caches=caches)
     request = Request.parse(targets, settings)
     results = realise_request(context.workspace, request, world, run_settings, link=not no_link)
-    if as_json:
-        rows = [{"target": row.target, "path": str(row.path), "tree": row.tree} for row in results]
-        print(json.dumps({"schema": 1, "results": rows}))
-        return
-    print("\n".join(str(row.path) for row in results))
+    show(results, as_json=as_json)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.results import show
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.run import realise_request
 from mmojo_forge.engine.workspace import Request
@@ -45,11 +44,4 @@ def command(
     request = Request.parse(targets, settings)
     world = context.world(reporter, caches=None if no_substitute else caches)
     results = realise_request(context.workspace, request, world, run_settings, link=not no_link)
-    if as_json:
-        rows = [
-            {"target": row.target, "path": str(row.path), "tree": row.tree, "label": row.label.to_json()}
-            for row in results
-        ]
-        print(json.dumps({"schema": 1, "results": rows}))
-    else:
-        print("\n".join(str(row.path) for row in results))
+    show(results, as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -194,4 +195,11 @@ class Context:
 
 
 def _once(make: Callable[[], _T]) -> Callable[[], _T]:
-    return functools.cache(make)
+    """What `make` gives, made once, whichever of several threads asks first."""
+    lock, cached = threading.Lock(), functools.cache(make)
+
+    def get() -> _T:
+        with lock:
+            return cached()
+
+    return get

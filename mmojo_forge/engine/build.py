@@ -74,6 +74,9 @@ class Builder:
                 self._world.reporter.missed(node)
                 return None
             self._store.checkout(tree, object_name(node.name, name))
+        # The claim first: what it resolves to must not be known without who says so, who may be revoked one day.
+        if step.claim:
+            self._store.record(step.claim)
         self._store.record_resolved({node.id: outputs})
         self._world.reporter.finished(node, self._world.clock() - started)
         return outputs

@@ -9,9 +9,10 @@ the next cache is asked. What a cache says is checked before it gets here (store
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -21,7 +22,7 @@ from mmojo_forge.engine.trust import describe, judge
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.model.tree import Tree
-from mmojo_forge.store.protocol import Store
+from mmojo_forge.store.protocol import Store, StoreError
 from mmojo_forge.store.remote.breaker import Breaker
 from mmojo_forge.store.remote.failure import CacheError, Fault
 from mmojo_forge.store.remote.reader import Answer, CacheReader
@@ -117,7 +118,6 @@ class Caches:
 
     def fetch(self, wanted: Wanted, on_progress: OnProgress) -> bool:
         """Whether some cache had the tree and all of its content, which is in the store then."""
-
         nearest = sorted(self._members, key=lambda member: wanted.tree not in member.claimed)
         return any(
             self._ask(member, functools.partial(self._receive, member, wanted, on_progress)) for member in nearest
@@ -138,11 +138,14 @@ class Caches:
             member.refused = True
             member.cache.cancel()
 
-    def _other_versions(self, wanted: Wanted) -> Iterable[Tree]:
+    def _other_versions(self, wanted: Wanted) -> Iterator[Tree]:
         earlier = self._store.earlier(wanted.name, wanted.output)
         valid = self._store.valid_trees(earlier)
         here = [tree for tree in earlier if tree in valid and tree != wanted.tree]
-        return (self._store.read_tree(tree) for tree in here[:MOST_SEEDS])
+        for tree in here[:MOST_SEEDS]:
+            # One that is damaged only saves nothing.
+            with contextlib.suppress(StoreError):
+                yield self._store.read_tree(tree)
 
     def _read_indexes(self) -> None:
         roots, self._expected = self._expected, []

@@ -95,6 +95,9 @@ class Publisher(Protocol):
     def finish(self, graph: Graph | None) -> None:
         """Return when all that was noted is shared; then also what leads to the roots of `graph`, if all was built."""
 
+    def abandon(self) -> None:
+        """Share nothing more, and do not wait."""
+
 
 class Signer(Protocol):
     """Vouches for what was built here."""

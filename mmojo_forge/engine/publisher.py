@@ -23,6 +23,9 @@ from mmojo_forge.model.trace import Trace
 from mmojo_forge.store.protocol import Store
 from mmojo_forge.store.remote.transport import Transport
 
+_PATIENCE = 1.0
+"""Seconds that Ctrl-C waits for a push that cannot be cut off."""
+
 
 class BackgroundPublisher:
     """Fulfils Publisher. The thread starts with the first result; a process that ends early leaves nothing broken."""
@@ -37,14 +40,16 @@ class BackgroundPublisher:
         self._reporter = reporter
         self._queue: SimpleQueue[Shipment | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     def built(self, trace: Trace) -> None:
         """Note a result that is in the store, signed; whether it may be shared is for the caller to know."""
         trees = {output.tree: object_name(trace.name, name) for name, output in trace.outputs.items()}
         self._queue.put(Shipment(trees, (trace,), {}))
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="forge-publish", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="forge-publish", daemon=True)
+                self._thread.start()
 
     def finish(self, graph: Graph | None) -> None:
         """Return when the queue is empty, and the indexes of the graph's roots are written."""
@@ -58,8 +63,22 @@ class BackgroundPublisher:
         if portable:
             self._offer(portable)
         self._queue.put(None)
-        self._thread.join()
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:
+            self.abandon()
+            raise
         self._thread = None
+
+    def abandon(self) -> None:
+        """Push nothing more; what is on its way is cut off. The next push finds what arrived."""
+        self._places.clear()
+        for transport in list(self._open.values()):
+            transport.close()
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join(_PATIENCE)
+            self._thread = None
 
     def _offer(self, roots: list[Derivation]) -> None:
         plan = make_plan(Graph.of(roots), self._store)
@@ -74,7 +93,8 @@ class BackgroundPublisher:
                 try:
                     push(shipment, self._transport(name), self._store, self._signer)
                 except ForgeError as error:
-                    del self._places[name]
+                    if self._places.pop(name, None) is None:
+                        return
                     self._reporter.warning(f"nothing more is pushed to {name}: {error.message}")
 
     def _transport(self, name: str) -> Transport:

@@ -88,8 +88,9 @@ class Realisation:
             except KeyboardInterrupt:
                 self._interrupt()
         # What others signed is kept with the rest of the trace: it says what things were made of, and can be passed on.
-        for claim in self._claims.values():
-            self._world.store.record(claim)
+        for identifier, claim in self._claims.items():
+            if not (self._jobs[identifier].substituted and self._jobs[identifier].state is _S.VALID):
+                self._world.store.record(claim)
         if self._failures:
             raise BuildsFailed(tuple(self._failures), self._names_in(_S.BLOCKED))
         return self._resolved

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmojo_forge.engine import evaluation_cache
 from mmojo_forge.engine.build import object_name
 from mmojo_forge.engine.difference import differing_paths
-from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.errors import EngineError, Interrupted
 from mmojo_forge.engine.evaluation_cache import CachedTarget
 from mmojo_forge.engine.plan import Action, Plan, Resolution, make_plan
 from mmojo_forge.engine.realise import Realisation
@@ -88,13 +88,18 @@ def _refuse_to_build(plan: Plan) -> None:
 def _realise(plan: Plan, world: World, settings: Settings) -> Mapping[DerivationId, Resolution]:
     if not plan.steps:
         return plan.resolved
+    publisher = world.publisher()
     built = False
     try:
         resolved = Realisation(plan, world, settings).run()
         built = any(step.action is Action.BUILD for step in plan.steps)
+    except Interrupted:
+        if publisher:
+            publisher.abandon()
+        raise
     finally:
         # What was built before a failure is shared all the same.
-        if publisher := world.publisher():
+        if publisher:
             publisher.finish(plan.graph if built else None)
     return resolved
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.functional.conftest import Forge
+from tests.functional.test_store import damage
 
 CHAIN = """
 @recipe("base")
@@ -185,3 +186,17 @@ def test_what_is_built_is_pushed_in_the_background_if_that_is_set(forge: Forge, 
     forge.run("store", "gc", "--older-than", "0", "--forget")
     done = forge.run("realize", "base.top")
     assert done.stderr.count("nothing more is pushed to team") == 1
+
+
+def test_what_is_damaged_is_mended_from_a_cache(forge: Forge, bob: Forge, cache: Path) -> None:
+    share(forge, cache, "base.top")
+    bob.run("cache", "key", "trust", own_key(forge))
+    (bob.root / "forge.toml").write_text(f'[cache.team]\nurl = "{cache}"\n')
+    (path,) = bob.realize("base.top")
+    damage(bob, b"basebase", b"damaged!")
+    bob.run("store", "verify", expect=1)
+    bob.run("store", "repair")
+    bob.run("store", "verify")
+    assert path.read_text() == "basebase"
+    # It was not built: what it is made of never came here.
+    assert [one.name.partition("-")[2] for one in (bob.store / "objects").iterdir()] == ["top"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from mmojo_forge.engine.errors import BuildsFailed
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Action, input_trees, make_plan
 from mmojo_forge.engine.publish import pack, push
+from mmojo_forge.engine.publisher import BackgroundPublisher
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.executor.request import BuildRequest
@@ -389,3 +393,49 @@ def test_status_says_what_somebody_with_nothing_would_get(open_bench: Open) -> N
     dead = cache_status(NamedCache("dead", lambda: CacheReader(Dead(), ())), {}, a.store, agree=1, clock=lambda: 0.0)
     assert dead.error is not None
     assert dead.error.reason == "cache-unreachable"
+
+
+class Slow(MemoryTransport):
+    """A cache that takes what it is given only when it is let, or is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = threading.Event()
+        self.closed = False
+
+    def put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
+        self.free.wait(60)
+        if self.closed:
+            raise CacheError("closed", reason="cache-unreachable", fault=Fault.FAILING)
+        return super().put(path, content, if_absent=if_absent)
+
+    def close(self) -> None:
+        self.closed = True
+        self.free.set()
+
+
+def test_results_that_come_at_once_are_pushed_by_one_thread(open_bench: Open) -> None:
+    a, transport = open_bench("a", ALICE), MemoryTransport()
+    a.realise(graph())
+    traces = pack(make_plan(Graph.of([graph()]), a.store), a.store, ALICE, closure=False, host_specific=False).traces
+    for _ in range(20):
+        publisher = BackgroundPublisher({"team": lambda: transport}, a.store, ALICE, a.reporter)
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(publisher.built, traces))
+        publisher.finish(None)
+        assert not [one for one in threading.enumerate() if one.name == "forge-publish"]
+
+
+def test_a_push_is_given_up_with_the_run(open_bench: Open) -> None:
+    a, transport = open_bench("a", ALICE), Slow()
+    a.realise(graph())
+    traces = pack(make_plan(Graph.of([graph()]), a.store), a.store, ALICE, closure=False, host_specific=False).traces
+    publisher = BackgroundPublisher({"team": lambda: transport}, a.store, ALICE, a.reporter)
+    for trace in traces:
+        publisher.built(trace)
+    while not publisher._open:
+        time.sleep(0.001)
+    publisher.abandon()
+    publisher.finish(None)
+    assert not [one for one in threading.enumerate() if one.name == "forge-publish"]
+    assert warnings(a).said == []
