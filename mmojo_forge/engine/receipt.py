@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mmojo_forge import __version__
+from mmojo_forge.engine import provenance
 from mmojo_forge.engine.build import object_name
 from mmojo_forge.engine.check import CheckReport, Resolutions, Verdict
+from mmojo_forge.engine.document import DocumentError, write_document
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import input_trees
+from mmojo_forge.engine.provenance import PREDICATE, STATEMENT, TREE, Definition, Run
 from mmojo_forge.engine.variation import Aspect
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Derivation, action_key
@@ -28,12 +29,8 @@ from mmojo_forge.model.digest import DerivationId, TreeId
 from mmojo_forge.model.signature import PrivateKey, PublicKey, seal, unseal
 from mmojo_forge.store.protocol import Store
 
-_STATEMENT = "https://in-toto.io/Statement/v1"
-_PREDICATE = "https://slsa.dev/provenance/v1"
 _BUILD_TYPE = "urn:mmojo-forge:derivation:v1"
 _CHECK = "check"
-TREE = "forgeTreeV1"
-"""The digest by which subjects and dependencies are named: BLAKE3 of the canonical manifest of a tree."""
 
 
 class ReceiptError(ForgeError):
@@ -68,15 +65,11 @@ class Agreement:
 def write_receipt(path: Path, report: CheckReport, store: Store, key: PrivateKey) -> None:
     """Write the receipt of a check; raises ReceiptError (`receipt-unwritable`). It is complete, or not there."""
     lines = [seal(_statement(verdict, report, store, key), key) for verdict in report.verdicts]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+        write_document(path, "".join(f"{line}\n" for line in lines).encode())
+    except DocumentError as error:
         raise ReceiptError(
-            f"write receipt {path}: {error.strerror}",
+            error.message.replace("write", "write receipt", 1),
             detail="--receipt writes it elsewhere.",
             reason="receipt-unwritable",
         ) from error
@@ -125,25 +118,16 @@ def compare(
 
 def _statement(verdict: Verdict, report: CheckReport, store: Store, key: PrivateKey) -> bytes:
     node, resolved = verdict.node, report.resolved
-    document = {
-        "_type": _STATEMENT,
-        "subject": [_subject(node, name, tree, store) for name, tree in resolved[node.id].items()],
-        "predicateType": _PREDICATE,
-        "predicate": {
-            "buildDefinition": {
-                "buildType": _BUILD_TYPE,
-                "externalParameters": {"name": node.name},
-                "internalParameters": {"actionKey": verdict.key, "label": node.label.to_json()},
-                "resolvedDependencies": list(_dependencies(node, resolved)),
-            },
-            "runDetails": {
-                "builder": {"id": f"urn:mmojo-forge:builder:{key.public}", "version": {"mmojo-forge": __version__}},
-                "metadata": {"finishedOn": datetime.now(UTC).isoformat(timespec="seconds")},
-                "byproducts": [{"name": _CHECK, "annotations": _check(verdict)}],
-            },
-        },
-    }
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    internal = {"actionKey": verdict.key, "label": node.label.to_json()}
+    return provenance.statement(
+        [_subject(node, name, tree, store) for name, tree in resolved[node.id].items()],
+        Definition(_BUILD_TYPE, {"name": node.name}, internal, list(_dependencies(node, resolved))),
+        Run(
+            key.public,
+            {"finishedOn": datetime.now(UTC).isoformat(timespec="seconds")},
+            [{"name": _CHECK, "annotations": _check(verdict)}],
+        ),
+    )
 
 
 def _subject(node: Derivation, output: str, tree: TreeId, store: Store) -> dict[str, Any]:
@@ -158,7 +142,9 @@ def _dependencies(node: Derivation, resolved: Resolutions) -> Iterator[dict[str,
     trees = input_trees(node, resolved)
     assert trees is not None
     for name, tree in sorted(trees.items()):
-        yield {"name": name, "digest": {TREE: tree}, "annotations": {"node": node.inputs[name].node.name}}
+        below = node.inputs[name].node
+        reference = {} if isinstance(below, Derivation) else provenance.source_reference(below)
+        yield {"digest": {TREE: tree}, **reference, "name": name, "annotations": {"node": below.name}}
 
 
 def _check(verdict: Verdict) -> dict[str, Any]:
@@ -174,7 +160,7 @@ def _claim(path: Path, statement: bytes, signer: PublicKey) -> Claim:
     try:
         document = json.loads(statement)
         build = document["predicate"]["buildDefinition"]
-        if (document["_type"], document["predicateType"], build["buildType"]) != (_STATEMENT, _PREDICATE, _BUILD_TYPE):
+        if (document["_type"], document["predicateType"], build["buildType"]) != (STATEMENT, PREDICATE, _BUILD_TYPE):
             raise ValueError("another kind of statement")
         return Claim(
             signer.name,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model import canonical
 from mmojo_forge.model.canonical import text
+from mmojo_forge.model.component import Component
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, Sha256, TreeId, blake3_hex
 from mmojo_forge.model.label import REPRODUCIBLE, Label
 from mmojo_forge.model.limits import Limits
@@ -121,7 +122,9 @@ class Derivation:
 
     `parallel` says that the builder can use several cores (it is told how many in FORGE_JOBS, which, like the
     limits, is no part of the identity: a reproducible build must not depend on it). `allowed_leaks` says, by kind and
-    with the reason, what its outputs may tell of the machine; that is no part of the identity either.
+    with the reason, what its outputs may tell of the machine; that is no part of the identity either. Nor is what
+    bills of materials are made from: `components` are what its sources consist of, `contents` says by input name which
+    of them (or ALL) are in the outputs; None if nobody said.
     """
 
     name: str
@@ -135,6 +138,8 @@ class Derivation:
     limits: Limits = Limits()
     parallel: bool = False
     allowed_leaks: Mapping[str, str] = field(default_factory=dict)
+    components: tuple[Component, ...] = ()
+    contents: Mapping[str, tuple[str, ...]] | None = None
     id: DerivationId = field(init=False)
 
     def __post_init__(self) -> None:

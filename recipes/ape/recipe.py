@@ -1,4 +1,4 @@
-from mmojo_forge.recipe import Package, Spec, build, forge_files, recipe
+from mmojo_forge.recipe import Component, Package, Spec, build, forge_files, recipe
 
 
 @recipe("ape")
@@ -10,4 +10,5 @@ def launchers(zig: Package, userland: Package) -> Spec:
         inputs={"zig": zig, "launcher": forge_files("ape/launcher")},
         env={"ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache", "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache"},
         phases={"compile": "ZIG=/forge/zig/zig OUT=/forge/out/out sh /forge/launcher/build.sh"},
-    )
+        # They are freestanding: no C library.
+    ).made_of(Component("ape-launcher", licence="Apache-2.0")).containing("launcher", zig=("compiler-rt",))

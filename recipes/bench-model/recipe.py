@@ -1,6 +1,6 @@
 from typing import Literal
 
-from mmojo_forge.recipe import Files, Package, Spec, build, recipe
+from mmojo_forge.recipe import Component, Files, Package, Spec, build, recipe
 
 # What random_model.py is asked for. `1b-q8_0` has the layers of Llama 3.2 1B, but the vocabulary of Llama 2 (32,000
 # tokens instead of 128,256) and output weights of its own: 1.1 billion weights all the same.
@@ -26,4 +26,5 @@ def bench_model(numpy: Package, userland: Package, *, shape: Literal["tiny", "1b
         phases={
             "generate": f"python3 -B /forge/generator /forge/llama-cpp /forge/out/out {SHAPES[shape]} --seed {seed}",
         },
-    )
+        # Weights are random numbers; the vocabulary is that of a real tokenizer.
+    ).made_of(Component("random-model", licence="Apache-2.0")).containing(**{"llama-cpp": ("llama-tokenizer",)})

@@ -1,4 +1,4 @@
-from mmojo_forge.recipe import Files, Package, Slice, Spec, build, link_ape, recipe
+from mmojo_forge.recipe import Component, Files, Package, Slice, Spec, build, link_ape, recipe
 
 # What each system's slice is compiled for; the smallest program that goes all the way to one file.
 TARGETS = {
@@ -6,6 +6,13 @@ TARGETS = {
     "linux-aarch64": "aarch64-linux-musl",
     "windows-x86_64": "x86_64-windows-gnu",
     "macos-aarch64": "aarch64-macos",
+}
+
+# What zig links into C++ programs, by operating system.
+RUNTIME = {
+    "linux": ("compiler-rt", "musl", "libc++", "libc++abi", "libunwind"),
+    "windows": ("compiler-rt", "mingw-w64", "winpthreads", "gdtoa", "libc++", "libc++abi", "libunwind"),
+    "macos": ("compiler-rt", "libc++", "libc++abi"),
 }
 
 
@@ -33,7 +40,7 @@ cp hello /forge/out/out/bin/hello{suffix}
 cp words /forge/out/out/bin/words{suffix}
 """,
         },
-    )
+    ).made_of(Component("hello", licence="Apache-2.0")).containing("source", zig=RUNTIME[system.partition("-")[0]])
 
 
 @recipe("hello.ape")

@@ -1,6 +1,6 @@
 from typing import Literal
 
-from mmojo_forge.recipe import DebianFile, Package, Spec, build, recipe, unpack
+from mmojo_forge.recipe import Component, DebianFile, Package, Spec, build, recipe, unpack
 
 VERSION = "0.3.21"
 
@@ -60,7 +60,7 @@ def source() -> Spec:
         "openblas-source",
         DebianFile(f"pool/main/o/openblas/openblas_{VERSION}+ds.orig.tar.xz"),
         strip_components=1,
-    )
+    ).made_of(Component("openblas", VERSION, "BSD-3-Clause", cpe="openblas_project:openblas", notices=("LICENSE",)))
 
 
 @recipe("openblas")
@@ -106,4 +106,4 @@ def openblas(
         },
         parallel=True,
         phases={"prepare": PREPARE, "compile": COMPILE, "install": INSTALL},
-    )
+    ).containing("source")

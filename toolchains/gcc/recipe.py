@@ -1,4 +1,4 @@
-from mmojo_forge.recipe import Debian, Package, Spec, build, recipe, unpack
+from mmojo_forge.recipe import Component, Debian, Package, Spec, build, recipe, unpack
 
 PACKAGES = (
     "binutils",
@@ -39,6 +39,17 @@ EXCLUDED = (
     "usr/lib/gcc/x86_64-linux-gnu/12/libgomp.so",
     "usr/lib/gcc/x86_64-linux-gnu/12/libitm.so",
     "usr/lib/gcc/x86_64-linux-gnu/12/libquadmath.so",
+)
+
+# What gcc links into programs that are linked statically, under the names of Debian's packages. Whoever passes such a
+# program on has to offer what the LGPL asks for glibc.
+GCC = "GPL-3.0-or-later WITH GCC-exception-3.1"
+LIBRARIES_LINKED = (
+    Component("libc6-dev", licence="LGPL-2.1-or-later", cpe="gnu:glibc"),
+    Component("libgcc-12-dev", licence=GCC),
+    Component("libstdc++-12-dev", licence=GCC),
+    Component("gcc-12", licence="GPL-3.0-or-later"),
+    Component("g++-12", licence="GPL-3.0-or-later"),
 )
 
 # The compilers bring their own libc and other libraries, which the userland's version must not mix with. A path in
@@ -103,7 +114,7 @@ def tree() -> Spec:
         debian_usr=True,
         exclude=EXCLUDED,
         symlinks={"usr": "."},  # so that it is its own sysroot: usr/include, usr/lib
-    )
+    ).made_of(*LIBRARIES_LINKED)
 
 
 @recipe("gcc")
@@ -117,4 +128,4 @@ def gcc(userland: Package) -> Spec:
         userland=userland,
         inputs={"tree": Package("gcc.tree")},
         phases={"libraries": LIBRARIES, "names": NAMES, "install": INSTALL},
-    )
+    ).containing("tree")
