@@ -8,15 +8,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.npm_locking import NpmLocker, NpmResolver, is_locked
 from mmojo_forge.engine.plan import make_plan
 from mmojo_forge.engine.workspace import Workspace, as_package
 from mmojo_forge.model.lockfile import ExpectedOutput, Lock, LockError, Pin, Userland
+from mmojo_forge.model.node_modules import NodeModules
 from mmojo_forge.recipe.api import Debian, Fixed
 from mmojo_forge.recipe.evaluate import Declared, Evaluator, Instance
 from mmojo_forge.recipe.loader import Loader
@@ -26,7 +28,7 @@ Keep = Callable[[Pin, Path], None]
 """Given a pin and a file with its verified content, which may be moved away."""
 
 
-class Resolver(Protocol):
+class Resolver(NpmResolver, Protocol):
     """Turns what a recipe declares into pins; raises FetchError."""
 
     def resolve(self, name: str, locator: str, mirrors: tuple[str, ...], destination: Path) -> Pin:
@@ -52,6 +54,14 @@ class LockReport:
         return not (self.missing or self.stale or self.unused)
 
 
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """A lock that was brought up to date, and the sources that were resolved for it: new, changed or asked for."""
+
+    lock: Lock
+    resolved: frozenset[str]
+
+
 def declared_by(workspace: Workspace, lock: Lock) -> tuple[Declared, dict[str, Instance]]:
     """All that the workspace's recipes declare, and every target instantiated (with stand-ins for missing pins)."""
     evaluator = workspace.evaluator(lock, locking=True)
@@ -63,21 +73,19 @@ def check_lock(workspace: Workspace) -> LockReport:
     """What `forge lock` would change, apart from newer versions."""
     lock = workspace.read_lock()
     declared, instances = declared_by(workspace, lock)
-    missing, stale = [], []
-    for name, source in declared.sources.items():
-        pin = lock.sources.get(name)
-        if pin is None:
-            missing.append(f"source {name}")
-        elif pin.locator != source.locator:
-            stale.append(f"source {name}")
-    for name, wanted in declared.userlands.items():
-        userland = lock.userlands.get(name)
-        if userland is None:
-            missing.append(f"userland {name}")
-        elif not _fits(userland, wanted):
-            stale.append(f"userland {name}")
-    unused = [f"source {name}" for name in lock.sources if name not in declared.sources]
-    unused += [f"userland {name}" for name in lock.userlands if name not in declared.userlands]
+    missing, stale, unused = list[str](), list[str](), list[str]()
+    sources = {name: _is_pin_of(lock.sources.get(name), source) for name, source in declared.sources.items()}
+    userlands = {name: _is_userland_of(lock.userlands.get(name), one) for name, one in declared.userlands.items()}
+    npm = {name: is_locked(one, lock.npm.get(name)) for name, one in declared.npm.items()}
+    kinds: tuple[tuple[str, Mapping[str, object], Mapping[str, bool]], ...] = (
+        ("source", lock.sources, sources),
+        ("userland", lock.userlands, userlands),
+        ("npm", lock.npm, npm),
+    )
+    for kind, locked, met in kinds:
+        missing += [f"{kind} {name}" for name in met if name not in locked]
+        stale += [f"{kind} {name}" for name in met if name in locked and not met[name]]
+        unused += [f"{kind} {name}" for name in locked if name not in met]
     for target, expected in lock.outputs.items():
         if target not in instances:
             unused.append(f"output {target}")
@@ -98,19 +106,24 @@ class Locker:
         self._resolver = resolver
         self._say = say
 
-    def update(self, names: Iterable[str] = ()) -> Lock:
-        """The new lock, not written yet; pins in `names` are resolved anew. Raises LockError, FetchError."""
+    def update(self, names: Iterable[str] = ()) -> Locked:
+        """The new lock, not written yet. Raises LockError, FetchError.
+
+        What `names` name is resolved anew: pins, userlands, and all that the recipes of a package declare.
+        """
         old = self._workspace.read_lock()
-        anew = set(names)
         declared, _ = declared_by(self._workspace, old)
-        _check_names(anew, declared)
+        anew = {one for name in names for one in _pins_called(name, declared)}
         sources = {name: self._source(name, wanted, old, anew) for name, wanted in declared.sources.items()}
         userlands = {name: self._userland(wanted, old, anew) for name, wanted in declared.userlands.items()}
-        return self._with_outputs(Lock(sources, userlands, old.outputs))
+        npm = self._npm(Lock(sources, userlands, old.outputs, old.npm), anew) if declared.npm else {}
+        lock = self._with_outputs(Lock(sources, userlands, old.outputs, npm))
+        resolved = frozenset(name for name, pin in sources.items() if name in anew or pin != old.sources.get(name))
+        return Locked(lock, resolved)
 
     def _source(self, name: str, wanted: Fixed, old: Lock, anew: set[str]) -> Pin:
         pin = old.sources.get(name)
-        if pin is not None and pin.locator == wanted.locator and name not in anew:
+        if pin is not None and _is_pin_of(pin, wanted) and name not in anew:
             return pin
         self._say(f"resolving {name} ({wanted.locator})")
         with self._store.scratch("lock") as scratch:
@@ -121,12 +134,23 @@ class Locker:
 
     def _userland(self, wanted: Debian, old: Lock, anew: set[str]) -> Userland:
         known = old.userlands.get(wanted.name)
-        if known is not None and _fits(known, wanted) and wanted.name not in anew:
+        if known is not None and _is_userland_of(known, wanted) and wanted.name not in anew:
             return known
         self._say(f"resolving userland {wanted.name} ({wanted.suite}: {', '.join(wanted.packages)})")
         return self._resolver.resolve_userland(
             wanted.name, wanted.suite, wanted.architecture, wanted.packages, self._keep
         )
+
+    def _npm(self, lock: Lock, anew: set[str]) -> dict[str, NodeModules]:
+        """The npm closures; where their package-lock.json is, is known only now that sources are pinned."""
+        declared, _ = declared_by(self._workspace, lock)
+        locker = NpmLocker(self._store, self._resolver, self._say)
+        closures = {}
+        for name, declaration in declared.npm.items():
+            known = lock.npm.get(name)
+            keep = name not in anew and is_locked(declaration, known)
+            closures[name] = known if known and keep else locker.lock(declaration, known)
+        return closures
 
     def _keep(self, pin: Pin, content: Path) -> None:
         # Hashing a package takes all of it, and the next build will want it.
@@ -134,7 +158,7 @@ class Locker:
 
     def _with_outputs(self, lock: Lock) -> Lock:
         instances = _all_targets(self._workspace, self._workspace.evaluator(lock))
-        return Lock(lock.sources, lock.userlands, expected_outputs(instances, lock, self._store))
+        return Lock(lock.sources, lock.userlands, expected_outputs(instances, lock, self._store), lock.npm)
 
 
 def expected_outputs(instances: Mapping[str, Instance], lock: Lock, store: Store) -> dict[str, ExpectedOutput]:
@@ -157,19 +181,29 @@ def _all_targets(workspace: Workspace, evaluator: Evaluator) -> dict[str, Instan
     return {target: evaluator.instantiate(as_package(target)) for target in Loader(workspace.root).targets()}
 
 
-def _fits(userland: Userland, wanted: Debian) -> bool:
-    return (userland.suite, userland.architecture, userland.packages) == (
+def _is_pin_of(pin: Pin | None, wanted: Fixed) -> bool:
+    return pin is not None and pin.locator == wanted.locator
+
+
+def _is_userland_of(userland: Userland | None, wanted: Debian) -> bool:
+    return userland is not None and (userland.suite, userland.architecture, userland.packages) == (
         wanted.suite,
         wanted.architecture,
         wanted.packages,
     )
 
 
-def _check_names(names: set[str], declared: Declared) -> None:
-    unknown = sorted(names - set(declared.sources) - set(declared.userlands))
-    if unknown:
+def _pins_called(name: str, declared: Declared) -> Iterator[str]:
+    """The pins and userlands that `name` means: one of that name, or those of a package, written with `-` or `_`."""
+    packages = [package for package in dict.fromkeys((name, name.replace("_", "-"))) if package in declared.packages]
+    if name in declared.sources or name in declared.userlands or name in declared.npm:
+        yield name
+    elif not packages:
         raise LockError(
-            f"lock --update {unknown[0]}: no recipe declares it",
-            detail=f"Declared: {', '.join(sorted([*declared.sources, *declared.userlands]))}.",
+            f"lock --update {name}: no recipe declares it",
+            detail=f"Pins: {', '.join(sorted([*declared.sources, *declared.userlands, *declared.npm]))}.\n"
+            f"Packages that have some: {', '.join(sorted(declared.packages))}.",
             reason="unknown-pin",
         )
+    for package in packages:
+        yield from declared.packages[package]

@@ -53,7 +53,7 @@ def realise_request(
         _refuse_to_build(plan)
     world.reporter.planned(plan)
     try:
-        resolved = _realise(plan, world, settings)
+        resolved = realise_plan(plan, world, settings)
     finally:
         world.reporter.ended()
     results = [_result(target, instance, resolved, world) for target, instance in instances.items()]
@@ -85,7 +85,8 @@ def _refuse_to_build(plan: Plan) -> None:
         )
 
 
-def _realise(plan: Plan, world: World, settings: Settings) -> Mapping[DerivationId, Resolution]:
+def realise_plan(plan: Plan, world: World, settings: Settings) -> Mapping[DerivationId, Resolution]:
+    """The output trees of the plan's derivations, valid now, and pushed to where they are to be pushed to."""
     if not plan.steps:
         return plan.resolved
     publisher = world.publisher()

@@ -18,17 +18,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 from mmojo_forge.model import canonical
+from mmojo_forge.model.component import ALL, Component, Notice
 from mmojo_forge.model.limits import Limits
 from mmojo_forge.recipe.host import Host
 
 __all__ = [
+    "Component",
     "Debian",
     "DebianFile",
+    "File",
     "Files",
     "Git",
     "Host",
     "Limits",
+    "Notice",
     "Npm",
+    "NpmClosure",
     "Package",
     "Pypi",
     "Recipe",
@@ -37,7 +42,6 @@ __all__ = [
     "Url",
     "build",
     "forge_files",
-    "link_ape",
     "quote",
     "recipe",
     "unpack",
@@ -129,6 +133,15 @@ class Git(Fixed):
         super().__init__(f"{repository}-{commit[:12]}.tar", f"git:{url}#{commit}", executable)
 
 
+class File(Fixed):
+    """A file that somebody brings by hand, for it is not to be had otherwise: `forge store add-source FILE`."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, executable: bool = False) -> None:
+        super().__init__(name, f"file:{name}", executable)
+
+
 @dataclass(frozen=True, slots=True)
 class Debian:
     """Debian packages and all they depend on, as one userland; the closure is resolved by `forge lock`."""
@@ -153,7 +166,21 @@ class ForgeFiles:
     path: str
 
 
-Wanted = Package | Fixed | Debian | Files | ForgeFiles
+@dataclass(frozen=True, slots=True)
+class NpmClosure:
+    """The npm packages that a package-lock.json says a project needs on Linux, x86-64, glibc: what `npm ci` installs.
+
+    `lock` is the file, or an archive that has it at `path`. `exclude` are patterns of package names that are left out,
+    with all that only they need. `forge lock` reads the file and pins each package under the closure's `name`.
+    """
+
+    name: str
+    lock: Fixed | Files
+    path: str = ""
+    exclude: tuple[str, ...] = ()
+
+
+Wanted = Package | Fixed | Debian | NpmClosure | Files | ForgeFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +199,21 @@ class Spec:
     limits: Limits = Limits()
     allowed_leaks: Mapping[str, str] = field(default_factory=dict)
     portable: bool = False
+    components: tuple[Component, ...] = ()
+    contents: Mapping[str, tuple[str, ...]] | None = None
 
     def for_any_machine(self) -> Spec:
         """The same, but an input that is host-specific is an error."""
         return replace(self, portable=True)
+
+    def made_of(self, *components: Component) -> Spec:
+        """The same; its sources consist of these, as a bill of materials tells. Changes no identity."""
+        return replace(self, components=(*self.components, *components))
+
+    def containing(self, *inputs: str, **parts: tuple[str, ...]) -> Spec:
+        """The same; these inputs are in its outputs (linked, packed), of the others only the components that are
+        named, and nothing of what is not said. For bills of materials; changes no identity."""
+        return replace(self, contents={**(self.contents or {}), **dict.fromkeys(inputs, ALL), **parts})
 
 
 Returned = Spec | Package
@@ -282,49 +320,6 @@ def build(
         limits=limits,
         allowed_leaks=allowed_leaks or {},
     )
-
-
-def link_ape(
-    name: str,
-    *,
-    userland: Wanted,
-    launchers: Wanted,
-    program: str,
-    slices: Mapping[str, Slice],
-    assets: Mapping[str, str] | None = None,
-    inputs: Mapping[str, Wanted] | None = None,
-    prepare: str = "",
-) -> Spec:
-    """One file that runs on every system it has a slice for; slices of one system stand best first, by name.
-
-    `assets` are files that go into it, by their name there; a path is relative to /build, where `prepare`, shell text
-    that runs first, may have made it from `inputs`. The output is the file itself.
-    """
-    order: dict[str, canonical.Json] = {
-        "program": program,
-        "slices": [one.order(name) for name, one in slices.items()],
-        "launchers": {
-            system: f"/forge/launchers/{system}{'.exe' if system.startswith('windows') else '.elf'}"
-            for system in ("linux-x86_64", "linux-aarch64", "windows-x86_64")
-        },
-        "assets": [{"name": asset, "path": path} for asset, path in sorted((assets or {}).items())],
-    }
-    link = f"cat > order.json <<'END'\n{canonical.encode(order).decode()}\nEND\n"
-    link += "PYTHONPATH=/forge/python python3 -B -m mmojo_forge.ape link order.json /forge/out/out"
-    spec = build(
-        name,
-        userland=userland,
-        inputs={
-            **(inputs or {}),
-            "launchers": launchers,
-            "linker": ForgeFiles("ape"),
-            "errors": ForgeFiles("errors.py"),
-            **{slice_name: one.package for slice_name, one in slices.items()},
-        },
-        at={"linker": "/forge/python/mmojo_forge/ape", "errors": "/forge/python/mmojo_forge/errors.py"},
-        phases={**({"prepare": prepare} if prepare else {}), "link": link},
-    )
-    return spec.for_any_machine()
 
 
 def unpack(

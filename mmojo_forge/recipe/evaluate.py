@@ -19,8 +19,10 @@ from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Derivation, Input, LocalSource, Source
 from mmojo_forge.model.label import REPRODUCIBLE, Label
 from mmojo_forge.model.lockfile import Lock, LockError, Pin
+from mmojo_forge.model.node_modules import NodeModulesError, NpmPackage
 from mmojo_forge.recipe import loader as loading
-from mmojo_forge.recipe.api import Debian, Files, Fixed, ForgeFiles, OptionValue, Package, Recipe, Spec
+from mmojo_forge.recipe import npm
+from mmojo_forge.recipe.api import Debian, Files, Fixed, ForgeFiles, NpmClosure, OptionValue, Package, Recipe, Spec
 from mmojo_forge.recipe.errors import RecipeError
 from mmojo_forge.recipe.host import Host
 from mmojo_forge.recipe.loader import Loader
@@ -39,10 +41,15 @@ class Instance:
 
 @dataclass(slots=True)
 class Declared:
-    """What the recipes that were evaluated declare, by lock name: what `forge lock` has to pin."""
+    """What the recipes that were evaluated declare, by lock name: what `forge lock` has to pin.
+
+    `packages` has those names by the package whose recipe declares them.
+    """
 
     sources: dict[str, Fixed] = field(default_factory=dict)
     userlands: dict[str, Debian] = field(default_factory=dict)
+    npm: dict[str, npm.Declaration] = field(default_factory=dict)
+    packages: dict[str, list[str]] = field(default_factory=dict)
     local_paths: dict[str, Path] = field(default_factory=dict)
 
 
@@ -174,17 +181,23 @@ class Evaluator:
 
     def _derivation(self, frame: _Frame, spec: Spec) -> Derivation:
         inputs: dict[str, Input] = {}
+        args = spec.args
         for name, wanted in spec.inputs.items():
             at = spec.at.get(name) or f"/forge/{name}"
+            if isinstance(wanted, Debian | Fixed | NpmClosure):
+                self.declared.packages.setdefault(frame.folder.name, []).append(wanted.name)
             if isinstance(wanted, Package):
                 instance = self._instances[wanted]
                 inputs[name] = Input(instance.node, instance.output, at)
             elif isinstance(wanted, Debian):
                 for package, pin in sorted(self._closure(wanted).items()):
                     inputs[f"{name}-{package}"] = Input(_source(pin), "out", f"/forge/{name}-{package}")
+            elif isinstance(wanted, NpmClosure):
+                tarballs, layout = npm.inputs_of(self._npm_packages(wanted, frame.folder, spec), name)
+                inputs.update(tarballs)
+                args = (*args, layout)
             else:
                 inputs[name] = Input(self._source(wanted, frame.folder), "out", at)
-        args = spec.args
         if spec.builder == "builtin:unpack":
             # The order archives are unpacked in is part of what is built; a JSON object would lose it.
             args = (*args, json.dumps(list(inputs), separators=(",", ":")))
@@ -201,6 +214,8 @@ class Evaluator:
             limits=spec.limits,
             parallel=spec.parallel,
             allowed_leaks=spec.allowed_leaks,
+            components=spec.components,
+            contents=_contents(spec, inputs),
         )
 
     def _source(self, wanted: Fixed | Files | ForgeFiles, folder: Path) -> Source | LocalSource:
@@ -241,6 +256,48 @@ class Evaluator:
         if self._locking:
             return {package: _placeholder(package, f"debian:{package}") for package in wanted.packages}
         raise _missing(f"userland {wanted.name}", f"{wanted.suite}: {' '.join(wanted.packages)}", stale=bool(found))
+
+    def _npm_packages(self, wanted: NpmClosure, folder: Path, spec: Spec) -> tuple[NpmPackage, ...]:
+        if spec.builder != npm.BUILDER:
+            raise RecipeError(
+                f"instantiate {spec.name}: the npm closure {wanted.name} is no input of a build",
+                detail="Make a folder of it first: node_modules(NAME, closure) in a recipe of its own.",
+                reason="npm-closure-misplaced",
+            )
+        if isinstance(wanted.lock, Fixed):
+            self.declared.packages.setdefault(folder.name, []).append(wanted.lock.name)
+        declaration = npm.Declaration(wanted, self._source(wanted.lock, folder))
+        if self.declared.npm.setdefault(wanted.name, declaration) != declaration:
+            raise RecipeError(f"declare npm closure {wanted.name}: twice, and differently", reason="source-ambiguous")
+        found = self._lock.npm.get(wanted.name)
+        if found is not None and declaration.is_met_by(found):
+            try:
+                return found.packages()
+            except NodeModulesError:
+                # `forge lock` is how lines that a merge has spoilt are mended.
+                if not self._locking:
+                    raise
+        if self._locking:
+            return ()
+        raise _missing(f"npm closure {wanted.name}", wanted.path or npm.name_of(wanted.lock), stale=found is not None)
+
+
+def _contents(spec: Spec, inputs: Mapping[str, Input]) -> Mapping[str, tuple[str, ...]] | None:
+    """What the spec says is in its outputs, by the names of the derivation's inputs, of which some of the spec's have
+    several."""
+    if spec.contents is None:
+        return None
+    names: dict[str, tuple[str, ...]] = {}
+    for name, components in spec.contents.items():
+        if name not in spec.inputs:
+            raise RecipeError(
+                f"instantiate {spec.name}: it is said to contain {name}, which is none of its inputs",
+                detail=f"Its inputs: {', '.join(spec.inputs)}.",
+                reason="no-such-input",
+            )
+        several = (one for one in inputs if one.startswith(f"{name}-") and one not in spec.inputs)
+        names.update(dict.fromkeys([name] if name in inputs else several, components))
+    return names
 
 
 def _check_portable(name: str, label: Label, inputs: Mapping[str, Input]) -> None:

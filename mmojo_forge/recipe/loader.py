@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import mmojo_forge.recipe.api as recipe_api
+import mmojo_forge.recipe as recipe_api
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.recipe import fence
 from mmojo_forge.recipe.api import OptionValue, Recipe

@@ -38,12 +38,12 @@ def test_what_was_downloaded_to_be_pinned_is_in_the_store_and_not_asked_for_agai
     store = MemoryStore(tmp_path / "store")
     workspace = Workspace.find(tmp_path)
     locker = Locker(workspace, store, fetcher, lambda _line: None)
-    lock = locker.update()
+    lock = locker.update().lock
     pins = [*lock.sources.values(), *lock.userlands["base"].closure.values()]
     trees = {Tree.of_file(each.blake3, each.size).id for each in pins}
     assert store.valid_trees(trees) == trees
     assert sorted(fetcher.fetched) == sorted(CONTENTS)
     workspace.write_lock(lock)
-    assert locker.update() == lock
+    assert locker.update().lock == lock
     assert len(fetcher.fetched) == len(CONTENTS)
     store.close()

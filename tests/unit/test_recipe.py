@@ -63,7 +63,16 @@ def high(low: Package, *, level: str = "v2") -> Spec:
 
 
 def test_what_recipes_may_import_is_what_the_package_offers() -> None:
-    assert set(mmojo_forge.recipe.__all__) == set(api.__all__)
+    assert set(mmojo_forge.recipe.__all__) == {
+        *api.__all__,
+        "apply_patches",
+        "link_ape",
+        "node_modules",
+        "package_server",
+    }
+    # A module of the package that is called like a function of the API would hide it.
+    modules = {path.stem for path in Path(mmojo_forge.recipe.__file__).parent.glob("*.py")}
+    assert not modules & set(mmojo_forge.recipe.__all__)
 
 
 def test_a_recipe_gives_a_derivation_with_its_inputs(tmp_path: Path) -> None:
