@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -10,10 +11,13 @@ from mmojo_forge.cli import table, units
 from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.progress import plan_line
 from mmojo_forge.cli.terminal import make_reporter
-from mmojo_forge.engine.plan import Plan, Step
+from mmojo_forge.engine.plan import Action, Plan, Step
 from mmojo_forge.engine.run import plan_request
 from mmojo_forge.engine.workspace import Request
 from mmojo_forge.model.derivation import node_id
+
+_MANY_FETCHES = 200
+_SHOWN_FETCHES = 10
 
 
 @click.command("plan")
@@ -38,8 +42,21 @@ def command(
     if as_json:
         print(json.dumps(_document(plan)))
         return
-    table.show(("action", "node", "size", "time", "note"), [_row(step) for step in plan.steps])
+    table.show(("action", "node", "size", "time", "note"), list(rows(plan.steps)))
     click.echo(plan_line(plan), err=True)
+
+
+def rows(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
+    """A row for each step; of hundreds of downloads only the first ones, and how much the others are."""
+    fetched = [step for step in steps if step.action is Action.FETCH]
+    folded = fetched[_SHOWN_FETCHES:] if len(fetched) > _MANY_FETCHES else []
+    hidden = {node_id(step.node) for step in folded}
+    for step in steps:
+        if node_id(step.node) not in hidden:
+            yield _row(step)
+        elif step is folded[0]:
+            size = units.size(sum(one.size for one in folded))
+            yield (Action.FETCH.value, f"{len(folded)} more", size, "", "--json has all")
 
 
 def _row(step: Step) -> tuple[str, ...]:

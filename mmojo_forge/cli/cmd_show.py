@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import click
 
 from mmojo_forge.cli.context import Context
 from mmojo_forge.engine.query import describe
 from mmojo_forge.engine.workspace import Request
+from mmojo_forge.model.derivation import Derivation, Source
+
+_MANY_SOURCES = 200
+_SHOWN_SOURCES = 10
 
 
 @click.command("show")
@@ -45,8 +50,20 @@ def command(context: Context, target: str, settings: tuple[str, ...], as_json: b
         print(f"  output      {output}: {shown.outputs.get(output) or 'not built'}")
     for name, value in shown.options.items():
         print(f"  option      {name} = {value!r}")
-    for name, edge in node.inputs.items():
-        print(f"  input       {name} at {edge.at}: {edge.node.name}")
+    for line in inputs(node):
+        print(f"  input       {line}")
     for variable, value in node.env.items():
         print(f"  env         {variable}={value}")
     print(f"  builder     {node.builder}   (the phases: forge show --script {target})")
+
+
+def inputs(node: Derivation) -> Iterator[str]:
+    """A line for each input; of hundreds of sources only the first ones, and how many more there are."""
+    sources = [name for name, edge in node.inputs.items() if isinstance(edge.node, Source)]
+    folded = sources[_SHOWN_SOURCES:] if len(sources) > _MANY_SOURCES else []
+    hidden = frozenset(folded)
+    for name, edge in node.inputs.items():
+        if name not in hidden:
+            yield f"{name} at {edge.at}: {edge.node.name}"
+    if folded:
+        yield f"and {len(folded)} more pinned sources (--json has all)"

@@ -1,4 +1,5 @@
-"""Builders that forge itself runs: `builtin:unpack`, by which the first userland comes to be without one.
+"""Builders that forge itself runs: `builtin:unpack`, by which the first userland comes to be without one, and
+`builtin:node-modules`, which lays npm packages out as npm does, but runs none of their scripts.
 
 They work on data they treat as hostile, in a folder of their own, and their result is registered like any other.
 A change of what they do to the same archives is a new builder name, since the name is part of the action key.
@@ -15,18 +16,20 @@ from typing import Any
 
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.executor.request import BuildResult, Outcome
-from mmojo_forge.fetch.archive import ExtractOptions, extract_all
+from mmojo_forge.fetch.archive import ExtractOptions, extract_all, extract_each
 from mmojo_forge.model.derivation import Derivation
 
 UNPACK = "builtin:unpack"
+NODE_MODULES = "builtin:node-modules"
 
 
 def run(node: Derivation, inputs: Mapping[str, Path], out: Path) -> BuildResult:
     """Run the builtin that `node` names on its inputs; raises ArchiveError, or EngineError for an unknown one."""
-    if node.builder != UNPACK:
+    builders = {UNPACK: _unpack, NODE_MODULES: _lay_out_packages}
+    if node.builder not in builders:
         raise EngineError(f"realise {node.name}: there is no {node.builder}", reason="no-such-builtin")
     started = time.monotonic()
-    _unpack(node, inputs, out / "out")
+    builders[node.builder](node, inputs, out / "out")
     return BuildResult(Outcome.SUCCEEDED, 0, time.monotonic() - started)
 
 
@@ -61,3 +64,33 @@ def _add_symlink(node: Derivation, destination: Path, path: str, target: str) ->
     if not parent.resolve().is_relative_to(destination.resolve()) or os.path.lexists(destination / path):
         raise EngineError(f"realise {node.name}: cannot add symlink {path}: no folder, or in use", reason="bad-symlink")
     (destination / path).symlink_to(target)
+
+
+def _lay_out_packages(node: Derivation, inputs: Mapping[str, Path], destination: Path) -> None:
+    """Make the content of a node_modules: each tarball, without its top folder, at its places; then links to commands.
+
+    Outer packages come first, so that what lies in them is written into real folders or refused.
+    """
+    layout: dict[str, Any] = json.loads(node.args[0])
+    places = sorted((folder, name) for name, folders in layout["packages"].items() for folder in folders)
+    destination.mkdir()
+    extract_each(
+        ((inputs[name], ExtractOptions(strip_components=1, prefix=folder)) for folder, name in places), destination
+    )
+    for link, file in sorted(layout["bins"].items()):
+        _add_command(node, destination, link, file)
+
+
+def _add_command(node: Derivation, destination: Path, link: str, file: str) -> None:
+    """Link a command to the file that it is, which is made executable; nothing if the package does not have it."""
+    root = destination.resolve()
+    program, name = (destination / file).resolve(), destination / link
+    if not program.is_relative_to(root) or not name.parent.parent.resolve().is_relative_to(root):
+        raise EngineError(f"realise {node.name}: command {link}: leads out of the folder", reason="bad-command")
+    if not program.is_file():
+        return
+    if name.parent.is_symlink() or os.path.lexists(name):
+        raise EngineError(f"realise {node.name}: command {link}: a package has a file there", reason="bad-command")
+    name.parent.mkdir(exist_ok=True)
+    name.symlink_to(os.path.relpath(destination / file, name.parent))
+    program.chmod(0o755)

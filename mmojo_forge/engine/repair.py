@@ -20,6 +20,7 @@ from mmojo_forge.model.derivation import Derivation, Node, Source
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.model.lockfile import Lock, Pin
 from mmojo_forge.recipe.evaluate import Instance
+from mmojo_forge.recipe.npm import source_of
 from mmojo_forge.store.repair import Mended
 
 
@@ -89,6 +90,8 @@ def _pinned(lock: Lock) -> Iterator[Source]:
     for pin in pins:
         for executable in (False, True):
             yield Source(pin.name, pin.locator, pin.blake3, pin.size, pin.sha256, executable, pin.mirrors)
+    for closure in lock.npm.values():
+        yield from map(source_of, closure.packages())
 
 
 def _realise(nodes: Iterable[Node], world: World, settings: Settings) -> Mapping[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -69,6 +71,26 @@ class FakeFetcher:
                     content.write_bytes(self._content(pin.locator))
                     keep(pin, content)
         return userland
+
+    def resolve_npm(
+        self,
+        tarballs: Mapping[str, str],
+        keep: Callable[[Pin, Path], None],
+        on_pin: Callable[[Pin], None] = lambda _pin: None,
+    ) -> dict[str, Pin]:
+        """The pins of the contents; raises FetchError (`not-found`, `hash-mismatch`)."""
+        pins = {}
+        with tempfile.TemporaryDirectory() as scratch:
+            for locator, integrity in tarballs.items():
+                destination = Path(scratch, "tarball")
+                pin = self.resolve(locator, locator, (), destination)
+                digest = base64.b64encode(hashlib.sha512(destination.read_bytes()).digest()).decode()
+                if integrity != f"sha512-{digest}":
+                    raise FetchError(f"fetch {locator}: expected {integrity}", reason="hash-mismatch")
+                keep(pin, destination)
+                on_pin(pin)
+                pins[locator] = pin
+        return pins
 
     def _content(self, locator: str) -> bytes:
         self.fetched.append(locator)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from mmojo_forge.fetch import locator as locators
@@ -17,8 +18,16 @@ from mmojo_forge.fetch.digests import Expected, Received
 from mmojo_forge.fetch.failure import FetchError, Kind
 from mmojo_forge.fetch.git import GitArchiver
 from mmojo_forge.fetch.http import HttpClient
-from mmojo_forge.fetch.locator import Archive, DebianLocator, GitLocator, NpmLocator, PypiLocator, UrlLocator
-from mmojo_forge.fetch.npm import NpmRegistry
+from mmojo_forge.fetch.locator import (
+    Archive,
+    DebianLocator,
+    FileLocator,
+    GitLocator,
+    NpmLocator,
+    PypiLocator,
+    UrlLocator,
+)
+from mmojo_forge.fetch.npm import NpmRegistry, expected_by
 from mmojo_forge.fetch.pip_settings import read_pip_settings
 from mmojo_forge.fetch.pypi import PypiIndexes
 from mmojo_forge.fetch.settings import FetchSettings
@@ -30,6 +39,7 @@ from mmojo_forge.model.lockfile import Pin, Userland
 Keep = Callable[[Pin, Path], None]
 """Given a pin and a file with its verified content, which may be moved away."""
 
+_T = TypeVar("_T")
 _SECURITY_POOL = "pool/updates/"
 
 
@@ -80,19 +90,48 @@ class Fetcher:
         """
         closure = self.debian.closure(suite, architecture, packages)
         folder = self._settings.state_folder("userland")
-        with (
-            tempfile.TemporaryDirectory(dir=folder, prefix=f"{suite}-") as scratch,
-            ThreadPoolExecutor(self._settings.parallel, "forge-fetch") as workers,
-        ):
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{suite}-") as scratch:
+            pins = self._side_by_side(lambda package: self._pin_package(package, Path(scratch), keep), closure)
+        return Userland(name, suite, architecture, packages, {pin.name: pin for pin in pins})
+
+    def resolve_npm(
+        self, tarballs: Mapping[str, str], keep: Keep, on_pin: Callable[[Pin], None] = lambda _pin: None
+    ) -> dict[str, Pin]:
+        """The pin of each tarball by its locator, given the integrity that it must have; raises FetchError.
+
+        `keep` is given the content of each, as with `resolve_userland`; then `on_pin` hears of it, in several threads.
+        """
+        folder = self._settings.state_folder("npm")
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+
+            def pin(numbered: tuple[int, tuple[str, str]]) -> Pin:
+                number, (locator, integrity) = numbered
+                made = self._pin_tarball(locator, integrity, Path(scratch, f"{number}.tgz"), keep)
+                on_pin(made)
+                return made
+
+            return {made.locator: made for made in self._side_by_side(pin, enumerate(tarballs.items()))}
+
+    def _side_by_side(self, make: Callable[[_T], Pin], items: Iterable[_T]) -> list[Pin]:
+        """What `make` makes of each item, in order; the first error stops the others."""
+        with ThreadPoolExecutor(self._settings.parallel, "forge-fetch") as workers:
             try:
-                pins = list(workers.map(lambda package: self._pin_package(package, Path(scratch), keep), closure))
+                return list(workers.map(make, items))
             except BaseException as error:
                 workers.shutdown(wait=False, cancel_futures=True)
                 if not isinstance(error, FetchError):
                     # Ctrl-C: what is under way would go on until it is done.
                     self.cancel()
                 raise
-        return Userland(name, suite, architecture, packages, {pin.name: pin for pin in pins})
+
+    def _pin_tarball(self, locator: str, integrity: str, destination: Path, keep: Keep) -> Pin:
+        parsed = locators.parse(locator)
+        received = self._get(locator, parsed, (), destination, expected_by(integrity), None)
+        version = parsed.version if isinstance(parsed, NpmLocator) else ""
+        pin = Pin(locator, locator, received.sha256, received.blake3, received.size, version=version)
+        keep(pin, destination)
+        destination.unlink(missing_ok=True)
+        return pin
 
     def _pin_package(self, package: DebianPackage, scratch: Path, keep: Keep | None) -> Pin:
         destination = scratch / f"{package.name}.deb"
@@ -130,6 +169,8 @@ class Fetcher:
         expected: Expected,
         on_progress: OnProgress | None,
     ) -> Received:
+        if isinstance(locator, FileLocator):
+            raise _by_hand(name, locator, expected)
         if isinstance(locator, GitLocator):
             return produce(
                 self._client,
@@ -177,6 +218,21 @@ class Fetcher:
                     f"fetch {url}: {scheme} is not allowed", detail="Use an https URL.", reason="scheme-refused"
                 )
             yield url
+
+
+def _by_hand(name: str, locator: FileLocator, expected: Expected) -> FetchError:
+    if expected.digests:
+        return FetchError(
+            f"fetch {name}: it is brought by hand ({locator})",
+            detail=f"Get the file with SHA-256 {expected.digests['sha256']} ({expected.size} bytes), then run\n"
+            "  forge store add-source FILE",
+            reason="source-by-hand",
+        )
+    return FetchError(
+        f"pin {name}: it is brought by hand ({locator})",
+        detail=f"Whoever has it pins it:\n  forge store add-source --pin --name {locator.name} FILE",
+        reason="source-by-hand",
+    )
 
 
 def _left_mirror(name: str, locator: DebianLocator, error: FetchError) -> FetchError:

@@ -48,6 +48,29 @@ class _Session(requests.Session):
         return None
 
 
+class _Sessions:
+    """Sessions that are not in use. Each has its connections and, what takes longer than a small download, has read
+    the machine's certificates. Safe to use from several threads; a session is one thread's at a time."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Session] = []
+
+    @contextmanager
+    def borrow(self) -> Iterator[_Session]:
+        """A session without cookies; after an error it is not used again."""
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            session = _Session()
+        try:
+            yield session
+        except BaseException:
+            session.close()
+            raise
+        session.cookies.clear()
+        self._idle.append(session)
+
+
 @dataclass(frozen=True, slots=True)
 class HttpClient:
     """Opens http, https and file URLs. `ca_bundle` replaces the machine's certificates where a client names one."""
@@ -55,6 +78,7 @@ class HttpClient:
     settings: FetchSettings
     cancellation: Cancellation = field(default_factory=Cancellation)
     ca_bundle: str = ""
+    sessions: _Sessions = field(default_factory=_Sessions, repr=False, compare=False)
 
     @contextmanager
     def open(self, url: str, *, start: int = 0, headers: Mapping[str, str] | None = None) -> Iterator[Stream]:
@@ -72,7 +96,7 @@ class HttpClient:
 
     @contextmanager
     def _open_http(self, url: str, start: int, headers: dict[str, str]) -> Iterator[Stream]:
-        with _Session() as session:
+        with self.sessions.borrow() as session:
             response = self._request(session, url, start, headers)
             if start and response.status_code == 200:
                 start = 0

@@ -138,7 +138,21 @@ class GitLocator:
         return f"git:{self.url}#{self.commit}"
 
 
-Locator = PypiLocator | DebianLocator | NpmLocator | UrlLocator | GitLocator
+@dataclass(frozen=True, slots=True)
+class FileLocator:
+    """A file that nobody can download: it is brought by hand, and known by its hash."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _FILE.fullmatch(self.name):
+            raise _invalid(str(self), "not the name of a file")
+
+    def __str__(self) -> str:
+        return f"file:{self.name}"
+
+
+Locator = PypiLocator | DebianLocator | NpmLocator | UrlLocator | GitLocator | FileLocator
 
 
 def parse(text: str) -> Locator:
@@ -158,7 +172,9 @@ def parse(text: str) -> Locator:
     if scheme == "git":
         url, _, commit = rest.rpartition("#")
         return GitLocator(url, commit)
-    raise _invalid(text, f"{scheme!r} is no kind of locator (pypi, debian, debian-security, npm, url, git)")
+    if scheme == "file":
+        return FileLocator(rest)
+    raise _invalid(text, f"{scheme!r} is no kind of locator (pypi, debian, debian-security, npm, url, git, file)")
 
 
 def _parse_pypi(text: str, rest: str) -> PypiLocator:

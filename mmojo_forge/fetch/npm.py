@@ -7,7 +7,8 @@ import binascii
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,12 @@ class Tarball:
 
 
 class NpmRegistry:
-    """The registry npm uses on this machine; asked for once per scope."""
+    """The registries npm uses on this machine; asked for once."""
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
-        self._registries: dict[str, str] = {}
+        self._guard = threading.Lock()
+        self._configuration: Mapping[str, str] | None = None
 
     def find(self, locator: NpmLocator) -> Tarball:
         """The tarball with its integrity; raises FetchError (`not-found`, `npm-no-digest`, …)."""
@@ -70,9 +72,10 @@ class NpmRegistry:
                 yield described
 
     def _registry(self, scope: str) -> str:
-        if scope not in self._registries:
-            self._registries[scope] = find_registry(self._client.settings, scope)
-        return self._registries[scope]
+        with self._guard:
+            if self._configuration is None:
+                self._configuration = read_configuration(self._client.settings)
+        return find_registry(self._configuration, scope)
 
     def _describe(self, registry: str, locator: NpmLocator) -> Tarball:
         url = with_slash(registry) + quote(locator.package, safe="@")
@@ -86,11 +89,10 @@ class NpmRegistry:
             raise UrlFailure(url, Kind.REFUSED, f"not a package description: {error!r}") from error
 
 
-def find_registry(settings: FetchSettings, scope: str = "") -> str:
-    """The registry for packages of `scope`, as npm says or as its configuration files do; raises FetchError."""
-    npm = shutil.which("npm", path=settings.environment.get("PATH"))
+def find_registry(configuration: Mapping[str, str], scope: str = "") -> str:
+    """The registry for packages of `scope`; raises FetchError (`npm-registry-unknown`)."""
     for key in ([f"{scope}:registry"] if scope else []) + ["registry"]:
-        value = _ask_npm(npm, settings, key) if npm else _configured(settings, key)
+        value = configuration.get(key, "")
         if scheme_of(value) in {"http", "https"}:
             return value
     raise FetchError(
@@ -100,10 +102,17 @@ def find_registry(settings: FetchSettings, scope: str = "") -> str:
     )
 
 
-def _ask_npm(npm: str, settings: FetchSettings, key: str) -> str:
+def read_configuration(settings: FetchSettings) -> Mapping[str, str]:
+    """npm's configuration, as npm itself tells it, or else as environment and configuration files do."""
+    npm = shutil.which("npm", path=settings.environment.get("PATH"))
+    told = _ask_npm(npm, settings) if npm else {}
+    return told or {**_configured_in_files(settings), **_configured_in_environment(settings)}
+
+
+def _ask_npm(npm: str, settings: FetchSettings) -> dict[str, str]:
     try:
         done = subprocess.run(
-            [npm, "config", "get", key],
+            [npm, "config", "list", "--json"],
             cwd="/",
             env=dict(settings.environment),
             stdin=subprocess.DEVNULL,
@@ -112,36 +121,47 @@ def _ask_npm(npm: str, settings: FetchSettings, key: str) -> str:
             timeout=60,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
+        told = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return {}
+    return {key: value for key, value in told.items() if isinstance(value, str)} if isinstance(told, dict) else {}
 
 
-def _configured(settings: FetchSettings, key: str) -> str:
-    environment = settings.environment
+def _configured_in_environment(settings: FetchSettings) -> dict[str, str]:
+    # npm itself prefers the lower case.
     for variable in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
-        if key == "registry" and environment.get(variable):
-            return environment[variable]
+        if settings.environment.get(variable):
+            return {"registry": settings.environment[variable]}
+    return {}
+
+
+def _configured_in_files(settings: FetchSettings) -> dict[str, str]:
+    """What the machine's file says, and over it the user's."""
+    environment = settings.environment
     user = environment.get("NPM_CONFIG_USERCONFIG") or str(Path(environment.get("HOME", "/")) / ".npmrc")
-    for path in (Path(user), settings.machine / "etc" / "npmrc"):
+    found: dict[str, str] = {}
+    for path in (settings.machine / "etc" / "npmrc", Path(user)):
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             continue
-        for line in lines:
-            name, equals, value = line.partition("=")
-            if equals and name.strip() == key:
-                return value.strip().strip("\"'")
-    return ""
+        pairs = (line.partition("=") for line in lines)
+        found.update({name.strip(): value.strip().strip("\"'") for name, equals, value in pairs if equals})
+    return found
 
 
 def _tarball(dist: Any) -> Tarball:
+    return Tarball(str(dist["tarball"]), expected_by(str(dist.get("integrity", ""))))
+
+
+def expected_by(integrity: str) -> Expected:
+    """What npm's word for the content says: its digests of the kinds that are strong; raises ValueError."""
     digests = {}
-    for token in str(dist.get("integrity", "")).split():
+    for token in integrity.split():
         algorithm, _, encoded = token.partition("?")[0].partition("-")
         if algorithm in _STRONG:
             digests[algorithm] = _hex(encoded)
-    return Tarball(str(dist["tarball"]), Expected(None, digests))
+    return Expected(None, digests)
 
 
 def _hex(encoded: str) -> str:

@@ -1,11 +1,12 @@
 """`forge.lock`: every pin, in one generated file that two people can merge.
 
-One TOML table per pin, sorted by name, no global checksum, nothing of the machine that wrote it:
+One TOML table (or line) per pin, sorted by name, no global checksum, nothing of the machine that wrote it:
 
     schema = 1
     [source."zig-0.15.2.whl"]             one fixed source
     [userland."base"]                     what a Debian userland was asked to hold
     [userland."base".package."bash"]      one package of its closure
+    [npm."llama-ui"]                      what a node_modules was asked to hold, and a line for each package
     [output."mmojo-server.ape"]           the tree a reproducible target is expected to give, for one derivation
 """
 
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.digest import BlobDigest, DerivationId, Sha256, TreeId
+from mmojo_forge.model.node_modules import NodeModules
 
 SCHEMA = 1
 HEADER = "# Written by `forge lock`; edit recipes, not this file.\n"
@@ -32,7 +34,7 @@ class LockError(ForgeError):
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One fixed source: where it was found and what exactly it is. `size` in bytes."""
+    """One fixed source: where it was found and what exactly it is. `size` in bytes; `licence` as the index has it."""
 
     name: str
     locator: str
@@ -41,6 +43,7 @@ class Pin:
     size: int
     mirrors: tuple[str, ...] = ()
     version: str = ""
+    licence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class Lock:
     sources: Mapping[str, Pin] = field(default_factory=dict)
     userlands: Mapping[str, Userland] = field(default_factory=dict)
     outputs: Mapping[str, ExpectedOutput] = field(default_factory=dict)
+    npm: Mapping[str, NodeModules] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str, *, origin: str = "forge.lock") -> Lock:
@@ -82,6 +86,7 @@ class Lock:
                 name: ExpectedOutput(name, DerivationId(row.derivation), TreeId(row.tree))
                 for name, row in document.output.items()
             },
+            npm={name: _node_modules(name, row) for name, row in document.npm.items()},
         )
 
     def dump(self) -> str:
@@ -91,12 +96,18 @@ class Lock:
             document["source"] = {name: _pin_row(self.sources[name]) for name in sorted(self.sources)}
         if self.userlands:
             document["userland"] = {name: _userland_row(self.userlands[name]) for name in sorted(self.userlands)}
+        parts = [document, *(_npm_document(self.npm[name]) for name in sorted(self.npm))]
+        text = [tomli_w.dumps(part, multiline_strings=False) for part in parts]
+        for position, name in enumerate(sorted(self.npm), start=1):
+            # Written here, as the one string that has to be literal and of several lines.
+            text[position] += f"packages = '''\n{self.npm[name].lines}'''\n"
         if self.outputs:
-            document["output"] = {
+            rows = {
                 name: {"derivation": self.outputs[name].derivation, "tree": self.outputs[name].tree}
                 for name in sorted(self.outputs)
             }
-        return HEADER + tomli_w.dumps(document, multiline_strings=False)
+            text.append(tomli_w.dumps({"output": rows}, multiline_strings=False))
+        return HEADER + "\n".join(text)
 
 
 _Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -113,6 +124,7 @@ class _PinRow(_Row):
     size: Annotated[int, Field(ge=0)]
     mirrors: tuple[str, ...] = ()
     version: str = ""
+    licence: str = ""
 
 
 class _UserlandRow(_Row):
@@ -120,6 +132,14 @@ class _UserlandRow(_Row):
     architecture: str
     packages: tuple[str, ...]
     package: dict[str, _PinRow] = {}
+
+
+class _NpmRow(_Row):
+    source: str
+    path: str = ""
+    tree: _Hex
+    exclude: tuple[str, ...] = ()
+    packages: str
 
 
 class _OutputRow(_Row):
@@ -131,6 +151,7 @@ class _Document(_Row):
     lock_schema: Annotated[int, Field(alias="schema")]
     source: dict[str, _PinRow] = {}
     userland: dict[str, _UserlandRow] = {}
+    npm: dict[str, _NpmRow] = {}
     output: dict[str, _OutputRow] = {}
 
 
@@ -162,12 +183,18 @@ def _load(text: str, origin: str) -> _Document:
 
 
 def _pin(name: str, row: _PinRow) -> Pin:
-    return Pin(name, row.locator, Sha256(row.sha256), BlobDigest(row.blake3), row.size, row.mirrors, row.version)
+    return Pin(
+        name, row.locator, Sha256(row.sha256), BlobDigest(row.blake3), row.size, row.mirrors, row.version, row.licence
+    )
 
 
 def _userland(name: str, row: _UserlandRow) -> Userland:
     closure = {package: _pin(package, pin) for package, pin in row.package.items()}
     return Userland(name, row.suite, row.architecture, row.packages, closure)
+
+
+def _node_modules(name: str, row: _NpmRow) -> NodeModules:
+    return NodeModules(name, row.source, row.path, TreeId(row.tree), row.exclude, row.packages)
 
 
 def _pin_row(pin: Pin) -> dict[str, Any]:
@@ -176,6 +203,8 @@ def _pin_row(pin: Pin) -> dict[str, Any]:
         row["mirrors"] = list(pin.mirrors)
     if pin.version:
         row["version"] = pin.version
+    if pin.licence:
+        row["licence"] = pin.licence
     return row
 
 
@@ -186,3 +215,13 @@ def _userland_row(userland: Userland) -> dict[str, Any]:
         "packages": list(userland.packages),
         "package": {name: _pin_row(userland.closure[name]) for name in sorted(userland.closure)},
     }
+
+
+def _npm_document(one: NodeModules) -> dict[str, Any]:
+    row: dict[str, Any] = {"source": one.source}
+    if one.path:
+        row["path"] = one.path
+    row["tree"] = one.tree
+    if one.exclude:
+        row["exclude"] = list(one.exclude)
+    return {"npm": {one.name: row}}

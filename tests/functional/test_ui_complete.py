@@ -23,7 +23,7 @@ from tests.browser import KEYS, Browser, missing, wait
 from tests.serve import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGE = REPOSITORY / "ui" / "complete"
+PAGE = REPOSITORY / "recipes" / "ui-complete" / "page"
 LARGEST = 64 * 1024
 CONTEXT = 512
 BEGINNING = "Once upon a time there was a ferry that"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,13 @@ from mmojo_forge.engine.workspace import as_package
 from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import BlobDigest, Sha256, TreeId, blake3_hex
 from mmojo_forge.model.lockfile import Lock, Pin, Userland
+from mmojo_forge.model.node_modules import NodeModules, NpmPackage
 from mmojo_forge.model.tree import Entry, Kind, Tree
 from mmojo_forge.recipe.evaluate import Evaluator
 from mmojo_forge.recipe.loader import Loader
 
 HERE = Path(__file__).resolve().parent
-TARGETS = ("compiler", "compiler.userland", "app", "app.v3", "app.native")
+TARGETS = ("compiler", "compiler.userland", "app", "app.v3", "app.native", "app.modules")
 
 
 def pin(name: str, locator: str) -> Pin:
@@ -29,10 +31,22 @@ def pin(name: str, locator: str) -> Pin:
     )
 
 
+def package(path: str, locator: str, **more: Any) -> NpmPackage:
+    one = pin(locator, locator)
+    return NpmPackage(path, locator, one.size, one.sha256, one.blake3, f"sha512-{'A' * 86}==", **more)
+
+
+APP = pin("app-1.tar.gz", "url:https://example.org/app-1.tar.gz")
+PACKAGES = (
+    package("node_modules/a", "npm:a@1.0.0", licence="MIT", bins={"a": "bin/a.js"}),
+    package("node_modules/@scope/b", "npm:@scope/b@2.0.0-rc.1"),
+    package("node_modules/@scope/b/node_modules/a", "npm:a@1.0.0", licence="it's MIT"),
+)
+
 LOCK = Lock(
     {
         "compiler-1.0.whl": pin("compiler-1.0.whl", "pypi:compiler==1.0/compiler-1.0.whl"),
-        "app-1.tar.gz": pin("app-1.tar.gz", "url:https://example.org/app-1.tar.gz"),
+        "app-1.tar.gz": APP,
     },
     {
         "base": Userland(
@@ -41,6 +55,16 @@ LOCK = Lock(
             "amd64",
             ("bash", "make"),
             {name: pin(name, f"debian:pool/{name}.deb") for name in ("bash", "libc6", "make")},
+        )
+    },
+    npm={
+        "app": NodeModules.of(
+            "app",
+            "app-1.tar.gz",
+            "app-1/package-lock.json",
+            Tree.of_file(APP.blake3, APP.size).id,
+            ("*-musl",),
+            PACKAGES,
         )
     },
 )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mmojo_forge.errors import ExitCode
-from mmojo_forge.fetch.archive import ArchiveError, ExtractOptions, extract, extract_all, writer
+from mmojo_forge.fetch.archive import ArchiveError, ExtractOptions, extract, extract_all, extract_each, writer
 from tests.unit.test_archive_bytes import (
     COMPRESSIONS,
     Arena,
@@ -312,3 +312,44 @@ def test_a_missing_archive_or_one_that_is_no_file_is_unreadable(arena: Arena, tm
         with pytest.raises(ArchiveError) as caught:
             extract(path, arena.dest)
         assert caught.value.reason == "archive-unreadable"
+
+
+# Below a prefix
+
+
+def test_with_a_prefix_all_of_an_archive_lies_below_it(arena: Arena) -> None:
+    data = tar(directory("./"), entry("./a/b", b"x"), hard_link("./a/c", "./a/b"), symlink("./a/d", "b"))
+    arena.extract(data, prefix="p/./q")
+    assert arena.tree() == {
+        "p": ("d",),
+        "p/q": ("d",),
+        "p/q/a": ("d",),
+        "p/q/a/b": ("f", b"x"),
+        "p/q/a/c": ("f", b"x"),
+        "p/q/a/d": ("l", "b"),
+    }
+
+
+def test_a_zip_lies_below_its_prefix_too(arena: Arena) -> None:
+    arena.extract(zip_of(ZipFile("a/b", b"x")), prefix="p")
+    assert arena.tree() == {"p": ("d",), "p/a": ("d",), "p/a/b": ("f", b"x")}
+
+
+@pytest.mark.parametrize("target", ["../outside", "a/../../outside", "../../outside"])
+def test_symlinks_do_not_leave_the_prefix(arena: Arena, target: str) -> None:
+    assert arena.refusal(tar(symlink("link", target)), prefix="p/q") == "archive-symlink-escapes"
+
+
+@pytest.mark.parametrize("prefix", ["../p", "/p", "p/../../q"])
+def test_a_prefix_is_within_the_tree(arena: Arena, prefix: str) -> None:
+    assert arena.refusal(tar(entry("a", b"x")), prefix=prefix) in {"archive-dotdot", "archive-absolute-name"}
+
+
+def test_each_archive_may_have_options_of_its_own(arena: Arena, tmp_path: Path) -> None:
+    paths = [tmp_path / "one.tar", tmp_path / "two.tar"]
+    for path in paths:
+        path.write_bytes(tar(entry("top/file", path.name.encode())))
+    options = [ExtractOptions(strip_components=1, prefix=path.stem) for path in paths]
+    extract_each(zip(paths, options, strict=True), tmp_path / "out")
+    assert (tmp_path / "out/one/file").read_text() == "one.tar"
+    assert (tmp_path / "out/two/file").read_text() == "two.tar"

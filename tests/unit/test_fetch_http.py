@@ -387,6 +387,37 @@ def test_a_dead_network_lists_every_url_with_its_cause(tmp_path: Path, destinati
     assert error.exit_code is ExitCode.ENVIRONMENT_ERROR
 
 
+def test_one_connection_serves_many_downloads(server: Server, tmp_path: Path, destination: Path) -> None:
+    """To open one takes longer than a small file does; what it was used for before must leave no trace."""
+    ports: list[int] = []
+    cookies: list[str] = []
+
+    def route(exchange: Exchange) -> None:
+        ports.append(exchange.client_address[1])
+        cookies.append(exchange.headers.get("Cookie", ""))
+        serve(CONTENT, headers={"Set-Cookie": "a=b"})(exchange)
+
+    server.routes["/file"] = route
+    fetcher = fetcher_for(tmp_path)
+    for _ in range(5):
+        fetcher.fetch(source_of(f"url:{server.url()}"), destination)
+        destination.unlink()
+    assert (len(set(ports)), set(cookies)) == (1, {""})
+
+
+def test_a_connection_that_the_server_closes_is_opened_anew(server: Server, tmp_path: Path, destination: Path) -> None:
+    def closing(exchange: Exchange) -> None:
+        serve(CONTENT)(exchange)
+        exchange.close_connection = True  # without saying so beforehand
+
+    server.routes["/file"] = closing
+    fetcher = fetcher_for(tmp_path)
+    for _ in range(3):
+        fetcher.fetch(source_of(f"url:{server.url()}"), destination)
+        assert destination.read_bytes() == CONTENT
+        destination.unlink()
+
+
 def test_redirects_are_followed(server: Server, tmp_path: Path, destination: Path) -> None:
     server.routes |= {
         "/file": status(302, {"Location": "/second"}),

@@ -14,7 +14,7 @@ import pytest
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from mmojo_forge.fetch.failure import FetchError
-from mmojo_forge.fetch.npm import find_registry
+from mmojo_forge.fetch.npm import find_registry, read_configuration
 from mmojo_forge.fetch.pip_settings import PipSettings, read_pip_settings
 from tests.unit.test_fetch_http import (
     CONTENT,
@@ -245,6 +245,37 @@ def test_the_registrys_integrity_is_checked(
     assert not destination.exists()
 
 
+def test_tarballs_of_a_package_lock_are_pinned_by_its_hashes_without_asking_the_registry(
+    server: Server, tmp_path: Path
+) -> None:
+    wanted = {}
+    for number in range(20):
+        content = f"content {number}".encode()
+        server.routes[f"/npm/@scope/thing/-/thing-1.0.{number}.tgz"] = serve(content)
+        digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
+        wanted[f"npm:@scope/thing@1.0.{number}"] = f"sha512-{digest}"
+    kept: dict[str, bytes] = {}
+    heard: list[str] = []
+    pins = fetcher_for(tmp_path, without_npm(tmp_path, server)).resolve_npm(
+        wanted, lambda pin, path: kept.update({pin.locator: path.read_bytes()}), lambda pin: heard.append(pin.locator)
+    )
+    assert list(pins) == list(wanted)
+    assert kept == {f"npm:@scope/thing@1.0.{number}": f"content {number}".encode() for number in range(20)}
+    assert sorted(heard) == sorted(wanted)
+    assert all(pins[locator].size == len(kept[locator]) for locator in wanted)
+
+
+def test_a_tarball_that_is_not_what_the_package_lock_says_is_refused(server: Server, tmp_path: Path) -> None:
+    add_npm(server)
+    kept: list[str] = []
+    fetcher = fetcher_for(tmp_path, without_npm(tmp_path, server))
+    integrity = "sha512-" + base64.b64encode(bytes(64)).decode()
+    error = failure_of(
+        lambda: fetcher.resolve_npm({NPM_LOCATOR: integrity}, lambda pin, _path: kept.append(pin.locator))
+    )
+    assert (error.reason, kept) == ("hash-mismatch", [])
+
+
 def test_a_version_that_the_registry_lacks_is_not_found(server: Server, tmp_path: Path, destination: Path) -> None:
     add_npm(server)
     fetcher = fetcher_for(tmp_path, without_npm(tmp_path, server))
@@ -255,18 +286,29 @@ def test_a_version_that_the_registry_lacks_is_not_found(server: Server, tmp_path
 
 def test_a_machine_that_knows_no_registry_says_so(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, {"PATH": str(tmp_path)})
-    assert failure_of(lambda: find_registry(settings)).reason == "npm-registry-unknown"
+    assert failure_of(lambda: find_registry(read_configuration(settings))).reason == "npm-registry-unknown"
     named = settings_for(tmp_path, {"PATH": str(tmp_path), "NPM_CONFIG_REGISTRY": "https://npm.example/"})
-    assert find_registry(named, "@scope") == "https://npm.example/"
+    assert find_registry(read_configuration(named), "@scope") == "https://npm.example/"
 
 
 def test_npm_itself_is_asked_where_it_is_installed(tmp_path: Path) -> None:
     npm = tmp_path / "bin" / "npm"
-    put(npm, '#!/bin/sh\ncase "$3" in registry) echo https://npm.example/ ;; *) echo undefined ;; esac\n')
+    told = json.dumps({"registry": "https://npm.example/", "@scope:registry": "https://scope.example/", "audit": False})
+    put(npm, f"#!/bin/sh\n[ \"$*\" = 'config list --json' ] && echo '{told}'\n")
     npm.chmod(0o755)
-    settings = settings_for(tmp_path, {"PATH": str(npm.parent)})
-    assert find_registry(settings, "@scope") == "https://npm.example/"
+    configuration = read_configuration(settings_for(tmp_path, {"PATH": str(npm.parent)}))
+    assert find_registry(configuration, "@scope") == "https://scope.example/"
+    assert find_registry(configuration, "@other") == find_registry(configuration) == "https://npm.example/"
     assert shutil.which("npm", path=str(npm.parent)) is not None
+
+
+def test_where_npm_does_not_answer_its_files_are_read(tmp_path: Path) -> None:
+    npm = tmp_path / "bin" / "npm"
+    put(npm, "#!/bin/sh\necho not json\n")
+    npm.chmod(0o755)
+    put(tmp_path / ".npmrc", "registry=https://first.example/\nregistry = 'https://last.example/'\n")
+    configuration = read_configuration(settings_for(tmp_path, {"PATH": str(npm.parent), "HOME": str(tmp_path)}))
+    assert find_registry(configuration) == "https://last.example/"
 
 
 def test_errors_of_indexes_are_fetch_errors(server: Server, tmp_path: Path, destination: Path) -> None:

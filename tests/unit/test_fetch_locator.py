@@ -11,6 +11,7 @@ from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.locator import (
     Archive,
     DebianLocator,
+    FileLocator,
     GitLocator,
     Locator,
     NpmLocator,
@@ -45,6 +46,7 @@ LOCATORS: st.SearchStrategy[Locator] = st.one_of(
     ),
     st.builds(UrlLocator, HTTPS),
     st.builds(GitLocator, HTTPS, st.from_regex(r"[0-9a-f]{40}", fullmatch=True)),
+    st.builds(FileLocator, st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,12}", fullmatch=True)),
 )
 
 
@@ -55,7 +57,10 @@ def test_what_is_written_reads_back_as_the_same(locator: Locator) -> None:
 
 
 @settings(deadline=None)
-@given(st.text(max_size=60), st.sampled_from(["", "pypi:", "debian:pool/", "npm:", "url:https://", "git:https://"]))
+@given(
+    st.text(max_size=60),
+    st.sampled_from(["", "pypi:", "debian:pool/", "npm:", "url:https://", "git:https://", "file:"]),
+)
 def test_any_text_is_a_locator_that_reads_back_or_an_error_with_a_reason(text: str, scheme: str) -> None:
     try:
         found = locators.parse(scheme + text)

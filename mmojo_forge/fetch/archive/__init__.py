@@ -1,7 +1,7 @@
 """Our own archive extraction: tar, zip and Debian packages into a directory, and nothing outside it."""
 
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
-from mmojo_forge.fetch.archive.extraction import extract, extract_all
+from mmojo_forge.fetch.archive.extraction import extract, extract_all, extract_each
 from mmojo_forge.fetch.archive.options import ArchiveLimits, ExtractOptions, ExtractReport
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "Reason",
     "extract",
     "extract_all",
+    "extract_each",
 ]

@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -50,20 +50,26 @@ def extract_all(
     unpacked in memory, at most 64 MiB each.
     """
     options = options or ExtractOptions()
+    return extract_each([(archive, options) for archive in archives], destination)
+
+
+def extract_each(archives: Iterable[tuple[Path, ExtractOptions]], destination: Path) -> list[ExtractReport]:
+    """The same as `extract_all`, but each archive is unpacked by options of its own."""
     ahead = max(1, min(os.cpu_count() or 1, 8))
-    waiting, opened = deque(archives), deque[_Archive]()
+    waiting, opened = deque(archives), deque[tuple[_Archive, ExtractOptions]]()
     reports = list[ExtractReport]()
     try:
         while waiting or opened:
             while waiting and len(opened) <= ahead:
-                path = waiting.popleft()
+                path, options = waiting.popleft()
                 with _refusing(path):
-                    opened.append(_Archive(path, options.limits, read_ahead=READ_AHEAD_NEXT))
-            with opened[0] as current, _refusing(current.path), _open_destination(destination) as root:
+                    opened.append((_Archive(path, options.limits, read_ahead=READ_AHEAD_NEXT), options))
+            current, options = opened[0]
+            with current, _refusing(current.path), _open_destination(destination) as root:
                 reports.append(_unpack(current, root, options))
             opened.popleft()
     finally:
-        for archive in opened:
+        for archive, _ in opened:
             archive.close()
     return reports
 

@@ -48,7 +48,8 @@ class ExtractOptions:
        matches any number of parts; a pattern that matches a directory covers all below it. Without `include`
        everything is included; `exclude` wins;
     4. `merge_usr`: bin, sbin, lib, lib32, lib64, libx32 at the root go to usr/<same>, symlink targets follow, and
-       the root gets the symlinks (bin → usr/bin) for those that exist.
+       the root gets the symlinks (bin → usr/bin) for those that exist;
+    5. `prefix`: all of it lies below that folder of the tree, which symlinks of the archive do not leave either.
 
     `root_links`: the archive is (part of) a root file system: absolute symlink targets are made relative within the
     tree. Otherwise they are refused. `replace`: a file or symlink that another archive left there is replaced;
@@ -61,10 +62,15 @@ class ExtractOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     merge_usr: bool = False
+    prefix: str | None = None
     root_links: bool = False
     replace: bool = False
     may_be_empty: bool = False
     limits: ArchiveLimits = field(default_factory=ArchiveLimits)
+
+    def __post_init__(self) -> None:
+        if self.prefix and self.merge_usr:
+            raise ValueError("a root file system lies at the root of its tree")
 
 
 @dataclass(frozen=True, slots=True)

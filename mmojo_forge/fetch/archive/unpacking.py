@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
 from mmojo_forge.fetch.archive.member import Member, MemberKind
 from mmojo_forge.fetch.archive.options import Budget, ExtractOptions, ExtractReport
-from mmojo_forge.fetch.archive.placement import MERGED_DIRECTORIES, Placement, TreePath
+from mmojo_forge.fetch.archive.placement import MERGED_DIRECTORIES, Placement, TreePath, split_name
 from mmojo_forge.fetch.archive.writer import Content, TreeWriter
 
 
@@ -17,10 +17,11 @@ class Unpacking:
         self.budget = budget
         self._options = options
         self._placement = Placement(options)
+        self._prefix = split_name(options.prefix, options.limits) if options.prefix else ()
         self._files = self._symlinks = self._skipped = 0
 
     def place(self, member: Member) -> TreePath | None:
-        """Where a member goes, before merging; None if it is not wanted."""
+        """Where a member goes, before merging and without the prefix; None if it is not wanted."""
         self.budget.add_member()
         path = self._placement.select(member.name)
         if path is None:
@@ -33,11 +34,11 @@ class Unpacking:
 
     def merge(self, path: TreePath) -> TreePath:
         """The path to write for one that `place` gave."""
-        return self._placement.merge(path)
+        return (*self._prefix, *self._placement.merge(path))
 
     def place_file(self, path: TreePath, size: int) -> TreePath:
         """Where a file of this size at `path` is to be written, counted and with its directory made."""
-        path = self._placement.merge(path)
+        path = self.merge(path)
         self.budget.add_file("/".join(path), size)
         self.writer.make_directory(path[:-1])
         self._files += 1
@@ -59,13 +60,13 @@ class Unpacking:
 
     def make_directory(self, path: TreePath) -> None:
         """See to a directory placed at `path`."""
-        self.writer.make_directory(self._placement.merge(path))
+        self.writer.make_directory(self.merge(path))
 
     def add_symlink(self, path: TreePath, target: str) -> None:
         """Write a symlink placed at `path`, unless merging makes it name itself."""
         checked = self._placement.symlink_target(path, target)
         if checked is not None:
-            self.writer.make_symlink(self._placement.merge(path), checked)
+            self.writer.make_symlink(self.merge(path), checked)
             self._symlinks += 1
 
     def finish(self, format_name: str) -> ExtractReport:
@@ -97,5 +98,5 @@ class Unpacking:
             raise ArchiveError(
                 f"{'/'.join(path)}: hard link to {target}, which is not extracted", reason=Reason.HARD_LINK
             )
-        self.writer.copy_file(self._placement.merge(path), self._placement.merge(source))
+        self.writer.copy_file(self.merge(path), self.merge(source))
         self._files += 1

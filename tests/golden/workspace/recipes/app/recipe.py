@@ -1,4 +1,4 @@
-from mmojo_forge.recipe import Files, Host, Package, Spec, Url, build, recipe
+from mmojo_forge.recipe import Files, Host, NpmClosure, Package, Spec, Url, build, node_modules, recipe
 
 
 @recipe("app", variants={"v3": {"level": "v3"}})
@@ -28,3 +28,10 @@ def native(compiler: Package, host: Host) -> Spec:
         inputs={"base": Package("app").output("debug")},
         phases={"build": f"echo '{host.fact('cpu.model')}' > /forge/out/out"},
     )
+
+
+@recipe("app.modules")
+def modules() -> Spec:
+    """Packages, one of them twice, and a command."""
+    lock = Url("https://example.org/app-1.tar.gz", mirrors=("https://mirror.example/app-1.tar.gz",))
+    return node_modules("app-modules", NpmClosure("app", lock, "app-1/package-lock.json", exclude=("*-musl",)))
