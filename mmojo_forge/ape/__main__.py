@@ -5,6 +5,8 @@ python3 -m mmojo_forge.ape inspect FILE [--verify]
 python3 -m mmojo_forge.ape extract FILE NAME OUT
 python3 -m mmojo_forge.ape assimilate FILE SYSTEM [OUT]
 python3 -m mmojo_forge.ape append FILE NAME PATH [--mapped]
+python3 -m mmojo_forge.ape package ORDER OUT [--format ape|exe|folder|zip]...
+python3 -m mmojo_forge.ape image ORDER OUT [--archive] [--tag TAG] [--argument=WORD]...
 """
 
 from __future__ import annotations
@@ -21,6 +23,13 @@ from mmojo_forge.ape.error import ApeError
 from mmojo_forge.ape.extract import extract
 from mmojo_forge.ape.inspect import describe, inspect
 from mmojo_forge.ape.link import link
+from mmojo_forge.ape.oci.error import OciError
+from mmojo_forge.ape.oci.image import ImageOptions
+from mmojo_forge.ape.oci.packaged import write_packaged_image
+from mmojo_forge.ape.packaging.gather import gather
+from mmojo_forge.ape.packaging.order import PackageOrder, read_order
+from mmojo_forge.ape.packaging.outputs import Format, choose_outputs
+from mmojo_forge.ape.packaging.package import plan_package, write_package
 from mmojo_forge.ape.spec import expand_asset, read_spec
 
 
@@ -46,6 +55,16 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("name")
     one.add_argument("path", type=Path)
     one.add_argument("--mapped", action="store_true", help="stored at a 64 KiB boundary")
+    one = commands.add_parser("package", help="pack models, arguments, pages and files with a program")
+    one.add_argument("order", type=Path)
+    one.add_argument("out", type=Path)
+    one.add_argument("--format", action="append", choices=[one.value for one in Format], help="ape if not given")
+    one = commands.add_parser("image", help="the same as a container image, for each Linux it has slices for")
+    one.add_argument("order", type=Path)
+    one.add_argument("out", type=Path)
+    one.add_argument("--archive", action="store_true", help="a tar instead of a folder")
+    one.add_argument("--tag", default="latest")
+    one.add_argument("--argument", action="append", default=[], help="a word that the program is started with")
     return parser
 
 
@@ -61,13 +80,26 @@ def _run(args: argparse.Namespace) -> None:
             assimilate(args.file, args.system, args.out)
         case "append":
             append(args.file, expand_asset(args.name, args.path, mapped=args.mapped))
+        case "package":
+            _package(read_order(args.order), args.out, args.format or [Format.APE])
+        case "image":
+            options = ImageOptions(args.tag, command=tuple(args.argument))
+            contents = gather(read_order(args.order))
+            write_packaged_image(contents, options, args.out, lambda _count: None, archive=args.archive)
+
+
+def _package(order: PackageOrder, out: Path, formats: Sequence[str]) -> None:
+    contents = gather(order)
+    outputs = choose_outputs(out, [Format(one) for one in formats], order.name, contents.program)
+    # Whoever runs a build syncs what comes out of it.
+    write_package(plan_package(contents, outputs), lambda _done, _total: None, durable=False)
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command; 0 when done, 2 with one message when the input is at fault."""
     try:
         _run(_parser().parse_args(argv))
-    except ApeError as error:
+    except (ApeError, OciError) as error:
         print(f"error[{error.reason}]: {error}", file=sys.stderr)
         return int(error.exit_code)
     return 0

@@ -6,17 +6,17 @@ assets give the same bytes as linking with them would have given.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from mmojo_forge.ape import container
+from mmojo_forge.ape.container import Container
+from mmojo_forge.ape.directory import read_directory
 from mmojo_forge.ape.error import ApeError, ApeReason
 from mmojo_forge.ape.spec import Asset
-from mmojo_forge.ape.writer import EntryWriter
-from mmojo_forge.ape.zipdir import ZipEntry
+from mmojo_forge.ape.writer import EntryWriter, entry_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,12 @@ class Appended:
 def append(path: Path, assets: Sequence[Asset]) -> Appended:
     """Adds `assets` to the APE at `path`, in place. When that fails the file is as it was."""
     ape = container.read_container(path)
+    if ape.pe and ape.pe.signature:
+        raise ApeError(
+            f"append to {path}: it is signed, and the signature covers its end",
+            detail="Sign what is finished: add the files to the unsigned program first.",
+            reason=ApeReason.SIGNED,
+        )
     names = [entry.name for entry in ape.entries]
     for asset in assets:
         if asset.name in names:
@@ -38,33 +44,26 @@ def append(path: Path, assets: Sequence[Asset]) -> Appended:
         names.append(asset.name)
     try:
         with path.open("r+b") as stream:
-            size = _append(stream, assets)
+            size = _append(stream, ape, assets)
     except OSError as error:
         raise ApeError(f"append to {path}: {error.strerror or error}", reason=ApeReason.INPUT) from error
     return Appended(path, size, tuple(asset.name for asset in assets))
 
 
-def _append(stream: BinaryIO, assets: Sequence[Asset]) -> int:
-    with zipfile.ZipFile(stream) as archive:
-        entries = [_as_entry(info) for info in archive.infolist()]
-        start = archive.start_dir
-    stream.seek(start)
+def _append(stream: BinaryIO, ape: Container, assets: Sequence[Asset]) -> int:
+    found = read_directory(stream, ape.size, str(ape.path))
+    assert found is not None
+    stream.seek(found.start)
     directory = stream.read()
-    writer = EntryWriter(stream, entries)
+    writer = EntryWriter(stream, [entry_of(entry) for entry in found.entries])
     try:
-        stream.seek(start)
+        stream.seek(found.start)
         for asset in assets:
             writer.add_asset(asset)
         writer.finish()
     except BaseException:
-        stream.seek(start)
+        stream.seek(found.start)
         stream.write(directory)
         stream.truncate()
         raise
     return stream.tell()
-
-
-def _as_entry(info: zipfile.ZipInfo) -> ZipEntry:
-    mode = info.external_attr >> 16 & 0o777
-    sizes = (info.CRC, info.compress_size, info.file_size)
-    return ZipEntry(info.filename, info.compress_type, *sizes, info.header_offset, mode)

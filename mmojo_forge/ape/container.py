@@ -9,32 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from mmojo_forge.ape import content, elf, executable, manifest, pe, script
+from mmojo_forge.ape import content, elf, entries, manifest, script
+from mmojo_forge.ape.directory import Entry
 from mmojo_forge.ape.error import ApeError, ApeReason
 from mmojo_forge.ape.manifest import LauncherRecord, Manifest, SliceRecord
 from mmojo_forge.ape.pe import PeImage
+from mmojo_forge.ape.program import CORE, Kind, Program, read_program
 
-_APE_MAGICS: Final = (b"MZqFpD='", b"jartsr='", b"APEDBG='")
-_LOCAL_HEADER: Final = 30
+__all__ = ["Container", "Entry", "check_program", "read_container", "read_entry", "verify_program"]
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One zip entry. `offset` is where its data lies in the file."""
-
-    name: str
-    offset: int
-    packed: int
-    size: int
-    deflated: bool
-    mode: int
+# Shell part, launcher headers and data: some tens of kilobytes.
+_MAX_FRONT: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """An APE whose directory, manifest and headers agree. With `verified`, so do all its bytes.
+    """A program whose zip directory, manifest and headers agree. With `verified`, so do all its bytes.
 
-    `assimilated` names the system whose ELF header stands at offset 0 instead of the magic.
+    `assimilated` names the system whose ELF header stands at offset 0 of an APE instead of the magic. A native
+    executable with a zip has no slices; `system` is its own then, and `program` is empty.
     """
 
     path: Path
@@ -47,93 +40,78 @@ class Container:
     elf_headers: tuple[str, ...]
     pe: PeImage | None
     verified: bool
+    kind: Kind = Kind.APE
+    system: str = ""
 
 
 def read_container(path: Path, *, verify: bool = False) -> Container:
-    """What the APE at `path` holds; fails for a file that is no APE, cut short, or not what was linked."""
-    with content.open_input(path, "APE") as stream:
-        head = stream.read(executable.HEAD)
-        is_ape = head.startswith(_APE_MAGICS)
-        if not is_ape and not head.startswith(b"\x7fELF"):
-            raise ApeError(f"{path}: not an APE", reason=ApeReason.NOT_AN_APE)
-        size = stream.seek(0, 2)
-        with _open_zip(stream, path, is_ape=is_ape) as archive:
-            facts = _read_manifest(archive, path, is_ape=is_ape)
-            entries = tuple(_read_entry(stream, info, path) for info in archive.infolist())
-            _check_places(facts, entries, path)
-            headers = _check_headers(head, facts, path)
-            if verify:
-                _verify(stream, archive, facts, path)
+    """What the APE, or the executable with a zip, at `path` holds; fails for other files, and for one that is cut
+    short or not what was linked."""
+    found = _read(path)
+    if found.directory is None:
+        raise ApeError(f"{path}: not an APE", reason=ApeReason.NOT_AN_APE)
+    if found.kind is Kind.APE and found.facts is None:
+        raise ApeError(f"{path}: an APE, but not one that forge linked", reason=ApeReason.FOREIGN)
+    headers: tuple[str, ...] = ()
+    if found.facts is not None:
+        check_program(found)
+        headers = tuple(launcher.system for launcher in found.facts.launchers)
+    if verify:
+        _verify(found)
+    facts = found.facts
     return Container(
         path=path,
-        size=size,
-        program=facts.program,
-        assimilated=None if is_ape else f"linux-{elf.name_machine(head, str(path), ApeReason.NOT_AN_APE)}",
-        slices=facts.slices,
-        launchers=facts.launchers,
-        entries=entries,
+        size=found.size,
+        program=facts.program if facts else "",
+        assimilated=found.system if facts and found.system else None,
+        slices=facts.slices if facts else (),
+        launchers=facts.launchers if facts else (),
+        entries=found.directory.entries,
         elf_headers=headers,
-        pe=_read_pe(head, path),
+        pe=found.pe,
         verified=verify,
+        kind=found.kind,
+        system=found.system,
     )
 
 
-def _open_zip(stream: BinaryIO, path: Path, *, is_ape: bool) -> zipfile.ZipFile:
+def _read(path: Path) -> Program:
     try:
-        return zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
-        if not is_ape:
+        return read_program(path, "APE")
+    except ApeError as error:
+        if error.reason == ApeReason.NOT_A_PROGRAM:
             raise ApeError(f"{path}: not an APE", reason=ApeReason.NOT_AN_APE) from error
-        raise ApeError(
-            f"{path}: truncated: no zip directory at its end ({error})",
-            detail="the file was cut short or something was written behind its end; get it again",
-            reason=ApeReason.TRUNCATED,
-        ) from error
+        raise
 
 
-def _read_manifest(archive: zipfile.ZipFile, path: Path, *, is_ape: bool) -> Manifest:
-    if manifest.NAME not in archive.NameToInfo:
-        if not is_ape:
-            raise ApeError(f"{path}: not an APE", reason=ApeReason.NOT_AN_APE)
-        raise ApeError(f"{path}: an APE, but not one that forge linked", reason=ApeReason.FOREIGN)
-    try:
-        data = archive.read(manifest.NAME)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ApeError(f"{path}: altered: {manifest.NAME}: {error}", reason=ApeReason.ALTERED) from error
-    return manifest.parse_manifest(data, str(path))
+def check_program(program: Program) -> None:
+    """Refuses an APE whose entries or headers are not those that its manifest names."""
+    assert program.facts is not None and program.directory is not None
+    _check_places(program.facts, program.directory.entries, program.path)
+    _check_headers(program.head, program.facts, program.path)
+    if program.pe is None and program.head.startswith(b"MZ"):
+        raise ApeError(f"{program.path}: altered: its PE headers", reason=ApeReason.ALTERED)
 
 
-def _read_entry(stream: BinaryIO, info: zipfile.ZipInfo, path: Path) -> Entry:
-    stream.seek(info.header_offset)
-    local = stream.read(_LOCAL_HEADER)
-    if len(local) != _LOCAL_HEADER or not local.startswith(b"PK\3\4"):
-        raise ApeError(f"{path}: altered: no local header of {info.filename}", reason=ApeReason.ALTERED)
-    names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-    return Entry(
-        name=info.filename,
-        offset=info.header_offset + _LOCAL_HEADER + names,
-        packed=info.compress_size,
-        size=info.file_size,
-        deflated=info.compress_type == zipfile.ZIP_DEFLATED,
-        mode=info.external_attr >> 16 & 0o777,
-    )
-
-
-def _check_places(facts: Manifest, entries: tuple[Entry, ...], path: Path) -> None:
+def _check_places(facts: Manifest, found: tuple[Entry, ...], path: Path) -> None:
     """The zip entries of slices and launchers must lie where the manifest, so the shell part, looks for them."""
-    by_name = {entry.name: entry for entry in entries}
+    by_name = {entry.name: entry for entry in found}
     for record in facts.records():
         entry = by_name.get(record.entry)
         if entry is None or (entry.offset, entry.size, entry.deflated) != (record.offset, record.size, False):
             raise ApeError(
                 f"{path}: altered: {record.entry} is not where the manifest says",
-                detail="a zip tool rewrote the file; link it again, or add assets with `append`",
+                detail="a zip tool rewrote the file; link it again, or add assets with `forge package`",
                 reason=ApeReason.ALTERED,
             )
+    end = max((entry.offset + entry.packed for entry in found if entry.name.startswith(CORE)), default=0)
+    for entry in found:
+        if entry.head < end and not entry.name.startswith(CORE):
+            raise ApeError(f"{path}: altered: {entry.name} lies among the slices", reason=ApeReason.ALTERED)
 
 
-def _check_headers(head: bytes, facts: Manifest, path: Path) -> tuple[str, ...]:
-    """The systems of the printf'ed ELF headers, each of which must have its launcher."""
+def _check_headers(head: bytes, facts: Manifest, path: Path) -> None:
+    """Each printf'ed ELF header must have its launcher."""
     headers = script.decode_headers(head[: script.LOADER_WINDOW])
     found = tuple(f"linux-{elf.name_machine(one, str(path), ApeReason.ALTERED)}" for one in headers)
     if found != tuple(launcher.system for launcher in facts.launchers):
@@ -141,32 +119,43 @@ def _check_headers(head: bytes, facts: Manifest, path: Path) -> tuple[str, ...]:
     starts = [script.encode_start(has_pe=head[64:68] == b"PE\0\0"), *headers]
     if head[: manifest.MUTABLE] not in starts:
         raise ApeError(f"{path}: altered: its first {manifest.MUTABLE} bytes", reason=ApeReason.ALTERED)
-    return found
 
 
-def _read_pe(head: bytes, path: Path) -> PeImage | None:
-    if head[pe.HEADERS_AT : pe.HEADERS_AT + 4] != b"PE\0\0":
-        return None
-    # An assimilated file has lost its DOS header, and only that.
-    start = script.encode_start(has_pe=True)
-    return pe.parse_pe(start + head[len(start) :], str(path), ApeReason.ALTERED)
+def _verify(program: Program) -> None:
+    assert program.directory is not None
+    if program.facts is not None:
+        verify_program(program)
+    with content.open_input(program.path, "APE") as stream:
+        for entry in program.directory.entries:
+            entries.copy_entry(stream, entry, str(program.path))
 
 
-def _verify(stream: BinaryIO, archive: zipfile.ZipFile, facts: Manifest, path: Path) -> None:
-    stream.seek(manifest.MUTABLE)
-    front = content.measure_stream(stream, facts.front_size - manifest.MUTABLE)
-    if front.sha256 != facts.front_sha256:
-        raise ApeError(f"{path}: altered: its headers or shell part", reason=ApeReason.ALTERED)
-    for record in facts.records():
-        stream.seek(record.offset)
-        found = content.measure_stream(stream, record.size)
-        if found.sha256 != record.sha256:
-            raise ApeError(
-                f"{path}: altered: {record.entry} has SHA-256 {found.sha256}, expected {record.sha256}",
-                reason=ApeReason.ALTERED,
-            )
-    for info in archive.infolist():
-        read_entry(archive, info, path)
+def verify_program(program: Program) -> None:
+    """Refuses an APE whose front, launchers or slices are not what was linked; its assets are not read."""
+    facts, path = program.facts, program.path
+    assert facts is not None
+    with content.open_input(path, "APE") as stream:
+        if _hash_front(stream, program, facts) != facts.front_sha256:
+            raise ApeError(f"{path}: altered: its headers or shell part", reason=ApeReason.ALTERED)
+        for record in facts.records():
+            stream.seek(record.offset)
+            found = content.measure_stream(stream, record.size)
+            if found.sha256 != record.sha256:
+                raise ApeError(
+                    f"{path}: altered: {record.entry} has SHA-256 {found.sha256}, expected {record.sha256}",
+                    reason=ApeReason.ALTERED,
+                )
+
+
+def _hash_front(stream: BinaryIO, program: Program, facts: Manifest) -> str:
+    """The hash of what follows the start, as it was before the file was signed: a signature needs no other change."""
+    if not 0 <= facts.front_size <= _MAX_FRONT:
+        return ""
+    stream.seek(0)
+    front = bytearray(stream.read(facts.front_size))
+    for at, size in program.signed_fields():
+        front[at : at + size] = bytes(size)
+    return hashlib.sha256(front[manifest.MUTABLE :]).hexdigest()
 
 
 def read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, to: BinaryIO | None = None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import BinaryIO, Final
 
 from mmojo_forge.ape.error import ApeError, ApeReason
 from mmojo_forge.ape.layout import BLOCK, round_up
@@ -17,6 +17,8 @@ from mmojo_forge.ape.layout import BLOCK, round_up
 HEADER_SIZE: Final = 64
 _HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT: Final = struct.Struct("<IIQQQQQQ")
+_SECTION: Final = struct.Struct("<IIQQQQIIQQ")
+_SHT_NOBITS: Final = 8
 MACHINES: Final = {62: "x86_64", 183: "aarch64"}
 
 _ET_EXEC: Final = 2
@@ -83,6 +85,28 @@ def name_machine(header: bytes, what: str, reason: ApeReason = ApeReason.LAUNCHE
     if machine not in MACHINES or kind not in {_ET_EXEC, _ET_DYN}:
         raise ApeError(f"{what}: not an ELF executable for a machine that APEs know", reason=reason)
     return MACHINES[machine]
+
+
+def find_end(stream: BinaryIO, head: bytes) -> int:
+    """Where the ELF at the start of `stream` ends by its own headers; 0 where they do not tell."""
+    (*_, table, _, _, entry_size, count, section_size, sections, _) = _HEADER.unpack_from(head)
+    (segments,) = struct.unpack_from("<Q", head, 32)
+    if count * _SEGMENT.size + segments > len(head) or entry_size != _SEGMENT.size:
+        return 0
+    ends = [HEADER_SIZE, segments + count * _SEGMENT.size]
+    for index in range(count):
+        _, _, offset, _, _, size, _, _ = _SEGMENT.unpack_from(head, segments + index * _SEGMENT.size)
+        ends.append(offset + size)
+    if sections:
+        if section_size != _SECTION.size:
+            return 0
+        stream.seek(table)
+        data = stream.read(sections * _SECTION.size)
+        if len(data) != sections * _SECTION.size:
+            return 0
+        rows = _SECTION.iter_unpack(data)
+        ends += [table + len(data), *(row[4] + row[5] for row in rows if row[1] != _SHT_NOBITS)]
+    return int(max(ends))
 
 
 def move_segments(elf: ElfImage, base: int) -> tuple[Segment, ...]:

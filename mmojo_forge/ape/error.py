@@ -18,11 +18,21 @@ class ApeReason(StrEnum):
     QUOTE = "ape-pe-quote"
     SCRIPT = "ape-script"
     NOT_AN_APE = "ape-not-an-ape"
+    NOT_A_PROGRAM = "ape-not-a-program"
     FOREIGN = "ape-foreign"
     TRUNCATED = "ape-truncated"
     ALTERED = "ape-altered"
     NO_ENTRY = "ape-no-entry"
     NO_HEADER = "ape-no-header"
+    ARGUMENTS = "ape-arguments"
+    MODEL = "ape-model"
+    NAME = "ape-name"
+    FOLDER = "ape-folder"
+    UNMAPPED = "ape-unmapped"
+    CERTIFICATE = "ape-certificate"
+    SIGNED = "ape-signed"
+    DISK_FULL = "ape-disk-full"
+    OUTPUT = "ape-output"
 
 
 class ApeError(ForgeError):

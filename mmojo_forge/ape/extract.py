@@ -1,15 +1,18 @@
-"""Taking one slice or zip entry out of an APE, checked against its hash."""
+"""Taking slices and zip entries out of a program, each checked against its hash."""
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from mmojo_forge.ape import container
+from mmojo_forge.ape import container, content, entries
 from mmojo_forge.ape.container import Container
+from mmojo_forge.ape.directory import Entry
 from mmojo_forge.ape.error import ApeError, ApeReason
 from mmojo_forge.ape.replace_file import replace_file
+from mmojo_forge.ape.spec import check_path
+from mmojo_forge.ape.staging import Staging
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,29 +26,77 @@ class Extracted:
 
 
 def extract(path: Path, name: str, out: Path) -> Extracted:
-    """Writes the slice or the zip entry called `name` to `out`; slices are executable."""
+    """Writes the slice or the zip entry called `name` to `out`; programs are executable."""
     ape = container.read_container(path)
-    entry, expected, mode = _find(ape, name)
-    with replace_file(out, mode=mode, what="extract") as stream, zipfile.ZipFile(path) as archive:
-        sha256 = container.read_entry(archive, archive.getinfo(entry), path, stream)
-        if expected is not None and sha256 != expected:
-            raise ApeError(
-                f"{path}: altered: {entry} has SHA-256 {sha256}, expected {expected}", reason=ApeReason.ALTERED
-            )
-        size = stream.tell()
-    return Extracted(out, entry, size, sha256)
+    entry = _find(ape, name)
+    with replace_file(out, mode=_mode(entry), what="extract") as stream, content.open_input(path, "APE") as source:
+        sha256 = _copy(source, ape, entry, stream)
+    return Extracted(out, entry.name, entry.size, sha256)
 
 
-def _find(ape: Container, name: str) -> tuple[str, str | None, int]:
-    """The entry that `name` means, its hash if the manifest knows it, and its mode."""
-    for record in ape.slices:
-        if name in {record.name, record.entry}:
-            return record.entry, record.sha256, 0o755
-    for entry in ape.entries:
-        if entry.name == name:
-            return name, None, 0o755 if entry.mode & 0o100 else 0o644
-    raise ApeError(
-        f"{ape.path}: no slice or entry {name!r}",
-        detail="slices: " + ", ".join(record.name for record in ape.slices),
-        reason=ApeReason.NO_ENTRY,
-    )
+def extract_all(path: Path, folder: Path) -> list[Extracted]:
+    """Writes every entry below `folder`, which must be new or empty, and appears when all of it is there.
+
+    Raises ApeError (`ape-name`) for an entry whose name leads elsewhere, before anything is written.
+    """
+    ape = container.read_container(path)
+    found = [entry for entry in ape.entries if not entry.name.endswith("/")]
+    for entry in found:
+        _check_name(entry, path)
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise ApeError(f"extract to {folder}: it exists and is no empty folder", reason=ApeReason.OUTPUT)
+    made = []
+    with Staging("extract") as staging, content.open_input(path, "APE") as source:
+        temporary = staging.folder(folder)
+        for entry in found:
+            out = temporary / entry.name
+            out.parent.mkdir(parents=True, exist_ok=True)
+            hashes: list[str] = []
+
+            def fill(stream: BinaryIO, entry: Entry = entry, hashes: list[str] = hashes) -> None:
+                hashes.append(_copy(source, ape, entry, stream))
+
+            staging.write(out, fill, mode=_mode(entry))
+            made.append(Extracted(folder / entry.name, entry.name, entry.size, hashes[0]))
+        staging.commit()
+    return made
+
+
+def _check_name(entry: Entry, path: Path) -> None:
+    try:
+        check_path(entry.name)
+    except ApeError as error:
+        raise ApeError(
+            f"extract {path}: an entry is called {entry.name!r}, which is no place below a folder",
+            detail="Nothing was written. `forge ape extract FILE ENTRY DEST` takes one out under another name.",
+            reason=ApeReason.NAME,
+        ) from error
+
+
+def _copy(source: BinaryIO, ape: Container, entry: Entry, stream: BinaryIO) -> str:
+    sha256 = entries.copy_entry(source, entry, str(ape.path), stream)
+    known: dict[str, str] = {record.entry: record.sha256 for record in ape.slices}
+    known |= {record.entry: record.sha256 for record in ape.launchers}
+    expected = known.get(entry.name, sha256)
+    if sha256 != expected:
+        raise ApeError(
+            f"{ape.path}: altered: {entry.name} has SHA-256 {sha256}, expected {expected}", reason=ApeReason.ALTERED
+        )
+    return sha256
+
+
+def _mode(entry: Entry) -> int:
+    return 0o755 if entry.mode & 0o100 else 0o644
+
+
+def _find(ape: Container, name: str) -> Entry:
+    """The entry that `name` means: its own name, or that of a slice."""
+    found = {entry.name: entry for entry in ape.entries}
+    wanted = f"slices/{name}" if any(record.name == name for record in ape.slices) else name
+    if wanted not in found:
+        raise ApeError(
+            f"{ape.path}: no slice or entry {name!r}",
+            detail="slices: " + (", ".join(record.name for record in ape.slices) or "none"),
+            reason=ApeReason.NO_ENTRY,
+        )
+    return found[wanted]

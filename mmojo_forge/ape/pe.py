@@ -20,9 +20,12 @@ _ALIGN: Final = 512
 _AMD64: Final = 0x8664
 _PE32_PLUS: Final = 0x20B
 _DEBUG: Final = 6  # index in the data directory
+_SECURITY: Final = 4
+MAX_SIGNATURE: Final = 65536
 
 # Offsets from the PE signature: COFF header at 4, optional header at 24.
 _TIME_DATE_STAMP: Final = 8
+_SYMBOLS: Final = 12
 _SIZES: Final = (28, 32, 36)  # SizeOfCode, SizeOfInitializedData, SizeOfUninitializedData
 _SIZE_OF_HEADERS: Final = 24 + 60
 _CHECK_SUM: Final = 24 + 64
@@ -42,6 +45,14 @@ class PeSection:
 
 
 @dataclass(frozen=True, slots=True)
+class Signature:
+    """Where an Authenticode signature lies in the file: behind everything else (its table names a file offset)."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class PeImage:
     """The headers of a PE32+ executable for x86-64, and what they say. `headers` starts with the signature."""
 
@@ -49,6 +60,7 @@ class PeImage:
     entry: int
     subsystem: int
     sections: tuple[PeSection, ...]
+    signature: Signature | None = None
 
     @property
     def data_start(self) -> int:
@@ -59,6 +71,13 @@ class PeImage:
     def data_end(self) -> int:
         """Where it ends."""
         return max(section.offset + section.size for section in self.sections)
+
+    @property
+    def file_end(self) -> int:
+        """Where the executable ends; 0 where its headers do not tell, for a symbol table lies behind its sections."""
+        at, _ = struct.unpack_from("<II", self.headers, _SYMBOLS)
+        # The string table that follows the symbols says its own size, so the end is not known from the headers.
+        return 0 if at else self.data_end
 
 
 def parse_pe(image: bytes, what: str, reason: ApeReason = ApeReason.LAUNCHER) -> PeImage:
@@ -75,11 +94,25 @@ def parse_pe(image: bytes, what: str, reason: ApeReason = ApeReason.LAUNCHER) ->
         (subsystem,) = struct.unpack_from("<H", image, start + 24 + 68)
         first = start + 24 + optional
         sections = tuple(_parse_section(image, first + index * _SECTION) for index in range(count))
+        signature = _parse_signature(image, start, optional)
         if not any(section.size for section in sections):
             raise ValueError("no section has data")
     except (struct.error, ValueError) as error:
         raise ApeError(f"{what}: not a PE executable for x86-64: {error}", reason=reason) from error
-    return PeImage(image[start : first + count * _SECTION], entry, subsystem, sections)
+    return PeImage(image[start : first + count * _SECTION], entry, subsystem, sections, signature)
+
+
+def _parse_signature(image: bytes, start: int, optional: int) -> Signature | None:
+    if optional < _DIRECTORY - 24 + 8 * (_SECURITY + 1):
+        return None
+    found = Signature(*struct.unpack_from("<II", image, start + _DIRECTORY + 8 * _SECURITY))
+    return found if found.offset and found.size else None
+
+
+def find_signed_fields(pe: PeImage, start: int) -> tuple[tuple[int, int], ...]:
+    """Offset and size, in a file whose PE headers begin at `start`, of what signing changes in those headers."""
+    fields = ((_CHECK_SUM, 4), (_DIRECTORY + 8 * _SECURITY, 8))
+    return tuple((start + at, size) for at, size in fields) if pe.signature else ()
 
 
 def _parse_section(image: bytes, at: int) -> PeSection:

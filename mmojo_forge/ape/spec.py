@@ -29,7 +29,8 @@ MAX_SLICES: Final = 32
 # Names stand unquoted in the shell part, in C strings of 48 and 64 bytes, and in Windows file names.
 _SLICE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,46}")
 _PROGRAM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,58}")
-_RESERVED: Final = ("ape/", "slices/")
+MAPPED: Final = ".gguf"
+_RESERVED: Final = ("ape", "slices")
 
 
 def _refuse(what: str, detail: str = "") -> NoReturn:
@@ -67,13 +68,23 @@ class Asset:
     mapped: bool = False
 
     def __post_init__(self) -> None:
-        parts = self.name.split("/")
-        if not self.name.isprintable() or "\\" in self.name or any(part in {"", ".", ".."} for part in parts):
-            _refuse(f"asset name {self.name!r} is not a plain relative path")
-        if self.name.startswith(_RESERVED):
-            _refuse(f"asset name {self.name!r} is the linker's own", "names below ape/ and slices/ are taken")
-        if len(self.name.encode()) > 0xFFFF:
-            _refuse(f"asset name {self.name[:40]!r}... is too long")
+        self.check_name(self.name)
+
+    @staticmethod
+    def check_name(name: str) -> None:
+        """Refuses what no asset can be called."""
+        check_path(name)
+        if name.partition("/")[0] in _RESERVED:
+            _refuse(f"asset name {name!r} is the linker's own", "names below ape/ and slices/ are taken")
+
+
+def check_path(name: str) -> None:
+    """Refuses what is no plain path below a folder."""
+    parts = name.split("/")
+    if not name.isprintable() or "\\" in name or any(part in {"", ".", ".."} for part in parts):
+        _refuse(f"asset name {name!r} is not a plain relative path")
+    if len(name.encode()) > 0xFFFF:
+        _refuse(f"asset name {name[:40]!r}... is too long")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +165,11 @@ def _parse_asset(data: object, base: Path) -> tuple[Asset, ...]:
 
 
 def expand_asset(name: str, path: Path, *, mapped: bool = False) -> tuple[Asset, ...]:
-    """The asset at `path`, or one per file below it when that is a folder, sorted by name."""
+    """The asset at `path`, or one per file below it when that is a folder, sorted by name. Models are mapped."""
     if not path.is_dir():
-        return (Asset(name, path, mapped),)
+        return (Asset(name, path, mapped or name.endswith(MAPPED)),)
     files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if not file.is_dir())
-    return tuple(Asset(f"{name}/{below}", file, mapped) for below, file in files)
+    return tuple(Asset(f"{name}/{below}", file, mapped or below.endswith(MAPPED)) for below, file in files)
 
 
 def _table(data: object, where: str, allowed: Iterable[str]) -> dict[str, Any]:

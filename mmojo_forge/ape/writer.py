@@ -1,4 +1,4 @@
-"""Writing zip entries into an APE, one after the other, from files of any size."""
+"""Writing zip entries into a file, one after the other, from files of any size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 from mmojo_forge.ape import content
 from mmojo_forge.ape.content import Content
+from mmojo_forge.ape.copying import OnProgress, Span, copy_span
+from mmojo_forge.ape.directory import Entry
 from mmojo_forge.ape.layout import BLOCK, Piece, place_piece
 from mmojo_forge.ape.spec import Asset
 from mmojo_forge.ape.zipdir import DEFLATED, STORED, ZipEntry, encode_directory, local_size
@@ -26,15 +28,38 @@ class EntryWriter:
         self, name: str, facts: Content, chunks: Iterable[bytes], *, align: int = BLOCK, mode: int = 0o644
     ) -> int:
         """Writes an entry as it is, its data at a multiple of `align`; returns where the data starts."""
-        piece = Piece(local_size(name, facts.size), facts.size, align)
-        place = place_piece(self.stream.tell(), piece)
-        entry = ZipEntry(name, STORED, facts.crc, facts.size, facts.size, place.head, mode)
-        self.pad_to(place.head)
-        self.stream.write(entry.encode_local())
+        entry = ZipEntry(name, STORED, facts.crc, facts.size, facts.size, mode=mode)
+        entry, data = self._begin(entry, align)
         for chunk in chunks:
             self.stream.write(chunk)
         self.entries.append(entry)
-        return place.data
+        return data
+
+    def add_copied(self, entry: ZipEntry, source: BinaryIO, at: int, on_progress: OnProgress, *, align: int) -> None:
+        """Writes an entry whose packed bytes stand in `source` from `at` on; with a CRC of -1, it is found on the way.
+
+        Raises OSError.
+        """
+        known = entry.crc >= 0
+        entry, data = self._begin(entry if known else replace(entry, crc=0), align)
+        self.stream.flush()
+        span = Span(source.fileno(), at, self.stream.fileno(), data, entry.packed)
+        crc = copy_span(span, on_progress, checksum=not known)
+        if not known:
+            entry = replace(entry, crc=crc)
+            self.stream.seek(entry.offset)
+            self.stream.write(entry.encode_local())
+        self.stream.seek(data + entry.packed)
+        self.entries.append(entry)
+
+    def _begin(self, entry: ZipEntry, align: int) -> tuple[ZipEntry, int]:
+        """Writes the local header so that data follows at a multiple of `align`; the entry, and where its data is."""
+        head = local_size(entry.name, entry.size)
+        place = place_piece(self.stream.tell(), Piece(head, entry.packed, align))
+        entry = replace(entry, offset=place.head)
+        self.pad_to(place.head)
+        self.stream.write(entry.encode_local())
+        return entry, place.data
 
     def add_deflated(self, name: str, facts: Content, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
         """Writes an entry compressed. Its local header is written twice: the packed size is known only afterwards."""
@@ -78,3 +103,9 @@ class EntryWriter:
 def is_executable(path: Path) -> bool:
     """Whether the file's owner may execute it: the one mode bit that an entry keeps."""
     return bool(path.stat().st_mode & 0o100)
+
+
+def entry_of(entry: Entry) -> ZipEntry:
+    """An entry that was read, as it is written again: without times, comments and extra fields."""
+    mode = 0o755 if entry.mode & 0o100 else 0o644
+    return ZipEntry(entry.name, entry.method, entry.crc, entry.packed, entry.size, entry.head, mode)

@@ -14,11 +14,11 @@ from typing import Final
 STORED: Final = 0
 DEFLATED: Final = 8
 
-_LOCAL: Final = struct.Struct("<IHHHHHIIIHH")  # 4.3.7
-_CENTRAL: Final = struct.Struct("<IHHHHHHIIIHHHHHII")  # 4.3.12
-_END64: Final = struct.Struct("<IQHHIIQQQQ")  # 4.3.14
-_LOCATOR64: Final = struct.Struct("<IIQI")  # 4.3.15
-_END: Final = struct.Struct("<IHHHHIIH")  # 4.3.16
+LOCAL: Final = struct.Struct("<IHHHHHIIIHH")  # 4.3.7
+CENTRAL: Final = struct.Struct("<IHHHHHHIIIHHHHHII")  # 4.3.12
+END64: Final = struct.Struct("<IQHHIIQQQQ")  # 4.3.14
+LOCATOR64: Final = struct.Struct("<IIQI")  # 4.3.15
+END: Final = struct.Struct("<IHHHHIIH")  # 4.3.16
 
 _MAX32: Final = 0xFFFFFFFF
 _MAX16: Final = 0xFFFF
@@ -54,7 +54,7 @@ class ZipEntry:
         extra = struct.pack("<HHQQ", 1, 16, self.size, self.packed) if self.wide else b""
         sizes = (_MAX32, _MAX32) if self.wide else (self.packed, self.size)
         fields = (self._version(), self._flags(), self.method, 0, _EPOCH_DATE, self.crc)
-        return _LOCAL.pack(0x04034B50, *fields, *sizes, len(name), len(extra)) + name + extra
+        return LOCAL.pack(0x04034B50, *fields, *sizes, len(name), len(extra)) + name + extra
 
     def encode_central(self) -> bytes:
         """The record in the directory at the end of the file."""
@@ -66,7 +66,7 @@ class ZipEntry:
         version = 45 if values else self._version()
         fields = (_UNIX | version, version, self._flags(), self.method, 0, _EPOCH_DATE, self.crc)
         rest = (len(name), len(extra), 0, 0, 0, (_REGULAR | self.mode) << 16, _MAX32 if far else self.offset)
-        return _CENTRAL.pack(0x02014B50, *fields, *sizes, *rest) + name + extra
+        return CENTRAL.pack(0x02014B50, *fields, *sizes, *rest) + name + extra
 
     def _version(self) -> int:
         return 45 if self.wide else 20
@@ -89,7 +89,7 @@ def encode_directory(entries: Sequence[ZipEntry], offset: int) -> bytes:
 def _encode_end(count: int, size: int, offset: int) -> bytes:
     wide = b""
     if count >= _MAX16 or size >= _MAX32 or offset >= _MAX32:
-        wide = _END64.pack(0x06064B50, _END64.size - 12, _UNIX | 45, 45, 0, 0, count, count, size, offset)
-        wide += _LOCATOR64.pack(0x07064B50, 0, offset + size, 1)
+        wide = END64.pack(0x06064B50, END64.size - 12, _UNIX | 45, 45, 0, 0, count, count, size, offset)
+        wide += LOCATOR64.pack(0x07064B50, 0, offset + size, 1)
     small = min(count, _MAX16)
-    return wide + _END.pack(0x06054B50, 0, 0, small, small, min(size, _MAX32), min(offset, _MAX32), 0)
+    return wide + END.pack(0x06054B50, 0, 0, small, small, min(size, _MAX32), min(offset, _MAX32), 0)

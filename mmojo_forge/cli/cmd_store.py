@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mmojo_forge.cli import cmd_store_gc, cmd_store_repair, cmd_store_transfer
+from mmojo_forge.cli import cmd_store_gc, cmd_store_repair, cmd_store_source, cmd_store_transfer
 from mmojo_forge.cli.context import Context
 from mmojo_forge.engine.query import target_path
 
@@ -22,6 +22,7 @@ for _part in (
     cmd_store_gc.du,
     cmd_store_transfer.export,
     cmd_store_transfer.import_,
+    cmd_store_source.add,
 ):
     command.add_command(_part)
 

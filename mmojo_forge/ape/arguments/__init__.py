@@ -1,0 +1,1 @@
+"""The files that a server takes arguments from: `mmojo-server-args`, plain and YAML. docs/args.md is their grammar."""

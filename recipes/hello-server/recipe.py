@@ -1,0 +1,14 @@
+from mmojo_forge.recipe import Files, Package, Spec, package_server, recipe
+
+
+@recipe("hello-server.ape")
+def hello_server(userland: Package) -> Spec:
+    """An example of a server with its model and arguments in it: the generated model, which says nothing sensible."""
+    return package_server(
+        "hello-server",
+        userland=userland,
+        program=Package("mmojo-server.ape"),
+        server="hello-server",
+        models={"tiny.gguf": Package("bench-model.tiny")},
+        args=Files("hello-server-args"),
+    )

@@ -1,0 +1,122 @@
+"""Sources that somebody brings: known by their content, believed only where one says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.hand_source import add_source
+from mmojo_forge.engine.locking import Locker
+from mmojo_forge.engine.workspace import Workspace
+from mmojo_forge.fetch.digests import Digests
+from mmojo_forge.fetch.failure import FetchError
+from mmojo_forge.fetch.fetcher import Fetcher
+from mmojo_forge.model.derivation import Source
+from mmojo_forge.model.lockfile import Lock, Pin, Userland
+from mmojo_forge.model.tree import Tree
+from mmojo_forge.store.memory import MemoryStore
+
+RECIPE = """
+from mmojo_forge.recipe import File, Url, recipe, unpack
+
+@recipe("land")
+def land():
+    return unpack("land", File("model.gguf"), File("tool", executable=True), Url("https://example.org/more.tar"))
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    root = tmp_path / "workspace"
+    (root / "recipes" / "land").mkdir(parents=True)
+    (root / "recipes" / "land" / "recipe.py").write_text(RECIPE)
+    (root / "forge.lock").touch()
+    return Workspace.find(root)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> MemoryStore:
+    return MemoryStore(tmp_path / "store")
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def pin_of(name: str, locator: str, data: bytes) -> Pin:
+    digests = Digests()
+    digests.update(data)
+    received = digests.received("")
+    return Pin(name, locator, received.sha256, received.blake3, received.size)
+
+
+def refusal(workspace: Workspace, store: MemoryStore, path: Path, **more: object) -> EngineError:
+    before = workspace.lock_path.read_text()
+    with pytest.raises(EngineError) as caught:
+        add_source(workspace, store, path, **more)  # type: ignore[arg-type]
+    assert workspace.lock_path.read_text() == before
+    return caught.value
+
+
+def test_a_file_is_pinned_once_and_then_known_by_its_content(
+    workspace: Workspace, store: MemoryStore, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "model.gguf", b"model")
+    added = add_source(workspace, store, path, pin=True)
+    assert added.pinned
+    assert workspace.read_lock().sources["model.gguf"] == added.pin == pin_of("model.gguf", "file:model.gguf", b"model")
+    tree = Tree.of_file(added.pin.blake3, 5).id
+    assert store.valid_trees([tree]) == {tree}
+    other = MemoryStore(tmp_path / "other")
+    elsewhere = write(tmp_path / "whatever.bin", b"model")
+    assert add_source(workspace, other, elsewhere).pin.name == "model.gguf"
+    assert other.valid_trees([tree]) == {tree}
+    assert elsewhere.exists()
+
+
+def test_a_tool_that_is_brought_is_executable(workspace: Workspace, store: MemoryStore, tmp_path: Path) -> None:
+    added = add_source(workspace, store, write(tmp_path / "x", b"tool"), name="tool", pin=True)
+    tree = Tree.of_file(added.pin.blake3, 4, executable=True).id
+    assert store.valid_trees([tree]) == {tree}
+
+
+def test_any_pinned_source_may_be_brought(workspace: Workspace, store: MemoryStore, tmp_path: Path) -> None:
+    url = pin_of("more.tar", "url:https://example.org/more.tar", b"more")
+    package = pin_of("bash", "debian:pool/b/bash.deb", b"bash")
+    userland = Userland("base", "bookworm", "amd64", ("bash",), {"bash": package})
+    workspace.write_lock(Lock({"more.tar": url}, {"base": userland}))
+    assert add_source(workspace, store, write(tmp_path / "a", b"more")).pin == url
+    assert add_source(workspace, store, write(tmp_path / "b", b"bash")).pin == package
+
+
+def test_what_is_not_pinned_or_is_something_else_is_refused(
+    workspace: Workspace, store: MemoryStore, tmp_path: Path
+) -> None:
+    pin = pin_of("model.gguf", "file:model.gguf", b"model")
+    workspace.write_lock(Lock({"model.gguf": pin}))
+    assert refusal(workspace, store, write(tmp_path / "model.gguf", b"another")).reason == "source-mismatch"
+    assert refusal(workspace, store, write(tmp_path / "x", b"another")).reason == "source-unknown"
+    assert refusal(workspace, store, write(tmp_path / "x", b"model"), name="tool").reason == "source-mismatch"
+    assert refusal(workspace, store, tmp_path / "missing").reason == "source-unreadable"
+    assert refusal(workspace, store, tmp_path).reason == "source-unreadable"
+    for name in ("more.tar", "other"):
+        assert refusal(workspace, store, tmp_path / "x", name=name, pin=True).reason == "source-unknown"
+
+
+def test_lock_keeps_what_was_pinned_by_hand_and_says_what_is_missing(
+    workspace: Workspace, store: MemoryStore, tmp_path: Path
+) -> None:
+    fetcher = Fetcher(environment={"HOME": str(tmp_path)})
+    locker = Locker(workspace, store, fetcher, lambda _line: None)
+    with pytest.raises(FetchError) as caught:
+        locker.update()
+    assert caught.value.reason == "source-by-hand"
+    assert "add-source --pin --name model.gguf" in caught.value.detail
+    source = Source("model.gguf", "file:model.gguf", "b" * 64, 5, "a" * 64)  # type: ignore[arg-type]
+    with pytest.raises(FetchError) as caught:
+        fetcher.fetch(source, tmp_path / "download")
+    assert caught.value.reason == "source-by-hand"
+    assert "a" * 64 in caught.value.detail

@@ -1,0 +1,129 @@
+"""What `inspect` says of a packaged program, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmojo_forge.ape.container import read_container
+from mmojo_forge.ape.packaging.order import PackageOrder
+from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.package_report import PackageReport, report_on
+from mmojo_forge.engine.packaging import check_inputs, find_program
+from mmojo_forge.errors import ForgeError
+from tests.ape_samples.gguf import make_gguf
+from tests.ape_samples.packages import make_folder, make_model, make_server, named, package, write
+from tests.unit.test_certificates import NOW, make_certificate, make_key, pem
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    return make_server(tmp_path / "server")
+
+
+def report(path: Path) -> PackageReport:
+    found = report_on(path, read_container(path).entries, NOW.timestamp())
+    json.dumps(found.to_json())
+    return found
+
+
+def test_arguments_models_pages_and_the_certificate_are_told(server: Path, tmp_path: Path) -> None:
+    key = make_key()
+    made = package(
+        server,
+        tmp_path / "x.ape",
+        models=(named(make_model(tmp_path / "m.gguf")),),
+        args=named(write(tmp_path / "args", '--api-key $KEY --alias "a ${B:-c}" ... --x \'\\n\' "\\xc3\\xa4"')),
+        ui=make_folder(tmp_path / "page", "index.html"),
+        cert=write(tmp_path / "c", make_certificate(key)),
+        key=write(tmp_path / "k", pem(key)),
+    )[0].path
+    found = report(made)
+    assert found.faults == ()
+    assert found.pages == ("chat", "complete", "custom")
+    assert found.certificate is not None and found.certificate.names == ("server.example", "::1")
+    (model,) = found.models
+    assert (model.name, model.mappable, model.facts and model.facts.architecture) == ("m.gguf", True, "llama")
+    words = found.arguments[0].words
+    assert words[:2] == ("--model", "/zip/m.gguf")
+    assert words[-7:] == ("${KEY}", "--alias", "a ${B:-c}", "...", "--x", "\\n", "ä")
+
+
+def test_a_bare_program_has_nothing(server: Path) -> None:
+    found = report(package(server, server, remove=("ui",))[0].path)
+    assert (found.arguments, found.models, found.pages, found.certificate, found.faults) == ((), (), (), None, ())
+
+
+def test_faults_are_part_of_the_report(server: Path) -> None:
+    key = make_key()
+    with zipfile.ZipFile(server, "a") as archive:
+        archive.writestr("packed.gguf", make_gguf(), zipfile.ZIP_DEFLATED)
+        archive.writestr("askew.gguf", make_gguf())
+        archive.writestr("broken.gguf", b"GGUF")
+        archive.writestr("mmojo-server-args", "--alias 'x")
+        archive.writestr("mmojo-server-args.yaml", "a b\n")
+        archive.writestr("certs/server.crt", make_certificate(key, days=(-20, -10)))
+    found = report(server)
+    told = "\n".join(found.faults)
+    for words in ("packed.gguf: it is compressed", "askew.gguf: its data is at 0x", "broken.gguf: ", "args:1: ",
+                  "args.yaml:1: ", "certs/server.key is missing"):  # fmt: skip
+        assert words in told
+    assert [(one.name, one.facts is not None, one.mappable) for one in found.models] == [
+        ("packed.gguf", False, False),
+        ("askew.gguf", True, False),
+        ("broken.gguf", False, False),
+    ]
+    with zipfile.ZipFile(server, "a") as archive:
+        archive.writestr("certs/server.key", pem(key))
+    assert "expired" in "\n".join(report(server).faults)
+
+
+def test_another_certificates_key_is_told(server: Path) -> None:
+    with zipfile.ZipFile(server, "a") as archive:
+        archive.writestr("certs/server.crt", make_certificate(make_key()))
+        archive.writestr("certs/server.key", pem(make_key()))
+    assert "not the key of the certificate" in report(server).faults[0]
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ({"cert": "c", "key": "other"}, "key-mismatch"),
+        ({"cert": "c", "key": "locked"}, "ape-certificate"),
+        ({"cert": "broken", "key": "k"}, "certificate-unreadable"),
+        ({"cert": "c"}, "ape-certificate"),
+    ],
+)
+def test_certificates_are_looked_at_before_anything_is_realised(
+    tmp_path: Path, what: dict[str, str], reason: str
+) -> None:
+    key = make_key()
+    write(tmp_path / "c", make_certificate(key))
+    write(tmp_path / "k", pem(key))
+    write(tmp_path / "other", pem(make_key()))
+    write(tmp_path / "locked", pem(key, b"password"))
+    write(tmp_path / "broken", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    order: dict[str, Any] = {name: tmp_path / file for name, file in what.items()}
+    with pytest.raises(ForgeError) as caught:
+        check_inputs(PackageOrder(tmp_path, **order), NOW.timestamp())
+    assert caught.value.reason == reason
+    assert check_inputs(PackageOrder(tmp_path, cert=tmp_path / "c", key=tmp_path / "k"), NOW.timestamp()) == []
+
+
+def test_the_program_of_a_target_is_the_file_or_the_one_in_bin(tmp_path: Path) -> None:
+    file = write(tmp_path / "file", b"")
+    assert find_program(file, "x.ape") == file
+    one = write(tmp_path / "one" / "bin" / "anything", b"").parent.parent
+    assert find_program(one, "x.native").name == "anything"
+    two = make_folder(tmp_path / "two", "bin/server", "bin/tool")
+    assert find_program(two, "server.native^out").name == "server"
+    windows = make_folder(tmp_path / "windows", "bin/server.exe", "bin/tool.exe")
+    assert find_program(windows, "server.windows").name == "server.exe"
+    for bad in (two, make_folder(tmp_path / "none", "lib/x")):
+        with pytest.raises(EngineError) as caught:
+            find_program(bad, "x.native")
+        assert caught.value.reason == "no-program"
