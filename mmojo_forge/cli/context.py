@@ -180,6 +180,17 @@ class Context:
         folder = Path(configuration_file(dict(self.environment))).parent
         return KeyRing(folder, self.workspace.root)
 
+    def any_keys(self) -> KeyRing:
+        """As `keys`, but outside of any workspace the user's alone: files are signed and verified anywhere."""
+        try:
+            return self.keys()
+        except WorkspaceError:
+            # As for keys.
+            from mmojo_forge.engine.keys import KeyRing
+
+            folder = Path(configuration_file(dict(self.environment))).parent
+            return KeyRing(folder, folder)
+
     def _signer(self, reporter: Reporter) -> PrivateKey | None:
         try:
             return self.keys().own()
