@@ -1,7 +1,7 @@
 from json import dumps, loads
 from typing import Literal
 
-from mmojo_forge.recipe import Files, Host, Package, Slice, Spec, build, link_ape, quote, recipe
+from mmojo_forge.recipe import Component, Files, Host, Package, Slice, Spec, build, link_ape, quote, recipe
 
 # What the vendored tree says of itself (its own git metadata is left out of the source tree on purpose).
 VERSION = "0.5.0-dev"
@@ -47,7 +47,11 @@ SYSTEMS = {
             "-DGGML_ACCELERATE=OFF",
             "-DCMAKE_OSX_SYSROOT=",
             "-DCMAKE_INSTALL_NAME_TOOL=/bin/true",
+            # The keychain is reached by frameworks that zig does not have; /etc/ssl/cert.pem has the system's roots.
+            "-DCORE_FOUNDATION_FRAMEWORK=",
+            "-DSECURITY_FRAMEWORK=",
         ),
+        "defines": " -DCPPHTTPLIB_DISABLE_MACOSX_AUTOMATIC_ROOT_CERTIFICATES",
     },
 }
 SLICES = {
@@ -67,6 +71,18 @@ FEATURES = {
     "macos-aarch64": {"m1": ()},
 }
 
+# The web pages of the server, by their name in its file.
+PAGES = {"ui/chat": Package("llama-ui"), "ui/complete": Package("ui-complete")}
+
+# What zig and gcc link into every program, by operating system.
+LINKED = {
+    "linux": ("compiler-rt", "musl", "libc++", "libc++abi", "libunwind"),
+    "windows": ("compiler-rt", "mingw-w64", "winpthreads", "gdtoa", "libc++", "libc++abi", "libunwind"),
+    "macos": ("compiler-rt", "libc++", "libc++abi"),
+}
+LINKED_BY_GCC = ("libc6-dev", "libgcc-12-dev", "libstdc++-12-dev")
+GUARD = Component("cpu-guard", licence="Apache-2.0", of="guard")
+
 # What every build of llama.cpp here is configured with, whatever the compiler.
 FLAGS = (
     "-DCMAKE_MAKE_PROGRAM=/forge/ninja/ninja",
@@ -82,7 +98,9 @@ FLAGS = (
     "-DGGML_BMI2=OFF",
     "-DGGML_FMA=OFF",
     "-DGGML_F16C=OFF",
-    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_OPENSSL=ON",
+    "-DOPENSSL_ROOT_DIR=/forge/openssl",
+    "-DOPENSSL_USE_STATIC_LIBS=ON",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
@@ -164,6 +182,7 @@ def system(
     ninja: Package,
     userland: Package,
     llama_cpp: Package,
+    openssl: Package,
     *,
     system: Literal["linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-aarch64"] = "linux-x86_64",
 ) -> Spec:
@@ -172,7 +191,7 @@ def system(
     levels = row["levels"]
     first = next(iter(levels))
     further = ";".join(f"{level}={cpu}" for level, cpu in levels.items() if level != first)
-    compile_flags = f"{COMPILE} -ffile-prefix-map=/forge/zig=zig"
+    compile_flags = f"{COMPILE} -ffile-prefix-map=/forge/zig=zig{row.get('defines', '')}"
     flags = (
         "-DCMAKE_BUILD_TYPE=Release",
         f"-DCMAKE_SYSTEM_NAME={row['cmake'][0]}",
@@ -213,6 +232,7 @@ def system(
             "cmake": cmake,
             "ninja": ninja,
             "source": llama_cpp,
+            "openssl": openssl.with_options(system=system),
             "levels": Files("cmake"),
             "guard": Files("guard"),
             "info": Files("info"),
@@ -237,7 +257,7 @@ def system(
             "install": ZIG_INSTALL,
             "info": build_infos(infos, "/build/bin/cc"),
         },
-    )
+    ).made_of(GUARD).containing("source", "openssl", "guard", zig=LINKED[system.partition("-")[0]])
 
 
 @recipe("mmojo-server.linux-x86_64-v2", variants={name: row for name, row in SLICES.items() if name != "linux-x86_64-v2"})
@@ -269,10 +289,10 @@ def ape(ape: Package, userland: Package, *, program: str = "mmojo-server") -> Sp
         launchers=ape,
         program=program,
         slices=slices,
-        assets={"build-info.json": "build-info.json"},
+        assets={"build-info.json": "build-info.json", **(PAGES if program == "mmojo-server" else {})},
         inputs={"info": Files("info")},
         prepare=f"python3 -B /forge/info/join_infos.py build-info.json {' '.join(slices)}",
-    )
+    ).containing(info=())
 
 
 GCC_TOOLS = r"""
@@ -345,6 +365,7 @@ def with_gcc(
             "cmake": cmake,
             "ninja": ninja,
             "source": llama_cpp,
+            "openssl": Package("openssl.gcc"),
             "levels": Files("cmake"),
             "guard": Files("guard"),
             "info": Files("info"),
@@ -360,7 +381,7 @@ def with_gcc(
             "install": GCC_INSTALL,
             "info": build_infos(infos, "/forge/gcc/bin/gcc"),
         },
-    )
+    ).made_of(GUARD).containing("source", "openssl", "guard", *(["openblas"] if blas else ()), gcc=LINKED_BY_GCC)
 
 
 @recipe("mmojo-server.debug", variants={"plain": {"cpu": "-march=x86-64", "debug": False}})
