@@ -1,6 +1,7 @@
 """`python -m bench [--quick] [CASE…]`: a Markdown table on stdout, all times as JSON in bench/results/.
 
-`python -m bench soak [--kills N]` measures nothing, but looks for what breaks (bench/soak.py).
+`python -m bench soak [--kills N]` measures nothing, but looks for what breaks (bench/soak.py); `python -m bench packed`
+measures servers with a model in them (bench/packed.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import soak
+from bench import packed, soak
 from bench.cases import CASES, Sides
 from bench.measure import Row
 
@@ -61,5 +62,7 @@ def _cpu() -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["soak"]:
         soak.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["packed"]:
+        packed.main(sys.argv[2:])
     else:
         main()

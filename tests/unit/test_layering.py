@@ -60,9 +60,9 @@ NOOP_MODULES = {
     "store/known.py",
     "store/layout.py",
 }
-# Beside the CLI nobody reads the environment, the arguments, or prints; `ape` is a program of its own in the sandbox.
+# Beside the CLI nobody reads the environment, the arguments, or prints; these are programs of their own in the sandbox.
 CLI_ONLY = {("os", "environ"), ("os", "getenv"), ("sys", "argv"), ("sys", "exit"), ("sys", "stdout")}
-CLI_LIKE = {"ape/__main__.py"}
+CLI_LIKE = {"ape/__main__.py", "recipe/patcher.py"}
 
 
 def layer_of(path: Path) -> str:
