@@ -31,7 +31,7 @@ def find(target: str, variable: str = "") -> Path | None:
 
 
 def server_program() -> Path:
-    """The native server for any x86-64 Linux of the last ten years."""
+    """The native server for any x86-64 Linux of the last ten years, with its pages."""
     program = built("mmojo-server.linux-x86_64-v3", "FORGE_TEST_SERVER")
     return program / "bin" / "mmojo-server" if program.is_dir() else program
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.built import built, find, server_program
+from tests.built import find, server_program
 from tests.serve import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -35,15 +35,9 @@ def package(program: Path, out: Path, *more: str | Path, expect: int = 0) -> sub
     return done
 
 
-def the_server(folder: Path) -> Path:
-    """The server that runs everywhere; where that was not built, a native one with the same pages in it."""
-    if (ape := find("mmojo-server.ape", "FORGE_TEST_APE")) is not None:
-        return ape
-    program = folder / "mmojo-server"
-    if not program.exists():
-        pages = [f"{built('llama-ui')}=ui/chat", f"{built('ui-complete')}=ui/complete"]
-        package(server_program(), program, "--file", pages[0], "--file", pages[1])
-    return program
+def the_server() -> Path:
+    """The server that runs everywhere; where that was not built, a native one."""
+    return find("mmojo-server.ape", "FORGE_TEST_APE") or server_program()
 
 
 def start_of(program: Path) -> list[str | Path]:

@@ -119,6 +119,25 @@ def package_server(  # noqa: PLR0913 (a package has as many parts)
     ).containing(*inputs)
 
 
+def with_files(name: str, *, userland: Wanted, program: Wanted, path: str, files: Mapping[str, Wanted]) -> Spec:
+    """The folder `program` with `files`, by name, at the end of the native program that it has at `path`.
+
+    For what a program reads from its own file and should not be compiled with it, such as web pages. The output is
+    such a folder.
+    """
+    inputs: dict[str, Wanted] = {"program": program, **{_input_name(one, "file"): it for one, it in files.items()}}
+    order: dict[str, canonical.Json] = {
+        "program": f"/forge/program/{path}",
+        "files": [_row(one, "file") for one in files],
+    }
+    out = f"/forge/out/out/{path}"
+    copy = f"cp -r /forge/program /forge/out/out\nchmod -R u+w /forge/out/out\nrm {quote(out)}\n"
+    package = f"{_write_order(order)}{copy}{_RUN} package order.json {quote(out)}"
+    return build(
+        name, userland=userland, inputs={**inputs, **_LINKER}, at=_AT, phases={"package": package}
+    ).containing(*inputs)
+
+
 def _row(name: str, kind: str) -> canonical.Json:
     return {"name": name, "path": f"/forge/{_input_name(name, kind)}"}
 

@@ -1,7 +1,7 @@
 from json import dumps, loads
 from typing import Literal
 
-from mmojo_forge.recipe import Component, Files, Host, Package, Slice, Spec, build, link_ape, quote, recipe
+from mmojo_forge.recipe import Component, Files, Host, Package, Slice, Spec, build, link_ape, quote, recipe, with_files
 
 # What the vendored tree says of itself (its own git metadata is left out of the source tree on purpose).
 VERSION = "0.5.0-dev"
@@ -261,9 +261,23 @@ def system(
 
 
 @recipe("mmojo-server.linux-x86_64-v2", variants={name: row for name, row in SLICES.items() if name != "linux-x86_64-v2"})
-def slice_of(*, system: str = "linux-x86_64", level: str = "v2", program: str = "mmojo-server") -> Package:
+def slice_of(
+    userland: Package, *, system: str = "linux-x86_64", level: str = "v2", program: str = "mmojo-server"
+) -> Spec | Package:
     """llama-server for one system and CPU level: a single executable, the one to deploy to servers."""
-    return Package("mmojo-server.linux-x86_64").with_options(system=system).output(server_output(level, program))
+    package = Package("mmojo-server.linux-x86_64").with_options(system=system).output(server_output(level, program))
+    # What is written behind a program for macOS voids the signature that it needs.
+    if system.startswith("macos"):
+        return package
+    return with_pages(f"{system}-{level}", package, userland, program, ".exe" if system.startswith("windows") else "")
+
+
+def with_pages(variant, package, userland, program, ending=""):
+    """The server of a build with its web pages; other programs as they are."""
+    if program != "mmojo-server":
+        return package
+    path = f"bin/mmojo-server{ending}"
+    return with_files(f"mmojo-server-{variant}-paged", userland=userland, program=package, path=path, files=PAGES)
 
 
 @recipe("mmojo-server.ape")
@@ -385,9 +399,12 @@ def with_gcc(
 
 
 @recipe("mmojo-server.debug", variants={"plain": {"cpu": "-march=x86-64", "debug": False}})
-def portable_with_gcc(*, cpu: str = "-march=x86-64-v2", debug: bool = True, program: str = "mmojo-server") -> Package:
+def portable_with_gcc(
+    userland: Package, *, cpu: str = "-march=x86-64-v2", debug: bool = True, program: str = "mmojo-server"
+) -> Spec | Package:
     """llama-server unoptimised and with symbols (`debug`), or for any x86-64 as generic packages are (`plain`)."""
-    return Package("mmojo-server.gcc").with_options(cpu=cpu, debug=debug).output(program)
+    package = Package("mmojo-server.gcc").with_options(cpu=cpu, debug=debug).output(program)
+    return with_pages("debug" if debug else "plain", package, userland, program)
 
 
 # What gcc 12 calls the features of a CPU, named as archspec and /proc/cpuinfo do.
@@ -454,13 +471,15 @@ FACTS = ("cpu.microarchitecture", "cpu.features", "cpu.cores")
 
 
 @recipe("mmojo-server.native", variants={"native-openblas": {"blas": True}})
-def native(host: Host, *, blas: bool = False, lto: bool = False, program: str = "mmojo-server") -> Package:
+def native(
+    host: Host, userland: Package, *, blas: bool = False, lto: bool = False, program: str = "mmojo-server"
+) -> Spec | Package:
     """llama-server for this machine's CPU, by gcc with every instruction that it has; runs where it was built."""
     facts = {name: host.fact(name) for name in FACTS}
     features = facts["cpu.features"].split()
     options = [option for feature, option in GCC_OPTIONS.items() if feature in features]
     tune = GCC_TUNES.get(facts["cpu.microarchitecture"], "generic")
-    return (
+    package = (
         Package("mmojo-server.gcc")
         .with_options(
             cpu=" ".join(("-march=x86-64", *options, f"-mtune={tune}")),
@@ -470,6 +489,7 @@ def native(host: Host, *, blas: bool = False, lto: bool = False, program: str = 
         )
         .output(program)
     )
+    return with_pages("native", package, userland, program)
 
 
 def openblas_core(features):

@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clients")
     (folder / "my-args").write_text(ARGUMENTS + f"--api-key {KEY} --alias tiny --seed 1\n")
     shutil.copy(tiny_model(), folder / "tiny.gguf")
-    package(the_server(folder), folder / "hello.exe", "--model", folder / "tiny.gguf", "--args", folder / "my-args")
+    package(the_server(), folder / "hello.exe", "--model", folder / "tiny.gguf", "--args", folder / "my-args")
     return folder
 
 

@@ -44,7 +44,7 @@ def cache(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def hello(folder: Path) -> Path:
     out = folder / "hello.ape"
-    package(the_server(folder), out, "--model", folder / "tiny.gguf", "--args", folder / "my-args")
+    package(the_server(), out, "--model", folder / "tiny.gguf", "--args", folder / "my-args")
     return out
 
 
@@ -134,7 +134,7 @@ def test_https_from_certificates_inside(folder: Path, cache: dict[str, str]) -> 
         "--key",
         key,
     ]
-    package(the_server(folder), out, *more)
+    package(the_server(), out, *more)
     with running(start_of(out), folder / "secure.log", environment=cache, certificate=certificate) as server:
         completes(server)
         port = server.address.rpartition(":")[2]
@@ -260,7 +260,7 @@ def test_split_models_are_mapped_inside(folder: Path, tmp_path: Path) -> None:
 
 def test_packaging_twice_gives_the_same_bytes(hello: Path, folder: Path) -> None:
     again = folder / "again.ape"
-    package(the_server(folder), again, "--model", folder / "tiny.gguf", "--args", folder / "my-args")
+    package(the_server(), again, "--model", folder / "tiny.gguf", "--args", folder / "my-args")
     assert again.read_bytes() == hello.read_bytes()
 
 
@@ -286,17 +286,18 @@ def test_a_model_is_fetched_over_https_that_is_verified(folder: Path, tmp_path: 
     site = tmp_path / "site"
     site.mkdir()
     shutil.copy(folder / "tiny.gguf", site / "fetched.gguf")
-    program, model = tmp_path / "mmojo-server", tmp_path / "fetched.gguf"
+    program, models = tmp_path / "mmojo-server", tmp_path / "models"
     shutil.copy(server_program(), program)
     (tmp_path / "mmojo-server-args").write_text(ARGUMENTS)
+    environment = {"LLAMA_CACHE": str(models)}
     with file_server(site) as address:
-        # The server takes a URL without a path for a wish to be a router.
-        command: list[str | Path] = [program, "--model", model, "--model-url", f"{address}/fetched.gguf"]
-        refused = subprocess.run(command, capture_output=True, timeout=120, check=False)
+        command: list[str | Path] = [program, "--model-url", f"{address}/fetched.gguf"]
+        given = {**os.environ, **environment}
+        refused = subprocess.run(command, env=given, capture_output=True, timeout=120, check=False)
         assert refused.returncode == 1
         assert b"failed to download model" in refused.stderr
-        assert not model.exists()
-        environment = {"SSL_CERT_FILE": str(site / "files.crt")}
+        assert not list(models.rglob("*.gguf"))
+        environment["SSL_CERT_FILE"] = str(site / "files.crt")
         with running(command, tmp_path / "log", environment=environment) as server:
             completes(server)
 

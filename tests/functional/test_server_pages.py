@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import KEYS, Browser, missing
+from tests.browser import KEYS, Browser, BrowserError, missing
 from tests.built import REPOSITORY, tiny_model
 from tests.packed import ARGUMENTS, Running, package, running, start_of, the_server
 
@@ -24,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (folder / "my-args").write_text(ARGUMENTS)
     shutil.copy(tiny_model(), folder / "tiny.gguf")
     out = folder / "hello.ape"
-    package(the_server(folder), out, "--model", folder / "tiny.gguf", "--args", folder / "my-args")
+    package(the_server(), out, "--model", folder / "tiny.gguf", "--args", folder / "my-args")
     with running(start_of(out), folder / "log", environment={"XDG_CACHE_HOME": str(folder / "cache")}) as server:
         yield server
 
@@ -40,6 +40,19 @@ def keep(browser: Browser, name: str) -> None:
     browser.screenshot(SCREENSHOTS / f"{name}.png")
 
 
+def type_when_ready(browser: Browser, text: str) -> None:
+    """Types into the page's text field, which is not to be had while the page is being put together."""
+
+    def typed() -> bool:
+        try:
+            browser.type("textarea", text)
+        except BrowserError:
+            return False
+        return True
+
+    browser.wait(typed)
+
+
 def failures(browser: Browser) -> list[str]:
     """What the browser could not load or run. That the server offers no tools to the page is no failure."""
     return [line for line in browser.log() if line.startswith("SEVERE") and "/tools " not in line]
@@ -52,8 +65,7 @@ def labels(browser: Browser) -> list[str]:
 @pytest.mark.parametrize("place", ["/", "/ui/chat/"])
 def test_chat(server: Running, browser: Browser, place: str) -> None:
     browser.open(server.address + place)
-    browser.wait(lambda: browser.shown("textarea"))
-    browser.type("textarea", "Tell me about ferries")
+    type_when_ready(browser, "Tell me about ferries")
     browser.type("textarea", KEYS["enter"])
     browser.wait(lambda: "Stop" in labels(browser))
     before = browser.script(f"return {ANSWER}")
@@ -69,8 +81,7 @@ def test_chat(server: Running, browser: Browser, place: str) -> None:
 
 def test_completion(server: Running, browser: Browser) -> None:
     browser.open(f"{server.address}/ui/complete/")
-    browser.wait(lambda: browser.shown("textarea"))
-    browser.type("textarea", "Once upon a time there was a ferry that")
+    type_when_ready(browser, "Once upon a time there was a ferry that")
     browser.type("textarea", KEYS["ctrl"] + KEYS["enter"])
     browser.wait(lambda: len(browser.value("textarea")) > 60)
     keep(browser, "complete")

@@ -69,6 +69,7 @@ def test_what_recipes_may_import_is_what_the_package_offers() -> None:
         "link_ape",
         "node_modules",
         "package_server",
+        "with_files",
     }
     # A module of the package that is called like a function of the API would hide it.
     modules = {path.stem for path in Path(mmojo_forge.recipe.__file__).parent.glob("*.py")}

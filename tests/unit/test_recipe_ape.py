@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.recipe import Files, Package, Slice, Spec, Url, link_ape, package_server
+from mmojo_forge.recipe import Files, Package, Slice, Spec, Url, link_ape, package_server, with_files
 
 USERLAND = Package("userland")
 
@@ -98,3 +98,16 @@ def test_each_name_is_an_input_of_its_own(one: str, other: str) -> None:
     rows = {row["name"]: row["path"].removeprefix("/forge/") for row in order_of(spec)["models"]}
     assert spec.inputs[rows[one]] == Package("one")
     assert spec.inputs[rows[other]] == Package("other")
+
+
+def test_files_go_behind_the_program_of_a_folder() -> None:
+    page = Package("llama-ui")
+    spec = with_files("paged", userland=USERLAND, program=Package("built"), path="bin/server", files={"ui/chat": page})
+    assert order_of(spec) == {
+        "program": "/forge/program/bin/server",
+        "files": [{"name": "ui/chat", "path": "/forge/file-ui_2f_chat"}],
+    }
+    assert spec.inputs["file-ui_2f_chat"] == page
+    assert spec.args[-1].rstrip().endswith("package order.json '/forge/out/out/bin/server'")
+    assert spec.contents is not None
+    assert set(spec.contents) == {"program", "file-ui_2f_chat"}
