@@ -53,16 +53,17 @@ def append(path: Path, assets: Sequence[Asset]) -> Appended:
 def _append(stream: BinaryIO, ape: Container, assets: Sequence[Asset]) -> int:
     found = read_directory(stream, ape.size, str(ape.path))
     assert found is not None
-    stream.seek(found.start)
+    end = max((entry.offset + entry.packed for entry in found.entries), default=found.start)
+    stream.seek(end)
     directory = stream.read()
     writer = EntryWriter(stream, [entry_of(entry) for entry in found.entries])
     try:
-        stream.seek(found.start)
+        stream.seek(end)
         for asset in assets:
             writer.add_asset(asset)
         writer.finish()
     except BaseException:
-        stream.seek(found.start)
+        stream.seek(end)
         stream.write(directory)
         stream.truncate()
         raise

@@ -10,8 +10,12 @@ from __future__ import annotations
 from typing import Final
 
 from mmojo_forge.ape.error import ApeError, ApeReason
+from mmojo_forge.ape.layout import round_up
 from mmojo_forge.ape.pe import HEADERS_AT, QUOTE, PeImage, find_signed_fields
 
+# Signatures lie at a multiple of eight, and Windows starts nothing that is so large that 32 bits cannot tell where.
+_ALIGN: Final = 8
+_LIMIT: Final = 1 << 32
 _CHECK_SUM: Final = "checksum"
 _REMEDIES: Final = {
     # The signature does not cover it, and Windows looks at it in drivers only.
@@ -19,6 +23,18 @@ _REMEDIES: Final = {
     "offset of the signature": "add a small file to the unsigned program, which changes its size, and sign again",
     "size of the signature": "sign again with another description (osslsigncode -n), which changes its size",
 }
+
+
+def choose_size(size: int) -> int:
+    """The smallest size of a file from `size` on at which a signature's offset, which is that size, has no quote."""
+    offset = round_up(size, _ALIGN)
+    if offset >= _LIMIT:
+        return size
+    for place in reversed(range(4)):
+        unit = 1 << 8 * place
+        if offset // unit % 256 == QUOTE:
+            return (offset // unit + 1) * unit
+    return size
 
 
 def check_signed_headers(pe: PeImage, what: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from mmojo_forge.ape import content, elf, entries, manifest, script
+from mmojo_forge.ape.authenticode import check_signed_headers
 from mmojo_forge.ape.directory import Entry
 from mmojo_forge.ape.error import ApeError, ApeReason
 from mmojo_forge.ape.manifest import LauncherRecord, Manifest, SliceRecord
@@ -46,7 +47,7 @@ class Container:
 
 def read_container(path: Path, *, verify: bool = False) -> Container:
     """What the APE, or the executable with a zip, at `path` holds; fails for other files, and for one that is cut
-    short or not what was linked."""
+    short, not what was linked, or that was signed so that no shell starts it (`ape-pe-quote`)."""
     found = _read(path)
     if found.directory is None:
         raise ApeError(f"{path}: not an APE", reason=ApeReason.NOT_AN_APE)
@@ -55,6 +56,8 @@ def read_container(path: Path, *, verify: bool = False) -> Container:
     headers: tuple[str, ...] = ()
     if found.facts is not None:
         check_program(found)
+        if found.pe is not None:
+            check_signed_headers(found.pe, str(found.path))
         headers = tuple(launcher.system for launcher in found.facts.launchers)
     if verify:
         _verify(found)

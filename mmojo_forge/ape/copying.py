@@ -47,7 +47,10 @@ class CutShort(OSError):
 
 
 def copy_span(span: Span, on_progress: OnProgress, *, checksum: bool) -> int:
-    """Copies to a file that has nothing there yet; the CRC-32, or 0 where nobody asks. Raises OSError."""
+    """Copies to a file that has nothing there yet; the CRC-32, or 0 where nobody asks. Raises OSError.
+
+    Where the source's descriptor stands afterwards is not defined: looking for holes moves it.
+    """
     pieces = list(_cut(span))
     crc = 0
     with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1), "forge-copy") as workers:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from mmojo_forge.ape import content
+from mmojo_forge.ape.authenticode import choose_size
 from mmojo_forge.ape.content import Content
 from mmojo_forge.ape.copying import OnProgress, Span, copy_span
 from mmojo_forge.ape.directory import Entry
@@ -96,8 +97,18 @@ class EntryWriter:
 
     def finish(self) -> None:
         """Writes the directory; nothing of the file lies behind it."""
-        self.stream.write(encode_directory(self.entries, self.stream.tell()))
+        directory, at = place_directory(self.entries, self.stream.tell())
+        self.pad_to(at)
+        self.stream.write(directory)
         self.stream.truncate()
+
+
+def place_directory(entries: Sequence[ZipEntry], end: int) -> tuple[bytes, int]:
+    """The directory of entries that reach to `end`, and where it lies: so that the file can be signed for Windows."""
+    directory = encode_directory(entries, end)
+    size = choose_size(end + len(directory))
+    at = size - len(directory)
+    return (encode_directory(entries, at) if at != end else directory), at
 
 
 def is_executable(path: Path) -> bool:

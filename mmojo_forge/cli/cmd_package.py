@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mmojo_forge.ape.packaging import names
+from mmojo_forge.ape.packaging.contents import Contents
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
-from mmojo_forge.ape.packaging.outputs import Format
+from mmojo_forge.ape.packaging.outputs import FOLDERS, Format
 from mmojo_forge.ape.packaging.package import Product
 from mmojo_forge.ape.program import Kind
-from mmojo_forge.cli import table, units
+from mmojo_forge.cli import packed, table
 from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.meter import Meter
 from mmojo_forge.cli.terminal import make_reporter
-from mmojo_forge.engine import packaging
+from mmojo_forge.engine import package_documents, packaging
+from mmojo_forge.engine.bill import Bill
+from mmojo_forge.engine.package_documents import Beside, Hashes, Leaving, Wish
 from mmojo_forge.engine.packaging import Planned
+from mmojo_forge.engine.sbom import bill_of
+from mmojo_forge.engine.workspace import Request
+from mmojo_forge.model.minisign import MinisignKey
 
 _PATH = click.Path(path_type=Path)
 
@@ -53,8 +58,18 @@ _PATH = click.Path(path_type=Path)
     "formats",
     type=click.Choice([one.value for one in Format]),
     multiple=True,
-    help="One file for all systems (ape, if not given), OUT.exe, a folder, a zip of it. More than one may be given.",
+    help="One file for all systems (ape, if not given), OUT.exe, a folder, a zip of it, a container image. More than "
+    "one may be given.",
 )
+@click.option(
+    "--sbom/--no-sbom",
+    default=None,
+    help="Also leave the bill of materials and signed provenance beside it; or leave out the bill inside.",
+)
+@click.option(
+    "--notices/--no-notices", default=True, help="The target's licence texts inside, as NOTICES.txt; if not given, yes."
+)
+@click.option("--sign", is_flag=True, help="Leave a signature beside it, as `forge sign` does.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would be in it; write nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -65,6 +80,9 @@ def command(
     target: str,
     out: Path,
     formats: tuple[str, ...],
+    sbom: bool | None,
+    notices: bool,
+    sign: bool,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -79,23 +97,95 @@ def command(
     forge package mmojo-server.ape --model model.gguf -o hello.ape
     forge package ./hello.ape --args my-args --format folder --format zip -o hello.ape
     """
+    wish = Wish(sbom is not False, notices, bool(sbom), sign)
+    chosen = [Format(one) for one in formats] or [Format.APE]
+    if (wish.beside or sign) and FOLDERS.issuperset(chosen):
+        raise click.UsageError("--sbom and --sign leave something beside a file, and a folder is none.")
     order = _order(**given)
     warnings = packaging.check_inputs(order, time.time())
     order = packaging.with_program(order, _program(context, target, quiet=quiet, as_json=as_json))
-    planned = packaging.plan(order, out, [Format(one) for one in formats] or [Format.APE])
-    for warning in (*warnings, *planned.warnings):
+    documents = _Documents(context, target, order.program, wish, Hashes(skip=dry_run))
+    planned = packaging.plan(order, out, chosen, documents.add_to)
+    warnings += planned.warnings
+    for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    products = planned.products
+    products, left = planned.products, list[Leaving]()
     if not dry_run:
+        beside = documents.beside(_parameters(target, order, chosen))
         products = _write(planned, quiet=quiet or as_json)
+        left = list(beside.leave(planned.plans)) if beside else []
     if as_json:
-        print(json.dumps(_document(planned, products, [*warnings, *planned.warnings], written=not dry_run)))
+        print(json.dumps(packed.document_of(planned, products, left, warnings, written=not dry_run)))
     elif dry_run:
-        table.show(("where", "file", "size"), list(_rows(planned)))
+        table.show(("where", "file", "size"), list(packed.planned_rows(planned)))
     else:
-        table.show(("format", "size", "path"), [(one.format, units.size(one.size), str(one.path)) for one in products])
-        for line in _starts(products, portable=planned.contents.program.kind is Kind.APE):
+        table.show(("format", "size", "path"), list(packed.made_rows(products, left)))
+        for line in packed.starts(products, portable=planned.contents.program.kind is Kind.APE):
             click.echo(line, err=True)
+        if sign:
+            public = MinisignKey.of(context.any_keys().own().public)
+            click.echo(f"verify with: minisign -V -P {public.text} -m FILE, or forge verify FILE", err=True)
+
+
+@dataclass(slots=True)
+class _Documents:
+    """What is said of the package, in it and beside it. A target has a bill; of a file nobody knows what is in it, but
+    it may tell itself."""
+
+    context: Context
+    target: str
+    program: Path
+    wish: Wish
+    hashes: Hashes
+    _bill: Bill | None = None
+
+    @property
+    def _is_target(self) -> bool:
+        return "/" not in self.target
+
+    def bill(self) -> Bill:
+        """What is known of the program."""
+        if self._bill is None:
+            self._bill = (
+                bill_of(self.context.workspace, Request.parse((self.target,)), self.context.store)
+                if self._is_target
+                else package_documents.bill_of_file(self.program)
+            )
+        return self._bill
+
+    def add_to(self, contents: Contents) -> Contents:
+        """The same with the documents that go into it."""
+        if self._is_target and self.wish.notices:
+            contents = package_documents.with_notices(contents, self.bill(), self.context.store)
+        if not self.wish.sbom:
+            return package_documents.without_sbom(contents)
+        if self._is_target:
+            return package_documents.with_sbom(contents, self.bill(), self.hashes)
+        return package_documents.with_sbom_renewed(contents, self.hashes)
+
+    def beside(self, parameters: dict[str, Any]) -> Beside | None:
+        """What is needed for documents beside it, with the key, which may be missing; None if there are none."""
+        if not (self.wish.beside or self.wish.sign):
+            return None
+        bill = self.bill() if self.wish.beside else None
+        return Beside(bill, parameters, self.context.any_keys().own(), self.hashes, self.wish.sign)
+
+
+def _parameters(target: str, order: PackageOrder, formats: list[Format]) -> dict[str, Any]:
+    """What was asked for, by names: where files lay on this machine is nobody's business."""
+    given = {
+        "target": target.rpartition("/")[2],
+        "formats": [str(one) for one in formats],
+        "models": [one.name for one in order.models],
+        "mmproj": order.mmproj.name if order.mmproj else "",
+        "args": order.args.name if order.args else "",
+        "page": order.page or (order.ui.name if order.ui else ""),
+        "certificate": order.cert is not None,
+        "files": [one.name for one in order.files],
+        "remove": list(order.remove),
+        "name": order.name,
+    }
+    return {name: value for name, value in given.items() if value}
 
 
 def _order(
@@ -158,61 +248,3 @@ def _write(planned: Planned, *, quiet: bool) -> list[Product]:
         return packaging.write(planned, lambda _done, _total: None)
     with Meter("writing", sys.stderr) as meter:
         return packaging.write(planned, meter)
-
-
-def _rows(planned: Planned) -> Iterator[tuple[str, str, str]]:
-    """What would lie where, for each output."""
-    for plan in planned.plans:
-        path = plan.output.path
-        yield str(path), f"(all of it, {plan.output.format})", units.size(plan.product().size)
-        for entry in plan.layout.program.parts:
-            yield str(path), entry.name, units.size(entry.size)
-        for item in plan.layout.inside:
-            yield str(path), item.name, units.size(item.size)
-        for item in plan.layout.beside:
-            yield names.SUPPORT, item.name, units.size(item.size)
-
-
-def _document(
-    planned: Planned, products: Sequence[Product], warnings: Sequence[str], *, written: bool
-) -> dict[str, Any]:
-    """Schema 1: written, warnings, products (format, path, size, files), files (name, size) and models by name."""
-    return {
-        "schema": 1,
-        "written": written,
-        "warnings": list(warnings),
-        "products": [
-            {
-                "format": one.format,
-                "path": str(one.path),
-                "size": one.size,
-                "files": [{"name": name, "size": size} for name, size in one.files],
-            }
-            for one in products
-        ],
-        "files": [{"name": item.name, "size": item.size} for item in planned.contents.items],
-        "models": {
-            name: {
-                "architecture": facts.architecture,
-                "name": facts.name,
-                "parameters": facts.parameters,
-                "quantization": facts.quantization,
-                "size": facts.size,
-            }
-            for name, facts in planned.contents.models.items()
-        },
-    }
-
-
-def _starts(products: Sequence[Product], *, portable: bool) -> Iterator[str]:
-    """How each of them is started."""
-    for one in products:
-        shown = one.path if one.path.is_absolute() or len(one.path.parts) > 1 else f"./{one.path}"
-        if one.format is Format.APE:
-            yield f"start it: {shown}{f' (on macOS: sh {shown})' if portable else ''}"
-        elif one.format is Format.EXE:
-            yield f"on Windows: a double click on {one.path.name}"
-        elif one.format is Format.FOLDER:
-            yield f"start it: {shown}/{one.files[0][0]}"
-        else:
-            yield f"unpack it, then start the program in it: unzip {shown}"

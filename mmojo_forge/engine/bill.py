@@ -30,6 +30,8 @@ TREE_PROPERTY = "mmojo-forge:tree"
 """The property of an item that has the id of its tree."""
 SIZE_PROPERTY = "mmojo-forge:size"
 """The property of an item that has its size in bytes."""
+FILE_REF = "file:"
+"""How the refs of files begin that were packed into another, or others into them."""
 
 _PROPERTY = "mmojo-forge:"
 _OWN_LICENCE = "Apache-2.0"

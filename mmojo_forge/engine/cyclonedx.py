@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from mmojo_forge import __version__
 from mmojo_forge.engine import licence
-from mmojo_forge.engine.bill import Bill, Item, Origin
+from mmojo_forge.engine.bill import FILE_REF, Bill, Item, Origin
 
 _SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:mmojo-forge:bill")
 _TOOL = "mmojo-forge"
@@ -23,10 +23,53 @@ _TOOL = "mmojo-forge"
 
 def encode(bill: Bill, *, epoch: int | None = None) -> bytes:
     """The document, one JSON object; `epoch` in seconds is its time stamp."""
-    document = _document(bill, epoch)
+    return _dump(_document(bill, epoch))
+
+
+def _dump(document: dict[str, Any]) -> bytes:
     serial = uuid.uuid5(_SPACE, json.dumps(document, sort_keys=True))
     document["serialNumber"] = f"urn:uuid:{serial}"
     return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def replace_files(data: bytes, name: str, kept: Container[str], added: Sequence[Item]) -> bytes | None:
+    """The document of a packaged file that was packaged anew: it is called `name` if there is one, has still the files
+    whose names are in `kept`, and these new ones. What comes out is as if it had been encoded at once; None if `data`
+    is not such a document of ours.
+    """
+    try:
+        document = json.loads(data)
+        if document["metadata"]["tools"]["components"][0]["name"] != _TOOL:
+            return None
+        return _dump(_replace_files(document, name, kept, added))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return None
+
+
+def _replace_files(document: dict[str, Any], name: str, kept: Container[str], added: Sequence[Item]) -> dict[str, Any]:
+    root = document["metadata"]["component"]
+    before = root["bom-ref"]
+    if name:
+        root.update({"name": name, "bom-ref": f"{FILE_REF}{name}#"})
+    new = {item.name for item in added}
+
+    def stays(one: dict[str, Any]) -> bool:
+        return not one["bom-ref"].startswith(FILE_REF) or (one["name"] in kept and one["name"] not in new)
+
+    gone = {one["bom-ref"] for one in document["components"] if not stays(one)}
+    components = [one for one in document["components"] if stays(one)]
+    components += [{**_component(item), "scope": "required"} for item in added]
+    document["components"] = sorted(
+        components, key=lambda one: (one["name"].lower(), one.get("version", ""), one["bom-ref"])
+    )
+    below = {one["ref"]: one["dependsOn"] for one in document["dependencies"]}
+    refs = sorted({*below.pop(before), *(item.ref for item in added)} - gone)
+    below[root["bom-ref"]] = refs
+    document["dependencies"] = [{"ref": ref, "dependsOn": row} for ref, row in sorted(below.items())]
+    document["compositions"][0]["assemblies"] = [root["bom-ref"]]
+    document["formulation"][0]["bom-ref"] = f"formula:{root['bom-ref']}"
+    del document["serialNumber"]
+    return document
 
 
 def _document(bill: Bill, epoch: int | None) -> dict[str, Any]:

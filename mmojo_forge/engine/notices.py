@@ -51,16 +51,29 @@ def collect(bill: Bill, world: World, settings: Settings) -> list[Texts]:
 
     Raises NoticeError (`notice-missing`), and as realising does.
     """
-    items = {item.ref: item for item in bill.contained}
-    parts = {ref: part for ref, part in bill.parts.items() if not _is_own(part)}
-    plan = make_plan(Graph.of(_holders(parts.values())), world.store, world.substituter())
+    plan = make_plan(Graph.of(_holders(_theirs(bill).values())), world.store, world.substituter())
     world.reporter.planned(plan)
     try:
         resolved = Realisation(plan, world, settings).run() if plan.steps else plan.resolved
     finally:
         world.reporter.ended()
-    reader = _Reader(world.store, resolved)
-    return [Texts(items[ref], tuple(reader.texts(part))) for ref, part in sorted(parts.items())]
+    return _read(bill, world.store, resolved)
+
+
+def collect_here(bill: Bill, store: Store) -> list[Texts] | None:
+    """The same of what is in the store unpacked, or None if some of it is not: nothing is fetched, nothing built."""
+    plan = make_plan(Graph.of(_holders(_theirs(bill).values())), store)
+    return None if plan.steps else _read(bill, store, plan.resolved)
+
+
+def _read(bill: Bill, store: Store, resolved: Mapping[DerivationId, Resolution]) -> list[Texts]:
+    items = {item.ref: item for item in bill.contained}
+    reader = _Reader(store, resolved)
+    return [Texts(items[ref], tuple(reader.texts(part))) for ref, part in sorted(_theirs(bill).items())]
+
+
+def _theirs(bill: Bill) -> dict[str, Part]:
+    return {ref: part for ref, part in bill.parts.items() if not _is_own(part)}
 
 
 def _is_own(part: Part) -> bool:

@@ -4,12 +4,12 @@ The files are made by `ape/packaging`, which recipes use as well. Here is what n
 and what needs a workspace.
 
     inputs ──check_inputs──▶ (realise) ──▶ program ──plan──▶ Planned ──write──▶ products
-                                                      └─ a bill of materials or the like joins the order's files here
+                                                  └─ documents join the contents here (engine/package_documents.py)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,10 +73,18 @@ def find_program(result: Path, target: str) -> Path:
     )
 
 
-def plan(order: PackageOrder, out: Path, formats: Sequence[Format]) -> Planned:
-    """What the order comes to; raises ForgeError for all that can be wrong with it. Writes nothing."""
+def plan(
+    order: PackageOrder,
+    out: Path,
+    formats: Sequence[Format],
+    document: Callable[[Contents], Contents] = lambda contents: contents,
+) -> Planned:
+    """What the order comes to, with the documents that `document` adds; raises ForgeError for all that can be wrong
+    with it. Writes nothing."""
     contents = gather(order)
-    plans = plan_package(contents, choose_outputs(out, formats, order.name, contents.program))
+    outputs = choose_outputs(out, formats, order.name, contents.program)
+    contents = document(contents)
+    plans = plan_package(contents, outputs)
     return Planned(contents, tuple(plans), (*contents.notes, *warnings_of(plans)))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mmojo_forge.engine import cyclonedx, spdx
-from mmojo_forge.engine.bill import BLAKE3, SHA256, SIZE_PROPERTY, Bill, Item, Kind, make_bill
+from mmojo_forge.engine.bill import BLAKE3, FILE_REF, SHA256, SIZE_PROPERTY, Bill, Item, Kind, make_bill
 from mmojo_forge.engine.build import object_name
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.plan import make_plan
@@ -43,7 +43,7 @@ class PackedFile:
     def item(self) -> Item:
         """The file in a bill."""
         return Item(
-            f"file:{self.name}#{self.sha256}",
+            f"{FILE_REF}{self.name}#{self.sha256}",
             self.name,
             Kind.MODEL if self.name.endswith(_MODEL) else Kind.FILE,
             licence=self.licence,

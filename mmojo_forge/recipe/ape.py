@@ -82,7 +82,7 @@ def package_server(  # noqa: PLR0913 (a package has as many parts)
     ui: Wanted | None = None,
     files: Mapping[str, Wanted] | None = None,
     remove: tuple[str, ...] = (),
-    form: Literal["ape", "folder", "zip"] = "ape",
+    form: Literal["ape", "folder", "zip", "oci", "oci-tar"] = "ape",
     limits: Limits = Limits(),
 ) -> Spec:
     """A server with what it serves, as `forge package` makes it: docs/package.md has what goes where.

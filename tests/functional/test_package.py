@@ -66,6 +66,38 @@ def test_a_target_is_realised_first(forge: Forge, server: Path) -> None:
     assert forge.error("package", "serve.ape", "-o", "x")["reason"] == "unknown-target"
 
 
+def test_a_target_comes_with_its_bill_and_notices_and_what_was_made_is_signed(forge: Forge, server: Path) -> None:
+    recipe = forge.recipe(
+        "server",
+        '@recipe("server.ape")\ndef f():\n    return sh("server", "cp /forge/file /forge/out/out",'
+        ' inputs={"file": Files("server.ape")})\n',
+    )
+    shutil.copy(server, recipe.with_name("server.ape"))
+    make_model(forge.root / "m.gguf")
+    arguments = ("package", "server.ape", "--model", "m.gguf")
+    told = answer(forge.run(*arguments, "--sbom", "--sign", "-o", "one.ape", "--json"))
+    (product,) = told["products"]
+    assert product["signature"] == "one.ape.minisig"
+    found = files_in(forge.root / "one.ape")
+    assert "m.gguf" in {one["name"] for one in json.loads(found["sbom.cdx.json"])["components"]}
+    # What the small recipe is made of is not all in the store unpacked, or it has texts: never both.
+    assert ("NOTICES.txt" in found) != any("no licence texts" in warning for warning in told["warnings"])
+    forge.run("verify", "one.ape")
+    assert json.loads((forge.root / product["sbom"]).read_bytes())["bomFormat"] == "CycloneDX"
+    forge.run(*arguments, "-o", "two.ape")
+    assert (forge.root / "one.ape").read_bytes() == (forge.root / "two.ape").read_bytes()
+    forge.run(*arguments, "--no-sbom", "--no-notices", "-o", "bare.ape")
+    assert not {"sbom.cdx.json", "NOTICES.txt"} & set(files_in(forge.root / "bare.ape"))
+    assert forge.run(*arguments, "--sign", "--format", "folder", "-o", "x", expect=2).stderr
+
+
+def test_an_image_is_made(forge: Forge, server: Path) -> None:
+    make_model(forge.root / "m.gguf")
+    done = forge.run("package", str(server), "--model", "m.gguf", "--format", "oci", "-o", "image")
+    assert "image sha256:" in done.stderr
+    assert (forge.root / "image" / "oci-layout").is_file()
+
+
 def test_bad_input_ends_before_anything_is_realised_and_leaves_the_old_file(forge: Forge, server: Path) -> None:
     old = write(forge.root / "x.ape", "old")
     write(forge.root / "args", "--alias 'x\n")
@@ -268,7 +300,19 @@ def test_a_recipe_makes_the_bytes_that_the_command_makes(tmp_path: Path) -> None
         Path(line) for line in run("realize", "--no-link", "-q", "packed.ape", "packed.folder").splitlines()
     )
     by_hand = ("--model", str(model), "--args", str(args), "--ui", str(page), "--name", "packed")
-    run("package", "hello.ape", *by_hand, "--format", "ape", "--format", "folder", "-o", "x.ape")
+    run(
+        "package",
+        "hello.ape",
+        *by_hand,
+        "--no-sbom",
+        "--no-notices",
+        "--format",
+        "ape",
+        "--format",
+        "folder",
+        "-o",
+        "x.ape",
+    )
     assert (root / "x.ape").read_bytes() == made.read_bytes()
     assert files_below(root / "x") == files_below(folder)
     assert os.access(made, os.X_OK)

@@ -15,9 +15,20 @@ from mmojo_forge.ape.oci.packaged import measure_reading, write_packaged_image
 from mmojo_forge.ape.packaging.contents import Contents, lay_out_models_beside
 from mmojo_forge.ape.packaging.gather import gather
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
+from mmojo_forge.ape.packaging.package import write_package
 from mmojo_forge.ape.spec import Asset
 from mmojo_forge.errors import ForgeError
-from tests.ape_samples.packages import files_in, make_folder, make_model, make_server, named, package, write
+from tests.ape_samples import make_elf
+from tests.ape_samples.packages import (
+    files_in,
+    make_folder,
+    make_model,
+    make_server,
+    named,
+    package,
+    plan,
+    write,
+)
 from tests.unit.test_oci_image import Layout
 
 
@@ -120,3 +131,28 @@ def test_a_compressed_model_is_refused(server: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_an_error(order: PackageOrder, tmp_path: Path) -> None:
     contents = gather(order)
     assert reason_of(partial(made, contents, tmp_path / "no" / "out")) == "ape-output"
+
+
+def test_packaging_makes_images_beside_other_formats(order: PackageOrder, tmp_path: Path) -> None:
+    first = made(gather(order), tmp_path / "first")
+    fields = {name: getattr(order, name) for name in ("name", "models", "mmproj", "args", "ui", "files")}
+    planned = plan(order.program, tmp_path / "x.ape", ("ape", "oci", "oci-tar"), **fields)
+    told: list[tuple[int, int]] = []
+    products = write_package(planned, lambda done, total: told.append((done, total)))
+    assert [one.path.name for one in products] == ["x.ape", "x.oci", "x.oci.tar"]
+    assert [one.digest for one in products] == ["", first.digest, first.digest]
+    assert Layout.of(products[1].path).files == Layout.of(products[2].path).files == Layout.of(first.path).files
+    assert products[2].size == products[2].path.stat().st_size
+    assert 0 <= told[-1][1] - told[-1][0] < 200_000
+    (alone,) = package(order.program, tmp_path / "other-name", ("oci",), **fields)
+    assert (alone.path.name, alone.digest) == ("other-name", first.digest)
+
+
+def test_what_is_in_an_images_place_or_runs_on_no_linux_is_refused_before_anything_is_read(
+    server: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "there" / "file", "precious")
+    assert reason_of(lambda: plan(server, tmp_path / "there", ("oci",))) == "oci-in-the-way"
+    assert reason_of(lambda: plan(server, tmp_path / "no" / "out", ("oci-tar",))) == "ape-output"
+    native = write(tmp_path / "native", make_elf("linux-x86_64"))
+    assert reason_of(lambda: plan(native, tmp_path / "out", ("oci",))) == "ape-output"

@@ -43,6 +43,11 @@ def test_other_packages_become_assets_as_they_are() -> None:
     assert set(spec.contents) == {"launchers", "linux-x86_64", "more", "asset-ui_2f_chat", "asset-ui_2f_complete"}
 
 
+def test_a_packaged_server_can_be_an_image() -> None:
+    spec = package_server("hello", userland=USERLAND, program=Package("server.ape"), form="oci-tar")
+    assert spec.args[-1].strip().endswith("package order.json /forge/out/out --format oci-tar")
+
+
 def test_a_packaged_server_has_its_model_and_all_else_as_inputs() -> None:
     model, part = Url("https://example.org/m.gguf"), Package("bench-model.tiny")
     spec = package_server(

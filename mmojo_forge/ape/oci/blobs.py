@@ -105,7 +105,7 @@ def open_layout(out: Path, staging: Staging, *, archive: bool) -> Iterator[Blobs
     A folder that is an image layout already is replaced then, and nothing else that lies there. Raises OciError
     (`oci-in-the-way`), ApeError (`ape-output`, `ape-disk-full`).
     """
-    _check_place(out, archive=archive)
+    check_place(out, archive=archive)
     if archive:
         with staging.file(out) as stream:
             yield ArchiveBlobs(stream)
@@ -113,7 +113,8 @@ def open_layout(out: Path, staging: Staging, *, archive: bool) -> Iterator[Blobs
         yield FolderBlobs(staging.folder(out))
 
 
-def _check_place(out: Path, *, archive: bool) -> None:
+def check_place(out: Path, *, archive: bool) -> None:
+    """Refuses a place where something else lies (`oci-in-the-way`)."""
     if not os.path.lexists(out) or (archive and out.is_file()):
         return
     if not archive and out.is_dir() and not out.is_symlink():

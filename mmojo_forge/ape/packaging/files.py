@@ -14,8 +14,8 @@ from mmojo_forge.ape.error import ApeError, ApeReason
 from mmojo_forge.ape.layout import Piece, place_piece
 from mmojo_forge.ape.packaging.contents import InProgram, Item, Layout, Made, OnDisk
 from mmojo_forge.ape.packaging.sources import stamp_of
-from mmojo_forge.ape.writer import EntryWriter, entry_of
-from mmojo_forge.ape.zipdir import STORED, ZipEntry, encode_directory, local_size
+from mmojo_forge.ape.writer import EntryWriter, entry_of, place_directory
+from mmojo_forge.ape.zipdir import STORED, ZipEntry, local_size
 
 
 def measure_program(layout: Layout) -> int:
@@ -28,7 +28,8 @@ def measure_program(layout: Layout) -> int:
         place = place_piece(at, Piece(local_size(entry.name, entry.size), entry.packed, item.align))
         placed.append(replace(entry, crc=0, offset=place.head))
         at = place.end
-    return at + len(encode_directory(placed, at))
+    directory, start = place_directory(placed, at)
+    return start + len(directory)
 
 
 def write_program(layout: Layout, stream: BinaryIO, on_progress: OnProgress) -> None:
@@ -108,7 +109,8 @@ def measure_archive(items: Sequence[tuple[str, Item]]) -> int:
     for name, item in sorted(items, key=lambda row: row[0].encode()):
         placed.append(ZipEntry(name, STORED, 0, item.size, item.size, at))
         at += local_size(name, item.size) + item.size
-    return at + len(encode_directory(placed, at))
+    directory, start = place_directory(placed, at)
+    return start + len(directory)
 
 
 def _unpacked(item: Item) -> Item:

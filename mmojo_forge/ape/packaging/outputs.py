@@ -1,4 +1,4 @@
-"""What comes out of packaging: one file, its twin for Windows, a folder, a zip of that folder; and where each goes."""
+"""What comes out of packaging: a file, its twin for Windows, a folder, a zip of it, images; and where each goes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from mmojo_forge.ape.error import ApeError, ApeReason
+from mmojo_forge.ape.oci import blobs
 from mmojo_forge.ape.packaging import names
 from mmojo_forge.ape.program import Kind, Program
 
 # From this size on Windows says that an .exe is no valid application.
 WINDOWS_LIMIT: Final = 1 << 32
-_SUFFIXES: Final = (".ape", ".exe", ".zip")
+_SUFFIXES: Final = (".ape", ".exe", ".zip", ".oci", ".tar")
 
 
 class Format(StrEnum):
@@ -24,6 +25,13 @@ class Format(StrEnum):
     EXE = "exe"
     FOLDER = "folder"
     ZIP = "zip"
+    OCI = "oci"
+    OCI_TAR = "oci-tar"
+
+
+IMAGES: Final = frozenset({Format.OCI, Format.OCI_TAR})
+FOLDERS: Final = frozenset({Format.FOLDER, Format.OCI})
+"""What is a folder, and not one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +46,8 @@ class Output:
 def choose_outputs(out: Path, formats: Sequence[Format], name: str, program: Program) -> list[Output]:
     """Where each of the formats goes; raises ApeError (`ape-output`, `ape-name`) where it cannot be made or put.
 
-    One format goes to `out`, but the twin for Windows ends in .exe; of several, the folder and the zip are called like
-    `out` without its ending.
+    One format goes to `out`, but the twin for Windows ends in .exe; of several, the folder is called like `out` without
+    its ending, all others with one of their own.
     """
     stem = out.with_name(out.name.removesuffix(out.suffix)) if out.suffix in _SUFFIXES else out
     called = name or stem.name
@@ -48,9 +56,13 @@ def choose_outputs(out: Path, formats: Sequence[Format], name: str, program: Pro
     places = {
         Format.APE: out,
         Format.EXE: stem.with_name(stem.name + ".exe"),
-        Format.FOLDER: out if list(formats) == [Format.FOLDER] else stem,
-        Format.ZIP: out if list(formats) == [Format.ZIP] else stem.with_name(stem.name + ".zip"),
+        Format.FOLDER: stem,
+        Format.ZIP: stem.with_name(stem.name + ".zip"),
+        Format.OCI: stem.with_name(stem.name + ".oci"),
+        Format.OCI_TAR: stem.with_name(stem.name + ".oci.tar"),
     }
+    if len(formats) == 1 and formats[0] is not Format.EXE:
+        places[formats[0]] = out
     chosen = [Output(one, places[one], called) for one in Format if one in formats]
     for output in chosen:
         if sum(output.path == other.path for other in chosen) > 1:
@@ -76,12 +88,25 @@ def _check_formats(formats: Sequence[Format], program: Program) -> None:
             detail="--format exe needs an APE with a Windows slice, or a program for Windows.",
             reason=ApeReason.OUTPUT,
         )
+    if IMAGES.intersection(formats) and not _starts_on_linux(program):
+        raise ApeError(
+            f"package {program.path}: an image is for Linux, and there is no slice for Linux in it",
+            detail="--format oci and oci-tar need an APE with slices for linux-x86_64 or linux-aarch64.",
+            reason=ApeReason.OUTPUT,
+        )
+
+
+def _starts_on_linux(program: Program) -> bool:
+    return program.facts is not None and any(one.system.startswith("linux-") for one in program.facts.slices)
 
 
 def _check_place(output: Output) -> None:
     path = output.path
     if not path.parent.is_dir():
         raise ApeError(f"package {path}: there is no folder {path.parent}", reason=ApeReason.OUTPUT)
+    if output.format in IMAGES:
+        blobs.check_place(path, archive=output.format is Format.OCI_TAR)
+        return
     if output.format is not Format.FOLDER:
         if path.is_dir():
             raise ApeError(f"package {path}: it is a folder", reason=ApeReason.OUTPUT)

@@ -5,6 +5,7 @@
              which lie in mmojo-server-support/ beside it
     folder   OUT/NAME, OUT/NAME.exe, OUT/mmojo-server-support/…
     zip      that folder as one file, the modes of programs kept, nothing compressed
+    oci      a container image with a layer for each model, as a folder; oci-tar: as one file
 
 The same order gives the same bytes, whether the program was packaged before or not: what lies before its assets never
 changes, and they are written again, sorted, without times.
@@ -13,12 +14,14 @@ changes, and they are written again, sorted, without times.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from mmojo_forge.ape.copying import OnProgress
+from mmojo_forge.ape.oci.image import Image, ImageOptions
+from mmojo_forge.ape.oci.packaged import measure_reading, stage_packaged_image
 from mmojo_forge.ape.packaging import files, names
 from mmojo_forge.ape.packaging.contents import (
     Contents,
@@ -29,7 +32,7 @@ from mmojo_forge.ape.packaging.contents import (
     lay_out_inside,
     lay_out_models_beside,
 )
-from mmojo_forge.ape.packaging.outputs import WINDOWS_LIMIT, Format, Output
+from mmojo_forge.ape.packaging.outputs import IMAGES, WINDOWS_LIMIT, Format, Output
 from mmojo_forge.ape.packaging.sources import stamp_of
 from mmojo_forge.ape.program import Kind
 from mmojo_forge.ape.staging import Staging, link_or_copy
@@ -43,17 +46,23 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One thing that was made, or would be: its size in bytes, and what it consists of if it is several files."""
+    """One thing that was made, or would be: its size in bytes, and what it consists of if it is several files.
+
+    The size of an image is known when it is made, before that it is that of what goes into it; so is its digest, by
+    which a registry knows it.
+    """
 
     format: Format
     path: Path
     size: int
     files: tuple[tuple[str, int], ...] = ()
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be written for one output: the layout, and the names of the program below the output's path."""
+    """What will be written for one output: the layout, and the name of the program below the output's path, or an
+    image's title."""
 
     output: Output
     layout: Layout
@@ -67,6 +76,8 @@ class Plan:
         beside = [(f"{names.SUPPORT}/{name}", size) for name, size in rows]
         if self.output.format in {Format.APE, Format.EXE}:
             return Product(self.output.format, self.output.path, self.size, tuple(beside))
+        if self.output.format in IMAGES:
+            return Product(self.output.format, self.output.path, self.size + sum(size for _, size in rows))
         programs = [(self.program, self.size)] + ([(f"{self.output.name}.exe", self.size)] if self.windows else [])
         if self.output.format is Format.ZIP:
             size = files.measure_archive(_archived(self, Path(), self.size))
@@ -91,6 +102,9 @@ def _plan(contents: Contents, output: Output) -> Plan:
     windows = False
     if output.format is Format.EXE and files.measure_program(layout) >= WINDOWS_LIMIT:
         layout = lay_out_models_beside(contents)
+    elif output.format in IMAGES:
+        # Whatever the output is called, the same order gives the same digests.
+        layout, name = lay_out_models_beside(contents), contents.head.alias
     elif output.format in {Format.FOLDER, Format.ZIP}:
         layout = lay_out_beside(contents)
         windows = program.kind is Kind.APE and program.starts_on_windows
@@ -131,19 +145,33 @@ def write_package(plans: Sequence[Plan], report: Report, *, durable: bool = True
         done += count
         report(min(done, total), total)
 
+    images: dict[Path, Image] = {}
     with Staging(_WHAT, durable=durable) as staging:
         whole: Plan | None = None
         for plan in plans:
             if plan.output.format is Format.EXE and whole and plan.layout == whole.layout:
                 staging.twin(whole.output.path, plan.output.path)
                 continue
-            _write(plan, staging, on_progress)
+            if plan.output.format in IMAGES:
+                images[plan.output.path] = _write_image(plan, staging, on_progress)
+            else:
+                _write(plan, staging, on_progress)
             whole = plan if plan.output.format is Format.APE else whole
         staging.commit()
-    return [plan.product() for plan in plans]
+    return [_made(plan, images.get(plan.output.path)) for plan in plans]
+
+
+def _made(plan: Plan, image: Image | None) -> Product:
+    product = plan.product()
+    if image is None:
+        return product
+    found = [image.path] if image.path.is_file() else [path for path in image.path.rglob("*") if path.is_file()]
+    return replace(product, size=sum(path.stat().st_size for path in found), digest=image.digest)
 
 
 def _to_copy(plan: Plan) -> int:
+    if plan.output.format in IMAGES:
+        return measure_reading(plan.layout, archive=plan.output.format is Format.OCI_TAR)
     return plan.size + sum(item.size for item in plan.layout.beside)
 
 
@@ -165,6 +193,12 @@ def _write_beside(plan: Plan, folder: Path, staging: Staging, on_progress: OnPro
         staging.parents(path.parent)
         with staging.file(path, mode=_PROGRAM_MODE if item.executable else 0o644) as stream:
             files.write_file(item, stream, on_progress)
+
+
+def _write_image(plan: Plan, staging: Staging, on_progress: OnProgress) -> Image:
+    options = ImageOptions(title=plan.program)
+    archive = plan.output.format is Format.OCI_TAR
+    return stage_packaged_image(plan.layout, options, plan.output.path, staging, on_progress, archive=archive)
 
 
 def _write_folder(plan: Plan, staging: Staging, on_progress: OnProgress) -> None:

@@ -239,9 +239,13 @@ std::string executable() {
 #endif
 }
 
+// False if no zip ends the file, or it cannot be read: a program may be deleted while it runs, or only be executable.
 bool read_zip(mmojo_container & container) {
-    const file_ptr file = open_file(container.path);
+    const file_ptr file = open_if_there(container.path);
     directory      where{};
+    if (!file) {
+        return false;
+    }
     try {
         const uint64_t size = size_of(file.get());
         if (!find_directory(file.get(), size, where)) {
@@ -263,6 +267,7 @@ mmojo_container find_container() {
     mmojo_container * found = &own;
     if ((own.path.empty() || !read_zip(own)) && !ape.empty()) {
         if (!read_zip(named)) {
+            open_file(ape); // which says why it cannot be read
             fail(ape, "damaged: no zip ends it; the file was cut short, get it again");
         }
         found = &named;
