@@ -133,9 +133,9 @@ def with_files(name: str, *, userland: Wanted, program: Wanted, path: str, files
     out = f"/forge/out/out/{path}"
     copy = f"cp -r /forge/program /forge/out/out\nchmod -R u+w /forge/out/out\nrm {quote(out)}\n"
     package = f"{_write_order(order)}{copy}{_RUN} package order.json {quote(out)}"
-    return build(
-        name, userland=userland, inputs={**inputs, **_LINKER}, at=_AT, phases={"package": package}
-    ).containing(*inputs)
+    return build(name, userland=userland, inputs={**inputs, **_LINKER}, at=_AT, phases={"package": package}).containing(
+        *inputs
+    )
 
 
 def _row(name: str, kind: str) -> canonical.Json:
