@@ -143,9 +143,18 @@ def patched(userland: Package) -> Spec:
 def modules() -> Spec:
     """The packages that llama.cpp's web page is made of and built with."""
     # Their package.json names no licence, but the text of one lies beside it.
-    unnamed = ("khroma-2.1.0", "runed-0.23.4", "runed-0.25.0", "svelte-toolbelt-0.7.1", "svelte-toolbelt-0.10.6")
+    unnamed = {
+        "khroma-2.1.0": "khroma/license",
+        "runed-0.23.4": "mode-watcher/node_modules/svelte-toolbelt/node_modules/runed/LICENSE",
+        "runed-0.25.0": "mode-watcher/node_modules/runed/LICENSE",
+        "svelte-toolbelt-0.7.1": "mode-watcher/node_modules/svelte-toolbelt/LICENSE",
+        "svelte-toolbelt-0.10.6": "svelte-toolbelt/LICENSE",
+    }
     return node_modules("llama-ui-modules", PACKAGES).made_of(
-        *(Component(one.rpartition("-")[0], licence="MIT", of=f"package-{one}") for one in unnamed)
+        *(
+            Component(one.rpartition("-")[0], licence="MIT", of=f"package-{one}", notices=(text,))
+            for one, text in unnamed.items()
+        )
     )
 
 
