@@ -7,11 +7,11 @@ taken neither for a trace, which is canonical JSON, nor for an envelope, which b
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmojo_forge.engine.document import write_document
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.minisign import KEY_HINT, MinisignKey, MinisignSignature, show_id
 from mmojo_forge.model.signature import PrivateKey, SignatureError
@@ -22,7 +22,7 @@ _LARGEST_TEXT = 1 << 16
 
 
 class SigningError(ForgeError):
-    """A file that cannot be read to be signed or verified, or a signature that cannot be written."""
+    """A file that cannot be read to be signed or verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,14 @@ def signature_path(path: Path) -> Path:
 def sign_file(path: Path, key: PrivateKey, *, comment: str = "", out: Path | None = None) -> Path:
     """Sign the file at `path`; where the signature lies. The same file, name, key and comment give the same bytes.
 
-    The comment is the file's name if none is given. Raises SigningError, SignatureError (`bad-comment`).
+    The comment is the file's name if none is given. Raises SigningError, SignatureError
+    (`bad-comment`), DocumentError (`document-unwritable`).
     """
     # Some file systems allow names that no terminal should be shown.
     name = "".join(letter if letter.isprintable() else "?" for letter in path.name)
     signature = MinisignSignature.make(_digest(path, "sign"), key, comment or f"file:{name}\thashed")
     to = out or signature_path(path)
-    _replace(to, signature.dump().encode())
+    write_document(to, signature.dump().encode())
     return to
 
 
@@ -140,17 +141,3 @@ def _read_text(path: Path, what: str) -> str:
             return stream.read(_LARGEST_TEXT).decode("utf-8", errors="replace")
     except OSError as error:
         raise SigningError(f"{what} {path}: {error.strerror or error}", reason="unreadable") from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Makes `data` the file at `path`: whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SigningError(f"write {path}: {error.strerror or error}", reason="unwritable") from error

@@ -303,7 +303,7 @@ def test_a_full_disk_leaves_the_old_signature(file: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert reason_of(lambda: sign_file(file, ALICE)) == "unwritable"
+    assert reason_of(lambda: sign_file(file, ALICE)) == "document-unwritable"
     assert signature_path(file).read_bytes() == old
     assert sorted(path.name for path in file.parent.iterdir()) == ["hello.ape", "hello.ape.minisig"]
 

@@ -80,5 +80,5 @@ def test_a_source_is_named_by_where_it_is_looked_for(locator: str, uri: str) -> 
 
 
 def test_files_of_the_workspace_have_their_tree_only() -> None:
-    local = LocalSource("source", "/work/source", TreeId("d" * 64))
+    local = LocalSource("source", "/home/one/source", TreeId("d" * 64))
     assert provenance.source_reference(local) == {"name": "source", "digest": {"forgeTreeV1": "d" * 64}}
