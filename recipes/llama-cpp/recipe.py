@@ -1,4 +1,4 @@
-from mmojo_forge.recipe import Component, Notice, Package, Pypi, Spec, apply_patches, recipe, unpack
+from mmojo_forge.recipe import Component, Notice, Package, Pypi, Spec, apply_patches, build, recipe, unpack
 
 VERSION = "0.3.36"
 SDIST = f"llama_cpp_python-{VERSION}"
@@ -95,6 +95,33 @@ def llama_cpp(userland: Package) -> Spec:
     """The source of llama.cpp with our patches: arguments, models, pages and certificates inside the program's file."""
     patched = apply_patches("llama-cpp-patched", Package("llama-cpp.upstream"), userland=userland)
     return patched.made_of(Component("mmojo-server", licence="Apache-2.0", of="patches"))
+
+
+# Each output holds one backend and the headers that all share: what changes elsewhere compiles no GPU code again.
+GGML_PARTS = r"""
+for backend in cuda vulkan; do
+    out=/forge/out/$backend
+    mkdir -p "$out/src"
+    cp -R /forge/source/ggml/include "$out/include"
+    cp /forge/source/ggml/src/*.h /forge/source/ggml/src/mmojo-module.c "$out/src"
+    cp -R "/forge/source/ggml/src/ggml-$backend" "$out/src/ggml-$backend"
+    chmod -R u+w "$out"
+    rm -f "$out"/include/mmojo-* "$out"/src/ggml-cuda/CMakeLists.txt
+    sh /forge/source/ggml/mmojo-abi.sh /forge/source/ggml > "$out/src/mmojo-abi.h"
+done
+"""
+
+
+@recipe("llama-cpp.ggml")
+def ggml(userland: Package, llama_cpp: Package) -> Spec:
+    """The source of ggml's GPU backends, an output for each, as modules are built from it."""
+    return build(
+        "llama-cpp-ggml",
+        userland=userland,
+        inputs={"source": llama_cpp},
+        outputs=("cuda", "vulkan"),
+        phases={"install": GGML_PARTS},
+    ).containing("source")
 
 
 @recipe("llama-cpp.upstream")

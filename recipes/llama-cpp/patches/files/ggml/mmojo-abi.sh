@@ -1,0 +1,7 @@
+#!/bin/sh
+# Writes mmojo-abi.h: what the headers hash to by which a module and the program that loads it understand each other.
+# usage: sh mmojo-abi.sh GGML_FOLDER > mmojo-abi.h
+set -eu
+cd "$1"
+hash=$(cat include/ggml.h include/ggml-alloc.h include/ggml-backend.h src/ggml-impl.h src/ggml-backend-impl.h | sha256sum)
+printf '#define MMOJO_GGML_ABI "%.16s"\n' "$hash"
