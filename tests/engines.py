@@ -14,7 +14,7 @@ from mmojo_forge.engine.realise import Realisation
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.engine.settings import Places, Settings, World
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Outcome
-from mmojo_forge.model.derivation import Derivation, Input, Node, Source
+from mmojo_forge.model.derivation import Derivation, Download, Input, Node, Source
 from mmojo_forge.model.digest import BlobDigest, Sha256, blake3_hex
 from mmojo_forge.store.local import LocalStore
 
@@ -54,7 +54,7 @@ class DictFetcher:
     content: Mapping[str, bytes]
     fetched: list[str] = field(default_factory=list)
 
-    def fetch(self, source: Source, destination: Path, on_progress: OnProgress | None = None) -> None:
+    def fetch(self, source: Source | Download, destination: Path, on_progress: OnProgress | None = None) -> None:
         self.fetched.append(source.name)
         destination.write_bytes(self.content[source.locator])
 

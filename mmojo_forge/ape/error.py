@@ -26,6 +26,7 @@ class ApeReason(StrEnum):
     NO_HEADER = "ape-no-header"
     ARGUMENTS = "ape-arguments"
     MODEL = "ape-model"
+    MODULE = "ape-module"
     NAME = "ape-name"
     FOLDER = "ape-folder"
     UNMAPPED = "ape-unmapped"

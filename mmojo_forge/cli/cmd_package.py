@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from mmojo_forge.cli.meter import Meter
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine import package_documents, packaging
 from mmojo_forge.engine.bill import Bill
+from mmojo_forge.engine.modules import find_modules, targets_of
 from mmojo_forge.engine.package_documents import Beside, Hashes, Leaving, Wish
 from mmojo_forge.engine.packaging import Planned
 from mmojo_forge.engine.sbom import bill_of
+from mmojo_forge.engine.settings import Settings, World
 from mmojo_forge.engine.workspace import Request
 from mmojo_forge.model.minisign import MinisignKey
 
@@ -50,6 +52,13 @@ _PATH = click.Path(path_type=Path)
     multiple=True,
     metavar="SRC=NAME",
     help="A file or folder more; the server finds it as /zip/NAME.",
+)
+@click.option(
+    "--module",
+    "modules",
+    multiple=True,
+    metavar="TARGET|FOLDER",
+    help="A GPU backend: ggml-cuda, ggml-vulkan. It is used where there is a driver for it (docs/modules.md).",
 )
 @click.option("--remove", multiple=True, metavar="NAME", help="Leave this file or folder of the program out.")
 @click.option("--name", default="", help="What the server is called: in its answers, and the program in a folder.")
@@ -80,6 +89,7 @@ def command(
     target: str,
     out: Path,
     formats: tuple[str, ...],
+    modules: tuple[str, ...],
     sbom: bool | None,
     notices: bool,
     sign: bool,
@@ -103,8 +113,9 @@ def command(
         raise click.UsageError("--sbom and --sign leave something beside a file, and a folder is none.")
     order = _order(**given)
     warnings = packaging.check_inputs(order, time.time())
-    order = packaging.with_program(order, _program(context, target, quiet=quiet, as_json=as_json))
-    documents = _Documents(context, target, order.program, wish, Hashes(skip=dry_run))
+    realised = _Realised(context, quiet=quiet, as_json=as_json)
+    order = realised.completed(order, target, modules)
+    documents = _Documents(context, target, realised.targets, order.program, wish, Hashes(skip=dry_run))
     planned = packaging.plan(order, out, chosen, documents.add_to)
     warnings += planned.warnings
     for warning in warnings:
@@ -134,6 +145,7 @@ class _Documents:
 
     context: Context
     target: str
+    modules: tuple[str, ...]
     program: Path
     wish: Wish
     hashes: Hashes
@@ -146,12 +158,12 @@ class _Documents:
     def bill(self) -> Bill:
         """What is known of the program."""
         if self._bill is None:
-            self._bill = (
-                bill_of(self.context.workspace, Request.parse((self.target,)), self.context.store)
-                if self._is_target
-                else package_documents.bill_of_file(self.program)
-            )
+            of_program = self._bill_of(self.target) if self._is_target else package_documents.bill_of_file(self.program)
+            self._bill = of_program.joined(self._bill_of(one) for one in self.modules)
         return self._bill
+
+    def _bill_of(self, target: str) -> Bill:
+        return bill_of(self.context.workspace, Request.parse((target,)), self.context.store)
 
     def add_to(self, contents: Contents) -> Contents:
         """The same with the documents that go into it."""
@@ -182,6 +194,7 @@ def _parameters(target: str, order: PackageOrder, formats: list[Format]) -> dict
         "page": order.page or (order.ui.name if order.ui else ""),
         "certificate": order.cert is not None,
         "files": [one.name for one in order.files],
+        "modules": [one.name for one in order.modules],
         "remove": list(order.remove),
         "name": order.name,
     }
@@ -235,12 +248,35 @@ def _parse_file(text: str) -> NamedFile:
     return NamedFile(name if equals else path.name, path)
 
 
-def _program(context: Context, target: str, *, quiet: bool, as_json: bool) -> Path:
-    if "/" in target:
-        return Path(target)
-    settings = context.settings()
-    reporter = make_reporter(settings.jobs, as_json=as_json, quiet=quiet)
-    return packaging.realise_program(context.workspace, target, context.world(reporter), settings)
+@dataclass(slots=True)
+class _Realised:
+    """What targets came to, and which ones the GPU modules were."""
+
+    context: Context
+    quiet: bool
+    as_json: bool
+    targets: tuple[str, ...] = ()
+
+    def completed(self, order: PackageOrder, target: str, modules: tuple[str, ...]) -> PackageOrder:
+        """The order with the program file of a target, or the one that is named by its path, and with the folders of
+        modules."""
+        order = packaging.with_program(order, self._program(target))
+        return replace(order, modules=self._modules(modules, order.program))
+
+    def _program(self, target: str) -> Path:
+        if "/" in target:
+            return Path(target)
+        return packaging.realise_program(self.context.workspace, target, *self._how())
+
+    def _modules(self, given: tuple[str, ...], program: Path) -> tuple[NamedFile, ...]:
+        self.targets = targets_of(given, program)
+        if not self.targets:
+            return find_modules(given, (), lambda _: ())
+        return packaging.realise_modules(self.context.workspace, given, self.targets, *self._how())
+
+    def _how(self) -> tuple[World, Settings]:
+        settings = self.context.settings()
+        return self.context.world(make_reporter(settings.jobs, as_json=self.as_json, quiet=self.quiet)), settings
 
 
 def _write(planned: Planned, *, quiet: bool) -> list[Product]:

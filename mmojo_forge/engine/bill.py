@@ -15,12 +15,12 @@ from pathlib import Path
 
 from mmojo_forge import __version__
 from mmojo_forge.engine import contents, licence
-from mmojo_forge.engine.contents import Contents, Part
+from mmojo_forge.engine.contents import AnySource, Contents, Part
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.purl import generic, project_of, purl_of
 from mmojo_forge.engine.workspace import FORGE_ROOT
 from mmojo_forge.model.component import ALL, Component
-from mmojo_forge.model.derivation import Derivation, LocalSource, Source
+from mmojo_forge.model.derivation import Derivation, Download, LocalSource, Source
 from mmojo_forge.model.digest import BlobDigest, DerivationId, TreeId
 from mmojo_forge.model.lockfile import Lock, Pin
 from mmojo_forge.model.node_modules import NpmPackage
@@ -30,11 +30,14 @@ TREE_PROPERTY = "mmojo-forge:tree"
 """The property of an item that has the id of its tree."""
 SIZE_PROPERTY = "mmojo-forge:size"
 """The property of an item that has its size in bytes."""
+REDISTRIBUTABLE_PROPERTY = "mmojo-forge:redistributable"
+"""The property of an item whose recipe says whether it may be passed on: yes or no."""
 FILE_REF = "file:"
 """How the refs of files begin that were packed into another, or others into them."""
 
 _PROPERTY = "mmojo-forge:"
 _OWN_LICENCE = "Apache-2.0"
+_YES, _NO = "yes", "no"
 
 
 class Kind(StrEnum):
@@ -83,15 +86,20 @@ class Bill:
     built_with: tuple[Item, ...]
     depends: Mapping[str, tuple[str, ...]]
     parts: Mapping[str, Part]
-    sources: tuple[Source | LocalSource, ...]
+    sources: tuple[AnySource, ...]
     undeclared: tuple[str, ...] = ()
 
     @property
     def unlicensed(self) -> list[Item]:
         """What others wrote that is in the result, under a licence that nobody named. Under which one the files of a
         workspace are passed on is for their owner to know."""
-        theirs = {ref for ref, part in self.parts.items() if isinstance(part.source, Source)}
+        theirs = {ref for ref, part in self.parts.items() if not isinstance(part.source, LocalSource)}
         return [item for item in self.contained if item.ref in theirs and not licence.is_expression(item.licence)]
+
+    @property
+    def kept_back(self) -> list[Item]:
+        """What is in the result although its licence does not let everybody pass it on."""
+        return [item for item in self.contained if item.properties.get(REDISTRIBUTABLE_PROPERTY) == _NO]
 
     def packed(self, root: Item, files: Sequence[Item]) -> Bill:
         """The bill of `root`, a file into which this bill's root and these files were packed."""
@@ -101,6 +109,24 @@ class Bill:
             root=root,
             contained=_sorted((*self.contained, self.root, *files)),
             depends={**self.depends, root.ref: tuple(sorted(refs))},
+        )
+
+    def joined(self, others: Iterable[Bill]) -> Bill:
+        """This bill with those of others, whose roots were packed into what this one's root was packed into."""
+        bills = (self, *others)
+        added = {other.root.ref for other in bills[1:]}
+        contained = {item.ref: item for bill in bills for item in (*bill.contained, bill.root)}
+        del contained[self.root.ref]
+        tools = {item.ref: item for bill in bills for item in bill.built_with if item.ref not in contained}
+        depends = {ref: below for bill in bills for ref, below in bill.depends.items()}
+        return Bill(
+            self.root,
+            _sorted(contained.values()),
+            _sorted(tools.values()),
+            {**depends, self.root.ref: tuple(sorted({*depends.get(self.root.ref, ()), *added}))},
+            {ref: part for bill in bills for ref, part in bill.parts.items()},
+            tuple(dict.fromkeys(source for bill in bills for source in bill.sources)),
+            tuple(sorted({name for bill in bills for name in bill.undeclared})),
         )
 
 
@@ -114,7 +140,7 @@ class Pinned:
 
 def pins_of(lock: Lock) -> dict[BlobDigest, Pinned]:
     """Every pin of the lock, by content."""
-    pins = {pin.blake3: Pinned(pin) for pin in lock.sources.values()}
+    pins = {pin.blake3: Pinned(pin) for pin in lock.sources.values() if pin.measured}
     for userland in lock.userlands.values():
         pins.update({pin.blake3: Pinned(pin, userland.suite) for pin in userland.closure.values()})
     for closure in lock.npm.values():
@@ -167,9 +193,9 @@ def make_bill(
     )
 
 
-def sources_of(graph: Graph) -> tuple[Source | LocalSource, ...]:
+def sources_of(graph: Graph) -> tuple[AnySource, ...]:
     """Every source in the graph."""
-    return tuple(node for node in graph.nodes.values() if not isinstance(node, Derivation))
+    return tuple(source for source in map(contents.source_of, graph.nodes.values()) if source)
 
 
 def _sorted(items: Iterable[Item]) -> tuple[Item, ...]:
@@ -244,7 +270,7 @@ def _tools(graph: Graph, graph_contents: Contents, contained: Iterable[Part]) ->
     return tools
 
 
-def _unnamed(source: Source | LocalSource, parts: Sequence[Part]) -> Part:
+def _unnamed(source: AnySource, parts: Sequence[Part]) -> Part:
     """A source of which recipes name only parts."""
     part = contents.whole_of(source)
     licences = licence.all_of(one.component.licence for one in parts)
@@ -281,21 +307,33 @@ class _Describer:
         """The item of a component of a source."""
         if isinstance(part.source, LocalSource):
             return self._local(part.component, part.source)
-        pinned = self._pins.get(part.source.digest) or Pinned(_unpinned(part.source))
-        component, hashes = part.component, {SHA256: part.source.sha256, BLAKE3: part.source.digest}
+        digest = part.source.digest if isinstance(part.source, Source) else BlobDigest("")
+        pinned = self._pins.get(digest) or Pinned(_unpinned(part.source, digest))
+        component, hashes = part.component, {SHA256: part.source.sha256, **({BLAKE3: digest} if digest else {})}
+        short = (digest or part.source.sha256)[:12]
         licensed = component.licence or pinned.pin.licence
         if not part.whole:
             version = component.version or ""
             purl = component.purl or generic(component.name, version)
             origin = Origin(project_of(part.source), part.source.locator, hashes)
-            ref = f"{purl}#{component.name}@{part.source.digest[:12]}"
-            return Item(ref, component.name, Kind.LIBRARY, version, licensed, purl, component.cpe, origin=origin)
+            ref = f"{purl}#{component.name}@{short}"
+            return Item(
+                ref,
+                component.name,
+                Kind.LIBRARY,
+                version,
+                licensed,
+                purl,
+                component.cpe,
+                origin=origin,
+                properties=_passing_on(component),
+            )
         version = pinned.pin.version
         purl = component.purl or purl_of(part.source, version, suite=pinned.suite)
-        locator = {f"{_PROPERTY}locator": part.source.locator}
-        ref = f"{purl}#{part.source.digest[:12]}"
+        properties = {f"{_PROPERTY}locator": part.source.locator, **_passing_on(component)}
+        ref = f"{purl}#{short}"
         return Item(
-            ref, component.name, _kind(part.source), version, licensed, purl, component.cpe, hashes, None, locator
+            ref, component.name, _kind(part.source), version, licensed, purl, component.cpe, hashes, None, properties
         )
 
     def _local(self, component: Component, source: LocalSource) -> Item:
@@ -317,9 +355,15 @@ class _Describer:
         return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
 
 
-def _unpinned(source: Source) -> Pin:
-    return Pin(source.name, source.locator, source.sha256, source.digest, source.size)
+def _passing_on(component: Component) -> dict[str, str]:
+    if component.redistributable is None:
+        return {}
+    return {REDISTRIBUTABLE_PROPERTY: _YES if component.redistributable else _NO}
 
 
-def _kind(source: Source) -> Kind:
+def _unpinned(source: Source | Download, digest: BlobDigest) -> Pin:
+    return Pin(source.name, source.locator, source.sha256, digest, source.size)
+
+
+def _kind(source: Source | Download) -> Kind:
     return Kind.MODEL if source.name.endswith(".gguf") else Kind.LIBRARY

@@ -208,7 +208,8 @@ def compare_request(
 
 
 def _nodes(graph: Graph, *, closure: bool) -> list[Derivation]:
-    return [node for node in graph.derivations() if closure or node.id in graph.roots]
+    # What is known by its hash beforehand can come out only one way.
+    return [node for node in graph.derivations() if (closure and not node.download) or node.id in graph.roots]
 
 
 def _rebuild_plan(

@@ -14,10 +14,12 @@ from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.purl import project_of
 from mmojo_forge.model.component import ALL, Component
-from mmojo_forge.model.derivation import Derivation, LocalSource, Node, Source
+from mmojo_forge.model.derivation import Derivation, Download, LocalSource, Node, Source, downloading
 
 USERLAND = "/usr"
 """Where the programs lie that a build runs."""
+
+AnySource = Source | Download | LocalSource
 
 
 class ContentsError(EngineError):
@@ -29,7 +31,7 @@ class Part:
     """A component in the graph: the source that brings it, and the node in whose tree its licence texts lie."""
 
     component: Component
-    source: Source | LocalSource
+    source: AnySource
     holder: Node
 
     @property
@@ -54,10 +56,14 @@ class Contents:
             if isinstance(node, Derivation):
                 self._declared[identifier] = _declared(node)
                 self._check(node)
-                found = (part for name in node.inputs for part in self.selected(node, name))
-                self._parts[identifier] = tuple({part.key: part for part in found}.values())
-            else:
-                self._parts[identifier] = (whole_of(node),)
+            self._parts[identifier] = tuple({part.key: part for part in self._found(node)}.values())
+
+    def _found(self, node: Node) -> Iterator[Part]:
+        if source := source_of(node):
+            yield whole_of(source)
+        elif isinstance(node, Derivation):
+            for name in node.inputs:
+                yield from self.selected(node, name)
 
     def of(self, node: Node) -> tuple[Part, ...]:
         """What a node of the graph consists of."""
@@ -93,9 +99,15 @@ class Contents:
                 )
 
 
-def whole_of(source: Source | LocalSource) -> Part:
+def source_of(node: Node) -> AnySource | None:
+    """The source that the node is, if it is one."""
+    return node.download if isinstance(node, Derivation) else node
+
+
+def whole_of(source: AnySource) -> Part:
     """A source as the one component that it is if no recipe says more of it."""
-    return Part(Component(_name_of(source)), source, source)
+    holder = downloading(source) if isinstance(source, Download) else source
+    return Part(Component(_name_of(source)), source, holder)
 
 
 def contained(node: Derivation, name: str) -> tuple[str, ...]:
@@ -110,16 +122,16 @@ def undeclared(node: Node) -> bool:
     return isinstance(node, Derivation) and not node.is_builtin and node.contents is None
 
 
-def _name_of(source: Source | LocalSource) -> str:
-    return project_of(source) if isinstance(source, Source) else source.name
+def _name_of(source: AnySource) -> str:
+    return source.name if isinstance(source, LocalSource) else project_of(source)
 
 
 def _declared(node: Derivation) -> dict[str, list[Part]]:
     """The components that the node's recipe declares, by the input that each is of."""
     declared: dict[str, list[Part]] = {}
     if node.components:
-        edges = {name: edge.node for name, edge in node.inputs.items()}
-        sources = {name: source for name, source in edges.items() if not isinstance(source, Derivation)}
+        found = {name: source_of(edge.node) for name, edge in node.inputs.items()}
+        sources = {name: source for name, source in found.items() if source}
         inputs = {word: name for name, source in sources.items() for word in (name, source.name, _name_of(source))}
         for component in node.components:
             only = next(iter(sources)) if len(sources) == 1 and not component.of else ""
@@ -127,7 +139,7 @@ def _declared(node: Derivation) -> dict[str, list[Part]]:
             if not name:
                 raise _unclear(node, component, inputs)
             # Texts lie where they can be read: unpacked, if that is what the node does.
-            holder = node if node.is_builtin else sources[name]
+            holder = node if node.is_builtin else node.inputs[name].node
             declared.setdefault(name, []).append(Part(component, sources[name], holder))
     return declared
 

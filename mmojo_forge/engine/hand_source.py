@@ -1,10 +1,12 @@
 """Sources that somebody brings: a file that forge could not, or need not, download.
 
-It is verified against forge.lock like any download, so it does not matter who brings it. Only `pin` believes it.
+It is verified against forge.lock like any download, so it does not matter who brings it. Only `pin` believes it. What
+is pinned by its SHA-256 alone gets its BLAKE3 when the file is brought.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from mmojo_forge.store.protocol import Store
 
 _CHUNK = 1 << 20
 _SCHEME = "file:"
+_VERSION = re.compile(r"[0-9].*(?=\.[A-Za-z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,9 @@ class Added:
 
 
 def add_source(workspace: Workspace, store: Store, path: Path, *, name: str = "", pin: bool = False) -> Added:
-    """Takes the file at `path` into the store as the source that it is by its content; with `pin` it becomes what
-    forge.lock pins `name` (or the file's own name) to, which recipes must declare as a File.
+    """Takes the file at `path` into the store as the source that it is by its content, and adds to forge.lock its
+    BLAKE3 if that was not known; with `pin` it becomes what forge.lock pins `name` (or the file's own name) to, which
+    recipes must declare as a File.
 
     Raises EngineError (`source-unknown`, `source-mismatch`, `source-unreadable`).
     """
@@ -50,8 +54,12 @@ def add_source(workspace: Workspace, store: Store, path: Path, *, name: str = ""
     declared, _ = declared_by(workspace, lock)
     source = declared.sources.get(found.name)
     executable = bool(source and source.executable)
-    store.add_file(path, digest=found.blake3, size=found.size, executable=executable)
-    return Added(found, pin)
+    store.add_file(path, digest=received.blake3, size=received.size, executable=executable)
+    if found.measured:
+        return Added(found, pin)
+    found = replace(found, blake3=received.blake3)
+    workspace.write_lock(replace(lock, sources={**lock.sources, found.name: found}))
+    return Added(found, True)
 
 
 def _measure(path: Path) -> Received:
@@ -66,7 +74,10 @@ def _measure(path: Path) -> Received:
 
 
 def _find(lock: Lock, received: Received) -> Pin | None:
-    return next((pin for pin in _pins(lock) if pin.blake3 == received.blake3), None)
+    known = (pin for pin in _pins(lock) if pin.blake3 == received.blake3)
+    unmeasured = (pin for pin in lock.sources.values() if not pin.measured)
+    named = (pin for pin in unmeasured if (pin.sha256, pin.size) == (received.sha256, received.size))
+    return next(known, None) or next(named, None)
 
 
 def _pins(lock: Lock) -> Iterator[Pin]:
@@ -92,7 +103,7 @@ def _pin(workspace: Workspace, lock: Lock, name: str, received: Received) -> Pin
 
 
 def _unknown(lock: Lock, name: str, path: Path, received: Received) -> EngineError:
-    pin = lock.sources.get(name)
+    pin = lock.sources.get(name) or _other_version(lock, name)
     if pin is None:
         return EngineError(
             f"add source {path}: forge.lock pins nothing that has this content (SHA-256 {received.sha256})",
@@ -100,8 +111,14 @@ def _unknown(lock: Lock, name: str, path: Path, received: Received) -> EngineErr
             reason="source-unknown",
         )
     return EngineError(
-        f"add source {path}: it is not what forge.lock pins as {name}",
+        f"add source {path}: it is not what forge.lock pins as {pin.name}",
         detail=f"expected SHA-256 {pin.sha256}, {pin.size} bytes\ngot      SHA-256 {received.sha256}, "
         f"{received.size} bytes",
         reason="source-mismatch",
     )
+
+
+def _other_version(lock: Lock, name: str) -> Pin | None:
+    """The only pin that is called like `name`, apart from what stands between the first digit and the ending."""
+    alike = [pin for pin in lock.sources.values() if _VERSION.sub("", pin.name) == _VERSION.sub("", name)]
+    return alike[0] if len(alike) == 1 else None

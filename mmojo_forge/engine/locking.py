@@ -1,7 +1,8 @@
 """Writing forge.lock: every source that a recipe declares gets a pin, every userland its closure.
 
 1. All recipes are evaluated with stand-ins for pins that are missing; what they declare is collected.
-2. What is pinned to the same locator stays; the rest is resolved, downloaded once, hashed, kept in the store.
+2. What is pinned to the same locator stays; the rest is resolved, downloaded once, hashed, kept in the store. What a
+   recipe gives the SHA-256 of is not downloaded; its BLAKE3 follows once the file was had here.
 3. Targets whose derivation was realised here get their expected tree; expectations of other derivations go.
 4. Pins that nothing declares are dropped.
 """
@@ -9,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,10 +18,12 @@ from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.npm_locking import NpmLocker, NpmResolver, is_locked
 from mmojo_forge.engine.plan import make_plan
 from mmojo_forge.engine.workspace import Workspace, as_package
+from mmojo_forge.model.derivation import Derivation
+from mmojo_forge.model.digest import BlobDigest, Sha256
 from mmojo_forge.model.lockfile import ExpectedOutput, Lock, LockError, Pin, Userland
 from mmojo_forge.model.node_modules import NodeModules
 from mmojo_forge.recipe.api import Debian, Fixed
-from mmojo_forge.recipe.evaluate import Declared, Evaluator, Instance
+from mmojo_forge.recipe.evaluate import Declared, Evaluator, Instance, is_pin_of, source_of
 from mmojo_forge.recipe.loader import Loader
 from mmojo_forge.store.protocol import Store
 
@@ -124,13 +127,26 @@ class Locker:
     def _source(self, name: str, wanted: Fixed, old: Lock, anew: set[str]) -> Pin:
         pin = old.sources.get(name)
         if pin is not None and _is_pin_of(pin, wanted) and name not in anew:
-            return pin
+            return self._measured(pin, wanted)
+        if wanted.sha256:
+            known = pin.blake3 if pin and pin.sha256 == wanted.sha256 else BlobDigest("")
+            named = Pin(name, wanted.locator, Sha256(wanted.sha256), known, wanted.size, wanted.mirrors)
+            return self._measured(named, wanted)
         self._say(f"resolving {name} ({wanted.locator})")
         with self._store.scratch("lock") as scratch:
             destination = scratch / "download"
             pin = self._resolver.resolve(name, wanted.locator, wanted.mirrors, destination)
             self._store.add_file(destination, digest=pin.blake3, size=pin.size, executable=wanted.executable, move=True)
         return pin
+
+    def _measured(self, pin: Pin, wanted: Fixed) -> Pin:
+        """The pin with its BLAKE3, if the file was downloaded here since it was pinned without."""
+        node = source_of(pin, executable=wanted.executable)
+        trees = self._store.lookup_resolved([node.id]).get(node.id) if isinstance(node, Derivation) else None
+        if not trees or not self._store.has_tree(trees["out"]):
+            return pin
+        digest = self._store.read_tree(trees["out"]).entries[0].digest
+        return replace(pin, blake3=digest or pin.blake3)
 
     def _userland(self, wanted: Debian, old: Lock, anew: set[str]) -> Userland:
         known = old.userlands.get(wanted.name)
@@ -182,7 +198,7 @@ def _all_targets(workspace: Workspace, evaluator: Evaluator) -> dict[str, Instan
 
 
 def _is_pin_of(pin: Pin | None, wanted: Fixed) -> bool:
-    return pin is not None and pin.locator == wanted.locator
+    return pin is not None and is_pin_of(pin, wanted)
 
 
 def _is_userland_of(userland: Userland | None, wanted: Debian) -> bool:

@@ -16,12 +16,13 @@ from pathlib import Path
 from mmojo_forge.ape.packaging.contents import Contents
 from mmojo_forge.ape.packaging.gather import gather, look_through
 from mmojo_forge.ape.packaging.names import CERT, KEY
-from mmojo_forge.ape.packaging.order import PackageOrder
+from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.outputs import Format, choose_outputs
 from mmojo_forge.ape.packaging.package import Plan, Product, Report, plan_package, warnings_of, write_package
 from mmojo_forge.ape.packaging.sources import read_text
 from mmojo_forge.engine.certificates import check_key, read_certificate
 from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.modules import find_modules
 from mmojo_forge.engine.run import realise_request
 from mmojo_forge.engine.settings import Settings, World
 from mmojo_forge.engine.workspace import Request, Workspace, target_name
@@ -55,6 +56,17 @@ def realise_program(workspace: Workspace, target: str, world: World, settings: S
     """The program file of a target, which is realised; raises ForgeError (`no-program`)."""
     (result,) = realise_request(workspace, Request.parse((target,)), world, settings)
     return find_program(result.path, target)
+
+
+def realise_modules(
+    workspace: Workspace, given: Sequence[str], targets: Sequence[str], world: World, settings: Settings
+) -> tuple[NamedFile, ...]:
+    """The GPU modules that are given as folders, and those that targets are realised to; raises ForgeError."""
+
+    def realise(names: Sequence[str]) -> list[Path]:
+        return [result.path for result in realise_request(workspace, Request.parse(names), world, settings)]
+
+    return find_modules(given, targets, realise)
 
 
 def find_program(result: Path, target: str) -> Path:

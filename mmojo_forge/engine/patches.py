@@ -57,7 +57,7 @@ class PatchesFailed(EngineError):
 
 def affected_trees(workspace: Workspace, lock: Lock, sources: Collection[str]) -> list[PatchedTree]:
     """The patched trees of all targets that are made from any of the `sources`, which are names in the lock."""
-    digests = {lock.sources[name].blake3 for name in sources}
+    digests = {lock.sources[name].sha256 for name in sources}
     if not digests:
         return []
     evaluator = workspace.evaluator(lock)
@@ -68,7 +68,7 @@ def affected_trees(workspace: Workspace, lock: Lock, sources: Collection[str]) -
         for node in graph.derivations()
         if is_patched(node)
         and any(
-            isinstance(below, Source) and below.digest in digests
+            isinstance(below, Source) and below.sha256 in digests
             for below in Graph.of([node.inputs["source"].node]).nodes.values()
         )
     ]

@@ -237,4 +237,6 @@ def _step(node: Node, resolved: Mapping[DerivationId, Resolution], seconds: floa
         return Step(node, Action.FETCH, size=node.size)
     if isinstance(node, LocalSource):
         return Step(node, Action.IMPORT)
+    if node.download:
+        return Step(node, Action.FETCH, size=node.download.size)
     return Step(node, Action.BUILD, certain=input_trees(node, resolved) is not None, seconds=seconds)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mmojo_forge.engine.graph import Graph
-from mmojo_forge.model.derivation import Source
+from mmojo_forge.model.derivation import Download, Source
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
 
@@ -50,7 +50,7 @@ class Observation(Protocol):
 class SourceFetcher(Protocol):
     """Gets the bytes of a source."""
 
-    def fetch(self, source: Source, destination: Path, on_progress: OnProgress | None = None) -> None:
+    def fetch(self, source: Source | Download, destination: Path, on_progress: OnProgress | None = None) -> None:
         """Leave the verified content at `destination`; raises FetchError."""
 
     def cancel(self) -> None:

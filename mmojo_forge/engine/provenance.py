@@ -13,6 +13,7 @@ from typing import Any
 
 from mmojo_forge import __version__
 from mmojo_forge.engine.bill import BLAKE3, SHA256, TREE_PROPERTY, Bill, Item
+from mmojo_forge.engine.contents import AnySource
 from mmojo_forge.engine.cyclonedx import iri_of
 from mmojo_forge.model.derivation import LocalSource, Source
 from mmojo_forge.model.signature import PrivateKey, PublicKey, seal
@@ -71,12 +72,12 @@ def statement(subjects: Sequence[Json], definition: Definition, run: Run) -> byt
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
-def source_reference(source: Source | LocalSource) -> dict[str, Any]:
+def source_reference(source: AnySource) -> dict[str, Any]:
     """A source of the graph: where it is looked for and all its digests; of files of the workspace, their tree."""
     if isinstance(source, LocalSource):
         return {"name": source.name, "digest": {TREE: source.tree}}
-    digests = {TREE: source.tree, "sha256": source.sha256, "blake3": source.digest}
-    return {"name": source.name, "uri": iri_of(source.locator), "digest": digests}
+    tree = {TREE: source.tree} if isinstance(source, Source) else {}
+    return {"name": source.name, "uri": iri_of(source.locator), "digest": {**tree, **source.digests}}
 
 
 def package_statement(
@@ -97,7 +98,8 @@ def package_statement(
 
 
 def _order(reference: Json) -> tuple[str, str]:
-    return str(reference["name"]), str(reference["digest"][TREE])
+    digests = reference["digest"]
+    return str(reference["name"]), str(digests.get(TREE) or digests["sha256"])
 
 
 def _reference(item: Item) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from packaging.utils import canonicalize_name
 
 from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.locator import DebianLocator, FileLocator, GitLocator, NpmLocator, PypiLocator, parse
-from mmojo_forge.model.derivation import Source
+from mmojo_forge.model.derivation import Download, Source
 
 _BINARY = re.compile(r"[^_]+_[^_]+_([a-z0-9-]+)\.deb")
 
 
-def project_of(source: Source) -> str:
+def project_of(source: Source | Download) -> str:
     """What the index that a source is from calls it, or the name of its file."""
     try:
         locator = parse(source.locator)
@@ -26,7 +26,7 @@ def project_of(source: Source) -> str:
     return locator.package if isinstance(locator, NpmLocator) else source.name
 
 
-def purl_of(source: Source, version: str = "", *, suite: str = "") -> str:
+def purl_of(source: Source | Download, version: str = "", *, suite: str = "") -> str:
     """The package URL of a pinned source: a package of an index, or `pkg:generic` with what the pin says of it."""
     try:
         locator = parse(source.locator)

@@ -31,7 +31,7 @@ from mmojo_forge.engine.settings import Settings, World
 from mmojo_forge.engine.state import BuildState, check_transition
 from mmojo_forge.engine.trust import describe
 from mmojo_forge.errors import ForgeError
-from mmojo_forge.model.derivation import Derivation, Node, Source, action_key, node_id
+from mmojo_forge.model.derivation import Derivation, Node, Source, action_key, fetched_file, node_id
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
 
@@ -97,7 +97,7 @@ class Realisation:
 
     def _interrupt(self) -> NoReturn:
         self._crew.stop.ask()
-        if any(job.state is _S.RUNNING and isinstance(job.node, Source) for job in self._jobs.values()):
+        if any(job.state is _S.RUNNING and fetched_file(job.node) for job in self._jobs.values()):
             self._world.fetcher().cancel()
         if substituter := self._world.substituter():
             substituter.cancel()
@@ -341,7 +341,7 @@ class Realisation:
 
 def _step(node: Node) -> Step:
     if isinstance(node, Derivation):
-        return Step(node, Action.BUILD)
+        return Step(node, Action.FETCH if node.download else Action.BUILD)
     return Step(node, Action.FETCH if isinstance(node, Source) else Action.IMPORT)
 
 

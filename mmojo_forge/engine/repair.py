@@ -88,7 +88,7 @@ def _pinned(lock: Lock) -> Iterator[Source]:
     for userland in lock.userlands.values():
         pins.extend(userland.closure.values())
     for pin in pins:
-        for executable in (False, True):
+        for executable in (False, True) if pin.measured else ():
             yield Source(pin.name, pin.locator, pin.blake3, pin.size, pin.sha256, executable, pin.mirrors)
     for closure in lock.npm.values():
         yield from map(source_of, closure.packages())

@@ -81,7 +81,8 @@ def bill_of_program(program: PackedFile) -> Bill:
 
 
 def check_complete(bill: Bill) -> None:
-    """Raise SbomError (`contents-undeclared`, `licence-undeclared`) unless everything in the result is declared."""
+    """Raise SbomError (`contents-undeclared`, `licence-undeclared`, `not-redistributable`) unless everything in the
+    result is declared, and may be passed on."""
     if bill.undeclared:
         raise SbomError(
             f"list what is in {bill.root.name}: {', '.join(bill.undeclared)} does not say what of its inputs is in it",
@@ -95,6 +96,18 @@ def check_complete(bill: Bill) -> None:
             detail="The recipe that unpacks the source says so with Spec.made_of(Component(…, licence=…)), in SPDX's "
             "words; docs/sbom.md has examples.",
             reason="licence-undeclared",
+        )
+    check_redistributable(bill)
+
+
+def check_redistributable(bill: Bill) -> None:
+    """Raise SbomError (`not-redistributable`) if something is in the result that its licence keeps from others."""
+    if bill.kept_back:
+        names = ", ".join(f"{item.name} ({item.licence})" for item in bill.kept_back)
+        raise SbomError(
+            f"list what is in {bill.root.name}: {names} may not be passed on",
+            detail="What is linked to it or packed with it has to leave it out: its users install it themselves.",
+            reason="not-redistributable",
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mmojo_forge.engine.graph import Graph
-from mmojo_forge.model.derivation import Derivation, Node, Source, node_id
+from mmojo_forge.model.derivation import Derivation, Node, fetched_file, node_id
 
 DEFAULT_BUILD_SECONDS = 10.0
 DEFAULT_FETCH_BYTES_PER_SECOND = 20e6
@@ -31,8 +31,8 @@ def remaining_paths(graph: Graph, expected_seconds: Mapping[str, float]) -> dict
 
 
 def _seconds(node: Node, expected: Mapping[str, float]) -> float:
-    if isinstance(node, Source):
-        return node.size / DEFAULT_FETCH_BYTES_PER_SECOND
+    if file := fetched_file(node):
+        return file.size / DEFAULT_FETCH_BYTES_PER_SECOND
     return expected.get(node.name, DEFAULT_BUILD_SECONDS) if isinstance(node, Derivation) else 0.0
 
 
@@ -73,7 +73,7 @@ class Schedule:
     def add(self, node: Node, *, fetched: bool = False) -> None:
         """Note that a node is ready; `fetched` says that its outputs come from another store."""
         identifier = node_id(node)
-        queue = self._fetches if fetched or isinstance(node, Source) else self._builds
+        queue = self._fetches if fetched or fetched_file(node) else self._builds
         heapq.heappush(queue, (-self.priority.get(identifier, 0.0), identifier, node))
 
     def take(self) -> tuple[Node, Grant] | None:

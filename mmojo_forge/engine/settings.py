@@ -9,7 +9,6 @@ from pathlib import Path
 from mmojo_forge.engine.ports import Clock, Publisher, Signer, SourceFetcher, Substituter
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.executor.request import Executor
-from mmojo_forge.model.digest import BlobDigest
 from mmojo_forge.store.protocol import Store
 
 
@@ -32,7 +31,7 @@ class Places:
     downloads: Path
     failed: Path
 
-    def download(self, digest: BlobDigest) -> Path:
+    def download(self, digest: str) -> Path:
         """Where a source is downloaded to; partial content stays there for the next try."""
         return self.downloads / digest
 

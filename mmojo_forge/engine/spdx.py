@@ -15,7 +15,7 @@ from typing import Any
 
 from mmojo_forge import __version__
 from mmojo_forge.engine import licence
-from mmojo_forge.engine.bill import SHA256, Bill, Item, Kind
+from mmojo_forge.engine.bill import REDISTRIBUTABLE_PROPERTY, SHA256, Bill, Item, Kind
 from mmojo_forge.engine.cyclonedx import cpe_of, iri_of
 
 _SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:mmojo-forge:spdx")
@@ -76,6 +76,7 @@ def _package(item: Item) -> dict[str, Any]:
     return {
         **_plain(item.ref, item.name, item.hashes),
         **({"versionInfo": item.version} if item.version else {}),
+        **_comment(item),
         "downloadLocation": licence.NOASSERTION,
         "licenseConcluded": licence.canonical(item.licence) or licence.NOASSERTION,
         "licenseDeclared": licence.canonical(item.licence) or licence.NOASSERTION,
@@ -86,6 +87,12 @@ def _package(item: Item) -> dict[str, Any]:
             if value
         ],
     }
+
+
+def _comment(item: Item) -> dict[str, str]:
+    """SPDX has no properties."""
+    said = item.properties.get(REDISTRIBUTABLE_PROPERTY)
+    return {"comment": f"{REDISTRIBUTABLE_PROPERTY}={said}"} if said else {}
 
 
 def _origin(item: Item) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mmojo_forge.fetch.digests import Digests, Expected
 from mmojo_forge.fetch.failure import FetchError, Mismatch
 from mmojo_forge.fetch.transfer import OnProgress
-from mmojo_forge.model.derivation import Source
+from mmojo_forge.model.derivation import Download, Source
 from mmojo_forge.model.lockfile import Pin, Userland
 
 
@@ -24,12 +24,12 @@ class FakeFetcher:
     userlands: Mapping[str, Userland] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
 
-    def fetch(self, source: Source, destination: Path, on_progress: OnProgress | None = None) -> None:
+    def fetch(self, source: Source | Download, destination: Path, on_progress: OnProgress | None = None) -> None:
         """Write the content; raises FetchError (`not-found`, `hash-mismatch`)."""
         content = self._content(source.locator)
         digests = Digests()
         digests.update(content)
-        expected = Expected(source.size, {"sha256": source.sha256, "blake3": source.digest})
+        expected = Expected(source.size, source.digests)
         difference = digests.difference(expected)
         if difference is not None:
             kept = destination.with_name(destination.name + ".mismatch")

@@ -33,7 +33,7 @@ from mmojo_forge.fetch.pypi import PypiIndexes
 from mmojo_forge.fetch.settings import FetchSettings
 from mmojo_forge.fetch.transfer import Candidate, OnProgress, download, produce
 from mmojo_forge.fetch.url import scheme_of
-from mmojo_forge.model.derivation import Source
+from mmojo_forge.model.derivation import Download, Source
 from mmojo_forge.model.lockfile import Pin, Userland
 
 Keep = Callable[[Pin, Path], None]
@@ -66,13 +66,19 @@ class Fetcher:
         """Stop every download at once, for good; they raise FetchError (reason `cancelled`)."""
         self._cancellation.cancel()
 
-    def fetch(self, source: Source, destination: Path, on_progress: OnProgress | None = None) -> None:
+    def fetch(self, source: Source | Download, destination: Path, on_progress: OnProgress | None = None) -> None:
         """Leave the verified content at `destination`; raises FetchError.
 
         `<destination>.part` is continued where it is there; wrong content is kept as `<destination>.mismatch`.
         """
-        expected = Expected(source.size, {"sha256": source.sha256, "blake3": source.digest})
-        self._get(source.name, locators.parse(source.locator), source.mirrors, destination, expected, on_progress)
+        expected = Expected(source.size, source.digests)
+        locator = locators.parse(source.locator)
+        try:
+            self._get(source.name, locator, source.mirrors, destination, expected, on_progress)
+        except FetchError as error:
+            if isinstance(locator, UrlLocator) and error.attempts:
+                raise _may_be_brought(source, error) from error
+            raise
 
     def resolve(self, name: str, locator: str, mirrors: tuple[str, ...], destination: Path) -> Pin:
         """The pin of what `locator` names, with its verified content left at `destination`; raises FetchError."""
@@ -232,6 +238,17 @@ def _by_hand(name: str, locator: FileLocator, expected: Expected) -> FetchError:
         f"pin {name}: it is brought by hand ({locator})",
         detail=f"Whoever has it pins it:\n  forge store add-source --pin --name {locator.name} FILE",
         reason="source-by-hand",
+    )
+
+
+def _may_be_brought(source: Source | Download, error: FetchError) -> FetchError:
+    return FetchError(
+        error.message,
+        detail=f"{error.detail}\nThe file may also be brought by hand: get {source.name} with SHA-256 {source.sha256} "
+        f"({source.size} bytes) on any machine, then run\n  forge store add-source {source.name}",
+        reason=error.reason,
+        attempts=error.attempts,
+        mismatch=error.mismatch,
     )
 
 

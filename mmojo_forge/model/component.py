@@ -23,7 +23,8 @@ class Component:
 
     `licence` is an SPDX expression; `purl` a package URL, where the pin of the source has none or a wrong one; `cpe`
     is VENDOR:PRODUCT in the national vulnerability database. `notices` are the texts that must be passed on, as paths
-    in the unpacked tree. `of` names the source, or the input it is, where there are several.
+    in the unpacked tree. `of` names the source, or the input it is, where there are several. `redistributable` says
+    whether its licence lets everybody pass it on, where that is not what its name makes one think.
     """
 
     name: str
@@ -33,3 +34,4 @@ class Component:
     cpe: str = ""
     notices: tuple[str | Notice, ...] = ()
     of: str = ""
+    redistributable: bool | None = None

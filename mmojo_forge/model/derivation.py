@@ -24,6 +24,8 @@ from mmojo_forge.model.tree import Tree
 SCHEMA = 1
 BUILTIN = "builtin:"
 """Prefix of builders that forge itself runs, outside any sandbox, on data that it treats as hostile."""
+DOWNLOAD = f"{BUILTIN}download"
+"""The builder of sources of which only the SHA-256 is known."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 _INPUT = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,99}")
@@ -67,6 +69,11 @@ class Source:
         return f"source:{self.tree}"
 
     @property
+    def digests(self) -> Mapping[str, str]:
+        """What is known of its content, by algorithm."""
+        return {"sha256": self.sha256, "blake3": self.digest}
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The source itself is its only output."""
         return _ONLY_OUTPUT
@@ -75,6 +82,32 @@ class Source:
     def label(self) -> Label:
         """Sources are the same everywhere."""
         return REPRODUCIBLE
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A source of which nobody here knows the BLAKE3 yet, but the SHA-256 that its project publishes.
+
+    Which tree it is, is known only to who has had it: in a graph it stands as the derivation that `downloading` makes.
+    What is built from it has the same action key as it has from the Source that the file is pinned to in the end.
+    """
+
+    name: str
+    locator: str
+    sha256: Sha256
+    size: int
+    executable: bool = False
+    mirrors: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """What tells it from other sources."""
+        return f"source:sha256:{self.sha256}"
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """What is known of its content, by algorithm."""
+        return {"sha256": self.sha256}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +157,8 @@ class Derivation:
     limits, is no part of the identity: a reproducible build must not depend on it). `allowed_leaks` says, by kind and
     with the reason, what its outputs may tell of the machine; that is no part of the identity either. Nor is what
     bills of materials are made from: `components` are what its sources consist of, `contents` says by input name which
-    of them (or ALL) are in the outputs; None if nobody said.
+    of them (or ALL) are in the outputs; None if nobody said. Nor is `systems`, on which the outputs run. `download` is
+    the file that it is, if it is one.
     """
 
     name: str
@@ -140,6 +174,8 @@ class Derivation:
     allowed_leaks: Mapping[str, str] = field(default_factory=dict)
     components: tuple[Component, ...] = ()
     contents: Mapping[str, tuple[str, ...]] | None = None
+    systems: tuple[str, ...] = ()
+    download: Download | None = None
     id: DerivationId = field(init=False)
 
     def __post_init__(self) -> None:
@@ -180,6 +216,21 @@ class Derivation:
 
 
 Node = Source | LocalSource | Derivation
+
+
+def downloading(wanted: Download) -> Derivation:
+    """The derivation whose output is this file. Where it is looked for is no part of its identity."""
+    content: dict[str, canonical.Json] = {"sha256": wanted.sha256, "size": wanted.size}
+    if wanted.executable:
+        content["executable"] = True
+    return Derivation(wanted.name, DOWNLOAD, (canonical.encode(content).decode(),), {}, {}, download=wanted)
+
+
+def fetched_file(node: Node) -> Source | Download | None:
+    """The file of others that the node is, if it is one."""
+    if isinstance(node, Derivation):
+        return node.download
+    return node if isinstance(node, Source) else None
 
 
 def node_id(node: Node) -> str:

@@ -34,7 +34,10 @@ class LockError(ForgeError):
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One fixed source: where it was found and what exactly it is. `size` in bytes; `licence` as the index has it."""
+    """One fixed source: where it was found and what exactly it is. `size` in bytes; `licence` as the index has it.
+
+    `blake3` is empty where a recipe gave the SHA-256 and nobody who wrote the lock has had the file yet.
+    """
 
     name: str
     locator: str
@@ -44,6 +47,11 @@ class Pin:
     mirrors: tuple[str, ...] = ()
     version: str = ""
     licence: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether its BLAKE3 is known, and so its tree."""
+        return self.blake3 != ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +128,7 @@ class _Row(BaseModel):
 class _PinRow(_Row):
     locator: str
     sha256: _Hex
-    blake3: _Hex
+    blake3: _Hex | None = None
     size: Annotated[int, Field(ge=0)]
     mirrors: tuple[str, ...] = ()
     version: str = ""
@@ -183,9 +191,8 @@ def _load(text: str, origin: str) -> _Document:
 
 
 def _pin(name: str, row: _PinRow) -> Pin:
-    return Pin(
-        name, row.locator, Sha256(row.sha256), BlobDigest(row.blake3), row.size, row.mirrors, row.version, row.licence
-    )
+    digest = BlobDigest(row.blake3 or "")
+    return Pin(name, row.locator, Sha256(row.sha256), digest, row.size, row.mirrors, row.version, row.licence)
 
 
 def _userland(name: str, row: _UserlandRow) -> Userland:
@@ -198,7 +205,10 @@ def _node_modules(name: str, row: _NpmRow) -> NodeModules:
 
 
 def _pin_row(pin: Pin) -> dict[str, Any]:
-    row: dict[str, Any] = {"locator": pin.locator, "sha256": pin.sha256, "blake3": pin.blake3, "size": pin.size}
+    row: dict[str, Any] = {"locator": pin.locator, "sha256": pin.sha256}
+    if pin.measured:
+        row["blake3"] = pin.blake3
+    row["size"] = pin.size
     if pin.mirrors:
         row["mirrors"] = list(pin.mirrors)
     if pin.version:

@@ -81,6 +81,7 @@ def package_server(  # noqa: PLR0913 (a package has as many parts)
     page: str = "",
     ui: Wanted | None = None,
     files: Mapping[str, Wanted] | None = None,
+    modules: Mapping[str, Wanted] | None = None,
     remove: tuple[str, ...] = (),
     form: Literal["ape", "folder", "zip", "oci", "oci-tar"] = "ape",
     limits: Limits = Limits(),
@@ -90,10 +91,11 @@ def package_server(  # noqa: PLR0913 (a package has as many parts)
     `program` is an APE, or a package that has a native program at `path`. `models` are GGUF files by their name in
     the server, the parts of a split one each; the first is the one that is served. `args` are arguments, as text or
     as a file (YAML if it ends in .yaml). `page` names a page that the program has, `ui` is a folder to be one. `files`
-    are further files and folders by name, `remove` what is left out of what the program has; `server` is what the
-    server calls itself. The output is the file, or the folder, itself.
+    are further files and folders by name, `modules` GPU backends by theirs (`ggml-vulkan`; a program that is linked
+    statically also wants `host`, the programs that can load them), `remove` what is left out of what the program has;
+    `server` is what the server calls itself. The output is the file, or the folder, itself.
     """
-    named = {"model": models or {}, "mmproj": mmproj or {}, "file": files or {}}
+    named = {"model": models or {}, "mmproj": mmproj or {}, "file": files or {}, "module": modules or {}}
     inputs: dict[str, Wanted] = {"program": program}
     for kind, given in named.items():
         inputs.update({_input_name(one, kind): wanted for one, wanted in given.items()})
@@ -105,6 +107,7 @@ def package_server(  # noqa: PLR0913 (a package has as many parts)
         "name": server,
         "models": rows["model"],
         "files": rows["file"],
+        **({"modules": rows["module"]} if modules else {}),
         "page": page,
         "remove": list(remove),
         **({"mmproj": rows["mmproj"][0]} if mmproj else {}),

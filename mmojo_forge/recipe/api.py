@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, overload
 
 from mmojo_forge.model import canonical
 from mmojo_forge.model.component import ALL, Component, Notice
 from mmojo_forge.model.limits import Limits
+from mmojo_forge.recipe.errors import RecipeError
 from mmojo_forge.recipe.host import Host
 
 __all__ = [
@@ -75,13 +75,16 @@ class Package:
 class Fixed:
     """One file whose content is pinned in forge.lock under `name`; `locator` says where to look for it.
 
-    The locator is in the grammar of `fetch`, the mirrors are URLs that are tried after it. Recipes use the kinds below.
+    The locator is in the grammar of `fetch`, the mirrors are URLs that are tried after it. With `sha256` and `size` it
+    is pinned without being downloaded. Recipes use the kinds below.
     """
 
     name: str
     locator: str
     executable: bool = False
     mirrors: tuple[str, ...] = ()
+    sha256: str = ""
+    size: int = 0
 
 
 class Pypi(Fixed):
@@ -115,12 +118,29 @@ class Npm(Fixed):
 
 
 class Url(Fixed):
-    """A file on the web, with mirrors that are tried in turn; `file` is its name where the URL does not end in it."""
+    """A file on the web, with mirrors that are tried in turn; `file` is its name where the URL does not end in it.
+
+    With the `sha256` and `size` (bytes) that its project publishes, `forge lock` pins it without downloading it, and
+    whoever has the file brings it: `forge store add-source FILE`.
+    """
 
     __slots__ = ()
 
-    def __init__(self, url: str, mirrors: tuple[str, ...] = (), file: str = "", executable: bool = False) -> None:
-        super().__init__(file or url.rpartition("/")[2], f"url:{url}", executable, mirrors)
+    def __init__(
+        self,
+        url: str,
+        mirrors: tuple[str, ...] = (),
+        file: str = "",
+        executable: bool = False,
+        sha256: str = "",
+        size: int = 0,
+    ) -> None:
+        name = file or url.rpartition("/")[2]
+        if bool(sha256) != bool(size):
+            raise RecipeError(
+                f"declare source {name}: SHA-256 and size go together: both, or none", reason="source-half-known"
+            )
+        super().__init__(name, f"url:{url}", executable, mirrors, sha256, size)
 
 
 class Git(Fixed):
@@ -201,10 +221,16 @@ class Spec:
     portable: bool = False
     components: tuple[Component, ...] = ()
     contents: Mapping[str, tuple[str, ...]] | None = None
+    systems: tuple[str, ...] = ()
 
     def for_any_machine(self) -> Spec:
         """The same, but an input that is host-specific is an error."""
         return replace(self, portable=True)
+
+    def for_systems(self, *systems: str) -> Spec:
+        """The same; its outputs run on these, as `forge list` tells. What is not said is that of the inputs that are in
+        the outputs. Changes no identity."""
+        return replace(self, systems=systems)
 
     def made_of(self, *components: Component) -> Spec:
         """The same; its sources consist of these, as a bill of materials tells. Changes no identity."""
@@ -217,6 +243,10 @@ class Spec:
 
 
 Returned = Spec | Package
+
+PART = "part"
+GROUPS = ("server", "kit", "module", "library", "example", PART)
+"""What a recipe may call its targets; those in `toolchains/` are toolchains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,12 +271,15 @@ class Recipe:
     """A recipe function with its target name; `variants` are further targets that preset options.
 
     `inputs` are its parameters without defaults: the packages it is built from (and perhaps `host`); `options` are
-    those with defaults.
+    those with defaults. For `forge list`, and part of no identity: `group` is one of GROUPS, `ran` says by target where
+    it has been run and what it did there, in the words of whoever ran it.
     """
 
     name: str
     function: Callable[..., Returned]
     variants: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
+    group: str = PART
+    ran: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[str, ...] = field(init=False)
     options: Mapping[str, OptionValue] = field(init=False)
 
@@ -274,17 +307,17 @@ class Recipe:
         return (self.function.__doc__ or "").strip().partition("\n")[0]
 
 
-@overload
-def recipe(name: str) -> Callable[[Callable[..., Returned]], Recipe]: ...
-@overload
 def recipe(
-    name: str, *, variants: Mapping[str, Mapping[str, OptionValue]]
-) -> Callable[[Callable[..., Returned]], Recipe]: ...
-def recipe(name: str, **more: Any) -> Callable[[Callable[..., Returned]], Recipe]:
+    name: str,
+    *,
+    variants: Mapping[str, Mapping[str, OptionValue]] | None = None,
+    group: str = PART,
+    ran: Mapping[str, str] | None = None,
+) -> Callable[[Callable[..., Returned]], Recipe]:
     """Make a function the recipe of the target `name` (`package` or `package.variant`)."""
 
     def declare(function: Callable[..., Returned]) -> Recipe:
-        return Recipe(name, function, more.get("variants", {}))
+        return Recipe(name, function, variants or {}, group, ran or {})
 
     return declare
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmojo_forge.errors import ForgeError
-from mmojo_forge.model.derivation import Derivation, Input, LocalSource, Source
+from mmojo_forge.model.derivation import Derivation, Download, Input, LocalSource, Source, downloading
 from mmojo_forge.model.label import REPRODUCIBLE, Label
 from mmojo_forge.model.lockfile import Lock, LockError, Pin
 from mmojo_forge.model.node_modules import NodeModulesError, NpmPackage
@@ -121,6 +121,10 @@ class Evaluator:
                 stack.popitem()
         return self._instances[target]
 
+    def instances(self) -> Mapping[Package, Instance]:
+        """All that was instantiated so far, by what it was asked for as."""
+        return self._instances
+
     def recipe_files(self) -> list[Path]:
         """The recipe files that were read."""
         return self._loader.loaded_files()
@@ -191,7 +195,7 @@ class Evaluator:
                 inputs[name] = Input(instance.node, instance.output, at)
             elif isinstance(wanted, Debian):
                 for package, pin in sorted(self._closure(wanted).items()):
-                    inputs[f"{name}-{package}"] = Input(_source(pin), "out", f"/forge/{name}-{package}")
+                    inputs[f"{name}-{package}"] = Input(source_of(pin), "out", f"/forge/{name}-{package}")
             elif isinstance(wanted, NpmClosure):
                 tarballs, layout = npm.inputs_of(self._npm_packages(wanted, frame.folder, spec), name)
                 inputs.update(tarballs)
@@ -216,14 +220,15 @@ class Evaluator:
             allowed_leaks=spec.allowed_leaks,
             components=spec.components,
             contents=_contents(spec, inputs),
+            systems=spec.systems,
         )
 
-    def _source(self, wanted: Fixed | Files | ForgeFiles, folder: Path) -> Source | LocalSource:
+    def _source(self, wanted: Fixed | Files | ForgeFiles, folder: Path) -> Source | LocalSource | Derivation:
         if isinstance(wanted, Files):
             return self._local_source(_below(folder, wanted.path))
         if isinstance(wanted, ForgeFiles):
             return self._local_source(_below(self._forge_root, wanted.path))
-        return _source(self._pin(wanted), executable=wanted.executable)
+        return source_of(self._pin(wanted), executable=wanted.executable)
 
     def _local_source(self, path: Path) -> LocalSource:
         if path not in self._local:
@@ -238,7 +243,7 @@ class Evaluator:
                 f"declare source {wanted.name}: both {known.locator} and {wanted.locator}", reason="source-ambiguous"
             )
         pin = self._lock.sources.get(wanted.name)
-        if pin is not None and pin.locator == wanted.locator:
+        if pin is not None and is_pin_of(pin, wanted):
             return pin
         if self._locking:
             return _placeholder(wanted.name, wanted.locator)
@@ -266,7 +271,14 @@ class Evaluator:
             )
         if isinstance(wanted.lock, Fixed):
             self.declared.packages.setdefault(folder.name, []).append(wanted.lock.name)
-        declaration = npm.Declaration(wanted, self._source(wanted.lock, folder))
+        origin = self._source(wanted.lock, folder)
+        if isinstance(origin, Derivation) or (isinstance(wanted.lock, Fixed) and wanted.lock.sha256):
+            raise RecipeError(
+                f"instantiate {spec.name}: {npm.name_of(wanted.lock)} has a package-lock.json, and is pinned unread",
+                detail="Declare it without sha256: `forge lock` has to read it.",
+                reason="npm-lock-unread",
+            )
+        declaration = npm.Declaration(wanted, origin)
         if self.declared.npm.setdefault(wanted.name, declaration) != declaration:
             raise RecipeError(f"declare npm closure {wanted.name}: twice, and differently", reason="source-ambiguous")
         found = self._lock.npm.get(wanted.name)
@@ -351,9 +363,18 @@ def _below(folder: Path, path: str) -> Path:
     return joined
 
 
-def _source(pin: Pin, *, executable: bool = False) -> Source:
+def is_pin_of(pin: Pin, wanted: Fixed) -> bool:
+    """Whether the pin is one of what is declared: of that locator, and of that content if the recipe says which."""
+    declared = (wanted.sha256 or pin.sha256, wanted.size or pin.size)
+    return pin.locator == wanted.locator and (pin.sha256, pin.size) == declared
+
+
+def source_of(pin: Pin, *, executable: bool = False) -> Source | Derivation:
+    """The node of a pinned file: a source; or, while nobody has had it, the derivation that downloads it."""
     # Debian versions have characters (`~`, `:`) that names in a store do not need.
     name = "".join(character if character.isalnum() or character in "._+-" else "_" for character in pin.name)
+    if not pin.measured:
+        return downloading(Download(name, pin.locator, pin.sha256, pin.size, executable, pin.mirrors))
     return Source(name, pin.locator, pin.blake3, pin.size, pin.sha256, executable, pin.mirrors)
 
 

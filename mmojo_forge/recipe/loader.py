@@ -11,7 +11,7 @@ from typing import Any
 import mmojo_forge.recipe as recipe_api
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.recipe import fence
-from mmojo_forge.recipe.api import OptionValue, Recipe
+from mmojo_forge.recipe.api import GROUPS, OptionValue, Recipe
 from mmojo_forge.recipe.errors import RecipeError
 
 FOLDERS = ("recipes", "toolchains")
@@ -96,6 +96,7 @@ def _declare(
     recipes: dict[str, tuple[Recipe, Mapping[str, OptionValue]]], package: str, recipe: Recipe, file: Path
 ) -> None:
     targets = {recipe.name: {}, **{f"{package}.{variant}": preset for variant, preset in recipe.variants.items()}}
+    _check_told(recipe, targets, file)
     for target, preset in targets.items():
         if _package_of(target) != package:
             raise RecipeError(
@@ -106,6 +107,25 @@ def _declare(
         if target in recipes:
             raise RecipeError(f"load recipe: {target} is defined twice", reason="recipe-twice", file=file)
         recipes[target] = (recipe, preset)
+
+
+def _check_told(recipe: Recipe, targets: Iterable[str], file: Path) -> None:
+    """What it says for `forge list` is about targets of its own."""
+    if recipe.group not in GROUPS:
+        raise RecipeError(
+            f"load recipe {recipe.name}: there is no group {recipe.group}",
+            detail=f"Groups: {', '.join(GROUPS)}.",
+            reason="recipe-bad-group",
+            file=file,
+        )
+    for target in recipe.ran:
+        if target not in targets:
+            raise RecipeError(
+                f"load recipe {recipe.name}: it says where {target} has been run, which is none of its targets",
+                detail=f"Its targets: {', '.join(targets)}.",
+                reason="recipe-ran-unknown",
+                file=file,
+            )
 
 
 def run_recipe_file(file: Path) -> dict[str, Any]:

@@ -10,7 +10,15 @@ SHAPES = {
 }
 
 
-@recipe("bench-model.tiny", variants={shape: {"shape": shape} for shape in SHAPES if shape != "tiny"})
+@recipe(
+    "bench-model.tiny",
+    variants={shape: {"shape": shape} for shape in SHAPES if shape != "tiny"},
+    group="example",
+    ran={
+        "bench-model.tiny": "read by the servers and the kit, wherever they ran",
+        "bench-model.1b-q8_0": "read by the benchmarks of docs/bench.md",
+    },
+)
 def bench_model(numpy: Package, userland: Package, *, shape: Literal["tiny", "1b-q8_0"] = "tiny", seed: int = 1) -> Spec:
     """A GGUF model of random weights: it costs what a real one of its shape costs, and is the same everywhere."""
     return build(

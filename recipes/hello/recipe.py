@@ -16,11 +16,21 @@ RUNTIME = {
 }
 
 
-@recipe("hello", variants={system: {"system": system} for system in TARGETS if system != "linux-x86_64"})
+@recipe(
+    "hello",
+    variants={system: {"system": system} for system in TARGETS if system != "linux-x86_64"},
+    group="example",
+    ran={
+        "hello": "Debian 12 on x86-64 (Zen 5)",
+        "hello.linux-aarch64": "qemu-user 7.2",
+        "hello.windows-x86_64": "Wine 8",
+        "hello.macos-aarch64": "never; a signed Mach-O, as far as its structure tells",
+    },
+)
 def hello(zig: Package, userland: Package, *, system: str = "linux-x86_64") -> Spec:
     """A C and a C++ program for one system: the thinnest path from a recipe to something that runs."""
     suffix = ".exe" if system.startswith("windows") else ""
-    return build(
+    spec = build(
         f"hello-{system}",
         userland=userland,
         inputs={"zig": zig, "source": Files("source")},
@@ -40,10 +50,16 @@ cp hello /forge/out/out/bin/hello{suffix}
 cp words /forge/out/out/bin/words{suffix}
 """,
         },
-    ).made_of(Component("hello", licence="Apache-2.0")).containing("source", zig=RUNTIME[system.partition("-")[0]])
+    )
+    parts = RUNTIME[system.partition("-")[0]]
+    return spec.made_of(Component("hello", licence="Apache-2.0")).containing("source", zig=parts).for_systems(system)
 
 
-@recipe("hello.ape")
+@recipe(
+    "hello.ape",
+    group="example",
+    ran={"hello.ape": "Debian 12 on x86-64 (Zen 5), Wine 8, qemu-user 7.2 for arm64; never on Windows or macOS"},
+)
 def hello_ape(hello: Package, ape: Package, userland: Package) -> Spec:
     """The hello programs of all systems in one file."""
     slices = {

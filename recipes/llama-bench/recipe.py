@@ -18,8 +18,28 @@ VARIANTS = (
     "plain",
 )
 
+# Where they have been run, told for `forge list` by who ran them.
+DEBIAN = "Debian 12 on x86-64 (Zen 5)"
+RAN = {
+    "llama-bench.ape": DEBIAN,
+    "llama-bench.linux-x86_64-v2": DEBIAN,
+    "llama-bench.linux-x86_64-v3": DEBIAN,
+    "llama-bench.linux-x86_64-v4x": DEBIAN,
+    "llama-bench.native": DEBIAN,
+    "llama-bench.native-openblas": DEBIAN,
+    "llama-bench.debug": DEBIAN,
+    "llama-bench.plain": DEBIAN,
+    "llama-bench.linux-aarch64-v80": "qemu-user 7.2",
+    "llama-bench.linux-aarch64-v82": "qemu-user 7.2",
+    "llama-bench.linux-aarch64-v86": "qemu-user 7.2",
+    "llama-bench.windows-x86_64-v2": "Wine 8",
+    "llama-bench.windows-x86_64-v3": "Wine 8",
+    "llama-bench.windows-x86_64-v4x": "Wine 8",
+    "llama-bench.macos-aarch64-m1": "built, never run",
+}
 
-@recipe("llama-bench.ape", variants={name: {"of": name} for name in VARIANTS})
+
+@recipe("llama-bench.ape", variants={name: {"of": name} for name in VARIANTS}, group="kit", ran=RAN)
 def llama_bench(*, of: str = "ape") -> Package:
     """Llama.cpp's benchmark, as it is built with mmojo-server."""
     return Package(f"mmojo-server.{of}").with_options(program="llama-bench")

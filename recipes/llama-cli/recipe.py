@@ -18,8 +18,26 @@ VARIANTS = (
     "plain",
 )
 
+# Where they have been run, told for `forge list` by who ran them.
+DEBIAN = "Debian 12 on x86-64 (Zen 5)"
+RAN = {
+    "llama-cli.ape": DEBIAN,
+    "llama-cli.linux-x86_64-v2": DEBIAN,
+    "llama-cli.linux-x86_64-v3": DEBIAN,
+    "llama-cli.linux-x86_64-v4x": DEBIAN,
+    "llama-cli.native": DEBIAN,
+    "llama-cli.debug": DEBIAN,
+    "llama-cli.linux-aarch64-v80": "qemu-user 7.2",
+    "llama-cli.linux-aarch64-v82": "qemu-user 7.2",
+    "llama-cli.linux-aarch64-v86": "qemu-user 7.2",
+    "llama-cli.windows-x86_64-v2": "Wine 8",
+    "llama-cli.windows-x86_64-v3": "Wine 8",
+    "llama-cli.windows-x86_64-v4x": "Wine 8",
+    "llama-cli.macos-aarch64-m1": "built, never run",
+}
 
-@recipe("llama-cli.ape", variants={name: {"of": name} for name in VARIANTS})
+
+@recipe("llama-cli.ape", variants={name: {"of": name} for name in VARIANTS}, group="kit", ran=RAN)
 def llama_cli(*, of: str = "ape") -> Package:
     """Llama.cpp's chat on the command line, as it is built with mmojo-server."""
     return Package(f"mmojo-server.{of}").with_options(program="llama-cli")

@@ -10,8 +10,20 @@ VARIANTS = (
     "debug",
 )
 
+# Where they have been run, told for `forge list` by who ran them.
+DEBIAN = "Debian 12 on x86-64 (Zen 5)"
+RAN = {
+    "llama-quantize.ape": DEBIAN,
+    "llama-quantize.linux-x86_64-v2": DEBIAN,
+    "llama-quantize.native": DEBIAN,
+    "llama-quantize.debug": DEBIAN,
+    "llama-quantize.linux-aarch64-v80": "qemu-user 7.2",
+    "llama-quantize.windows-x86_64-v2": "Wine 8",
+    "llama-quantize.macos-aarch64-m1": "built, never run",
+}
 
-@recipe("llama-quantize.ape", variants={name: {"of": name} for name in VARIANTS})
+
+@recipe("llama-quantize.ape", variants={name: {"of": name} for name in VARIANTS}, group="kit", ran=RAN)
 def llama_quantize(*, of: str = "ape") -> Package:
     """Llama.cpp's tool that converts models to other precisions, as it is built with mmojo-server."""
     return Package(f"mmojo-server.{of}").with_options(program="llama-quantize")

@@ -21,6 +21,20 @@ SYSTEMS = {
         "cmake": ("Linux", "x86_64"),
         "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni-prefer_256_bit"},
     },
+    # The one that loads GPU backends at run time; the static programs start it where there are any.
+    "linux-x86_64-gnu": {
+        "target": "x86_64-linux-gnu.2.28",
+        "plainest": "x86_64",
+        "cmake": ("Linux", "x86_64"),
+        "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni-prefer_256_bit"},
+        "flags": (
+            "-DFORGE_LOADS_MODULES=ON",
+            "-DCMAKE_C_VISIBILITY_PRESET=hidden",
+            "-DCMAKE_CXX_VISIBILITY_PRESET=hidden",
+            "-DCMAKE_VISIBILITY_INLINES_HIDDEN=ON",
+        ),
+        "defines": " -DGGML_SHARED",
+    },
     "linux-aarch64": {
         "target": "aarch64-linux-musl",
         "plainest": "generic",
@@ -71,11 +85,15 @@ FEATURES = {
     "macos-aarch64": {"m1": ()},
 }
 
+# Not in mmojo-server.ape by themselves: `forge package --module` brings the programs that load modules.
+LOADS_MODULES = "linux-x86_64-gnu"
+
 # The web pages of the server, by their name in its file.
 PAGES = {"ui/chat": Package("llama-ui"), "ui/complete": Package("ui-complete")}
 
 # What zig and gcc link into every program, by operating system.
 LINKED = {
+    LOADS_MODULES: ("compiler-rt", "glibc", "libc++", "libc++abi", "libunwind"),
     "linux": ("compiler-rt", "musl", "libc++", "libc++abi", "libunwind"),
     "windows": ("compiler-rt", "mingw-w64", "winpthreads", "gdtoa", "libc++", "libc++abi", "libunwind"),
     "macos": ("compiler-rt", "libc++", "libc++abi"),
@@ -171,11 +189,38 @@ def llama():
     return {"version": VERSION, "build": int(BUILD_NUMBER), "commit": BUILD_COMMIT}
 
 
+def base_of(system):
+    """The system that the programs run on, whatever C library they use."""
+    return system.removesuffix("-gnu")
+
+
+def linked(system):
+    return LINKED.get(system, LINKED[system.partition("-")[0]])
+
+
 def server_output(level, program):
     return level if program == "mmojo-server" else program if program in TOOLS else f"{level}-{program}"
 
 
-@recipe("mmojo-server.linux-x86_64", variants={name: {"system": name} for name in SYSTEMS if name != "linux-x86_64"})
+# Where the programs have been run, told for `forge list` by who ran them: completions asked of the servers with the
+# generated model bench-model.tiny; under qemu-user by a CPU that has everything.
+DEBIAN = "Debian 12 on x86-64 (Zen 5)"
+WINE = "Wine 8"
+QEMU = "qemu-user 7.2"
+NEVER_ON_MACOS = "never; a signed Mach-O, as far as its structure tells"
+
+
+@recipe(
+    "mmojo-server.linux-x86_64",
+    variants={name: {"system": name} for name in SYSTEMS if name != "linux-x86_64"},
+    group="server",
+    ran={
+        "mmojo-server.linux-x86_64": f"{DEBIAN}, every level: completions",
+        "mmojo-server.linux-aarch64": f"{QEMU}, every level: completions",
+        "mmojo-server.windows-x86_64": f"{WINE}, every level: completions",
+        "mmojo-server.macos-aarch64": NEVER_ON_MACOS,
+    },
+)
 def system(
     zig: Package,
     cmake: Package,
@@ -184,7 +229,9 @@ def system(
     llama_cpp: Package,
     openssl: Package,
     *,
-    system: Literal["linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-aarch64"] = "linux-x86_64",
+    system: Literal[
+        "linux-x86_64", "linux-x86_64-gnu", "linux-aarch64", "windows-x86_64", "macos-aarch64"
+    ] = "linux-x86_64",
 ) -> Spec:
     """llama-server and its kit for one system, by CPU level; only ggml's CPU backend is compiled for each."""
     row = SYSTEMS[system]
@@ -215,7 +262,7 @@ def system(
             "system": system,
             "compiler": {"name": "zig", "target": row["target"], "cpu": levels[level]},
             "cmake_flags": [*FLAGS, *flags],
-            "cpu": {"level": level, "requires": list(FEATURES[system][level])},
+            "cpu": {"level": level, "requires": list(FEATURES[base_of(system)][level])},
             "blas": None,
             "openmp": False,
             "threads": "one per physical core",
@@ -257,10 +304,26 @@ def system(
             "install": ZIG_INSTALL,
             "info": build_infos(infos, "/build/bin/cc"),
         },
-    ).made_of(GUARD).containing("source", "openssl", "guard", zig=LINKED[system.partition("-")[0]])
+    ).made_of(GUARD).containing("source", "openssl", "guard", zig=linked(system)).for_systems(base_of(system))
 
 
-@recipe("mmojo-server.linux-x86_64-v2", variants={name: row for name, row in SLICES.items() if name != "linux-x86_64-v2"})
+@recipe(
+    "mmojo-server.linux-x86_64-v2",
+    variants={name: row for name, row in SLICES.items() if name != "linux-x86_64-v2"},
+    group="server",
+    ran={
+        "mmojo-server.linux-x86_64-v2": f"{DEBIAN}: completions",
+        "mmojo-server.linux-x86_64-v3": f"{DEBIAN}: completions, pages, https",
+        "mmojo-server.linux-x86_64-v4x": f"{DEBIAN}: completions",
+        "mmojo-server.linux-aarch64-v80": f"{QEMU}: completions",
+        "mmojo-server.linux-aarch64-v82": f"{QEMU}: completions",
+        "mmojo-server.linux-aarch64-v86": f"{QEMU}: completions",
+        "mmojo-server.windows-x86_64-v2": f"{WINE}: completions",
+        "mmojo-server.windows-x86_64-v3": f"{WINE}: completions",
+        "mmojo-server.windows-x86_64-v4x": f"{WINE}: completions",
+        "mmojo-server.macos-aarch64-m1": NEVER_ON_MACOS,
+    },
+)
 def slice_of(
     userland: Package, *, system: str = "linux-x86_64", level: str = "v2", program: str = "mmojo-server"
 ) -> Spec | Package:
@@ -280,7 +343,62 @@ def with_pages(variant, package, userland, program, ending=""):
     return with_files(f"mmojo-server-{variant}-paged", userland=userland, program=package, path=path, files=PAGES)
 
 
-@recipe("mmojo-server.ape")
+@recipe("mmojo-server.hosts", group="server")
+def hosts(userland: Package, *, program: str = "mmojo-server") -> Spec:
+    """The programs that a static one starts in its place where there are GPU modules: it cannot load them itself."""
+    levels = SYSTEMS[LOADS_MODULES]["levels"]
+    copies = "".join(f"cp /forge/{level}/bin/{program} /forge/out/out/{program}-{level}\n" for level in levels)
+    return build(
+        f"{program}-hosts",
+        userland=userland,
+        inputs={level: loads_modules(level, program) for level in levels},
+        phases={"install": f"mkdir /forge/out/out\n{copies}"},
+    ).containing(*levels)
+
+
+def loads_modules(level, program):
+    server = Package("mmojo-server.linux-x86_64").with_options(system=LOADS_MODULES)
+    return server.output(server_output(level, program))
+
+
+# As it lies beside its program: docs/modules.md.
+GPU_INSTALL = r"""
+modules=/forge/out/out/bin/mmojo-server-support/modules/linux-x86_64
+mkdir -p "$modules"
+cp /forge/program/bin/$PROGRAM /forge/out/out/bin
+if [ -f /forge/program/build-info.json ]; then cp /forge/program/build-info.json /forge/out/out; fi
+cp -R /forge/module "$modules/$MODULE"
+"""
+
+
+def with_gpu(module, package, userland, level, program):
+    """A program for glibc with one GPU backend in the folder beside it."""
+    paged = Package("mmojo-server.linux-x86_64-v2").with_options(system=LOADS_MODULES, level=level, program=program)
+    return build(
+        f"{program}-{module.removeprefix('ggml-')}",
+        userland=userland,
+        inputs={"program": paged, "module": package},
+        env={"PROGRAM": program, "MODULE": module},
+        phases={"install": GPU_INSTALL},
+    ).containing("program", "module")
+
+
+@recipe("mmojo-server.vulkan", group="server")
+def vulkan(
+    userland: Package, ggml_vulkan: Package, *, level: Literal["v2", "v3", "v4x"] = "v3", program: str = "mmojo-server"
+) -> Spec:
+    """llama-server for Linux that computes on any GPU with a Vulkan driver, and on the CPU where there is none."""
+    return with_gpu("ggml-vulkan", ggml_vulkan, userland, level, program)
+
+
+@recipe(
+    "mmojo-server.ape",
+    group="server",
+    ran={
+        "mmojo-server.ape": f"{DEBIAN}: completions, pages, https; {WINE}, {QEMU} for arm64: completions; "
+        "never on Windows or macOS"
+    },
+)
 def ape(ape: Package, userland: Package, *, program: str = "mmojo-server") -> Spec:
     """The server for all systems and CPU levels in one file that runs everywhere."""
     server = Package("mmojo-server.linux-x86_64")
@@ -327,7 +445,7 @@ for program in llama-bench llama-cli llama-quantize llama-gguf-split; do install
 """
 
 
-@recipe("mmojo-server.gcc")
+@recipe("mmojo-server.gcc", group="server")
 def with_gcc(
     gcc: Package,
     cmake: Package,
@@ -371,7 +489,7 @@ def with_gcc(
         }
         for program in outputs
     }
-    return build(
+    spec = build(
         "mmojo-server-gcc",
         userland=userland,
         inputs={
@@ -395,10 +513,16 @@ def with_gcc(
             "install": GCC_INSTALL,
             "info": build_infos(infos, "/forge/gcc/bin/gcc"),
         },
-    ).made_of(GUARD).containing("source", "openssl", "guard", *(["openblas"] if blas else ()), gcc=LINKED_BY_GCC)
+    ).made_of(GUARD).for_systems("linux-x86_64")
+    return spec.containing("source", "openssl", "guard", *(["openblas"] if blas else ()), gcc=LINKED_BY_GCC)
 
 
-@recipe("mmojo-server.debug", variants={"plain": {"cpu": "-march=x86-64", "debug": False}})
+@recipe(
+    "mmojo-server.debug",
+    variants={"plain": {"cpu": "-march=x86-64", "debug": False}},
+    group="server",
+    ran={"mmojo-server.debug": f"{DEBIAN}: completions", "mmojo-server.plain": "not run; llama-bench.plain is"},
+)
 def portable_with_gcc(
     userland: Package, *, cpu: str = "-march=x86-64-v2", debug: bool = True, program: str = "mmojo-server"
 ) -> Spec | Package:
@@ -470,7 +594,15 @@ GCC_TUNES = {
 FACTS = ("cpu.microarchitecture", "cpu.features", "cpu.cores")
 
 
-@recipe("mmojo-server.native", variants={"native-openblas": {"blas": True}})
+@recipe(
+    "mmojo-server.native",
+    variants={"native-openblas": {"blas": True}},
+    group="server",
+    ran={
+        "mmojo-server.native": f"{DEBIAN}: completions",
+        "mmojo-server.native-openblas": "not run; llama-bench.native-openblas is",
+    },
+)
 def native(
     host: Host, userland: Package, *, blas: bool = False, lto: bool = False, program: str = "mmojo-server"
 ) -> Spec | Package:

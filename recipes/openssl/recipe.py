@@ -14,6 +14,15 @@ SYSTEMS = {
         "cpu": "x86_64",
         "certificates": "/etc/ssl",
     },
+    # For programs that load modules, GPU backends, at run time.
+    "linux-x86_64-gnu": {
+        "name": "linux-x86_64",
+        "target": "x86_64-linux-gnu.2.28",
+        "cpu": "x86_64",
+        "certificates": "/etc/ssl",
+        # Such programs export what is visible to what they load, and a GPU's driver may have an OpenSSL of its own.
+        "flags": ("-fvisibility=hidden",),
+    },
     "linux-aarch64": {
         "name": "linux-aarch64",
         "target": "aarch64-linux-musl",
@@ -100,12 +109,24 @@ def source() -> Spec:
     ).made_of(Component("openssl", VERSION, "Apache-2.0", cpe="openssl:openssl", notices=("LICENSE.txt",)))
 
 
-@recipe("openssl", variants={name: {"system": name} for name in SYSTEMS})
+@recipe(
+    "openssl",
+    variants={name: {"system": name} for name in SYSTEMS},
+    group="library",
+    ran={
+        **dict.fromkeys(("openssl", "openssl.linux-x86_64"), "Debian 12 on x86-64 (Zen 5): TLS with itself"),
+        "openssl.linux-aarch64": "qemu-user 7.2: TLS with itself",
+        "openssl.windows-x86_64": "Wine 8: TLS with itself",
+        "openssl.macos-aarch64": "never; programs link with it",
+    },
+)
 def openssl(
     zig: Package,
     userland: Package,
     *,
-    system: Literal["linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-aarch64"] = "linux-x86_64",
+    system: Literal[
+        "linux-x86_64", "linux-x86_64-gnu", "linux-aarch64", "windows-x86_64", "macos-aarch64"
+    ] = "linux-x86_64",
 ) -> Spec:
     """OpenSSL 3.0.22 by zig for one system: libssl.a, libcrypto.a and their headers; assembler on."""
     row = SYSTEMS[system]
@@ -128,10 +149,10 @@ def openssl(
         },
         parallel=True,
         phases=phases(row.get("flags", ()), ZIG_TOOLS),
-    ).containing("source")
+    ).containing("source").for_systems(system.removesuffix("-gnu"))
 
 
-@recipe("openssl.gcc")
+@recipe("openssl.gcc", group="library", ran={"openssl.gcc": "Debian 12 on x86-64 (Zen 5): TLS with itself"})
 def with_gcc(gcc: Package, userland: Package) -> Spec:
     """OpenSSL 3.0.22 by gcc for x86-64 Linux, to be linked with what gcc compiles."""
     return build(
@@ -148,4 +169,4 @@ def with_gcc(gcc: Package, userland: Package) -> Spec:
         },
         parallel=True,
         phases=phases(("-Werror=date-time",)),
-    ).containing("source")
+    ).containing("source").for_systems("linux-x86_64")

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import time
@@ -35,8 +34,11 @@ from tests.ape_samples.packages import (
     plan,
     write,
 )
+from tests.killed import in_child_killed_at, of_os
 
-CALLS = ("open", "copy_file_range", "pwrite", "fsync", "fchmod", "replace", "mkdir", "link", "unlink", "rmdir")
+CALLS = of_os(
+    *("open", "copy_file_range", "pwrite", "fsync", "fchmod", "replace", "mkdir", "link", "unlink", "rmdir"),
+)
 WRITES = ("open", "copy_file_range", "fsync", "fchmod", "replace", "mkdir")
 FORMATS = ("ape", "exe", "folder", "zip")
 
@@ -139,32 +141,6 @@ except ApeError as error:
     assert sorted(os.listdir(tmp_path)) == ["given", "x.ape"]
 
 
-def in_child_killed_at(call: int, act: Callable[[], object]) -> bool:
-    """Fork; the child kills itself at the n-th call that changes something. Whether it got that far."""
-    child = os.fork()
-    if child == 0:
-        left = call
-
-        def guard(original: Callable[..., Any]) -> Callable[..., Any]:
-            def counted(*arguments: Any, **more: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(*arguments, **more)
-
-            return counted
-
-        for name in CALLS:
-            setattr(os, name, guard(getattr(os, name)))
-        try:
-            act()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
-
-
 def test_a_kill_at_any_call_leaves_the_old_or_the_new(server: Path, order: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -173,7 +149,7 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new(server: Path, order: dict[
     plans = plan(server, out / "x.ape", ("ape", "folder"), **order)
     call, killed, seen = 0, True, set()
     while killed:
-        killed = in_child_killed_at(call, lambda: packaging.write_package(plans, silent))
+        killed = in_child_killed_at(call, lambda: packaging.write_package(plans, silent), CALLS)
         for path, content in before.items():
             now = files_below(path) if path.is_dir() else path.read_bytes()
             seen.add(now == content)

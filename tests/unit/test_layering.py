@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,12 @@ def name_of(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """Parsed once for all tests, of which none changes it."""
+    return ast.parse(path.read_text())
+
+
 def imported_modules(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
@@ -95,7 +102,7 @@ def module_file(module: str, names: list[str]) -> Iterator[str]:
 
 
 def module_level_imports(path: Path) -> Iterator[tuple[str, list[str]]]:
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     for node in tree.body:
         if isinstance(node, ast.Import):
             yield from ((alias.name, []) for alias in node.names)
@@ -105,7 +112,7 @@ def module_level_imports(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_imports_only_from_its_own_layer_and_those_below(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         for module in imported_modules(node):
             if module.startswith("mmojo_forge."):
                 layer = module.split(".")[1]
@@ -114,7 +121,7 @@ def test_a_module_imports_only_from_its_own_layer_and_those_below(path: Path) ->
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_stand_at_the_top_unless_they_are_late_for_a_listed_reason(path: Path) -> None:
-    for function in ast.walk(ast.parse(path.read_text())):
+    for function in ast.walk(parsed(path)):
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.If):
             continue
         if isinstance(function, ast.If) and "TYPE_CHECKING" not in ast.dump(function.test):
@@ -130,7 +137,7 @@ def test_imports_stand_at_the_top_unless_they_are_late_for_a_listed_reason(path:
 def test_every_listed_late_import_is_still_there() -> None:
     found: set[tuple[str, str]] = set()
     for path in MODULES:
-        for function in ast.walk(ast.parse(path.read_text())):
+        for function in ast.walk(parsed(path)):
             if isinstance(function, ast.FunctionDef):
                 found.update(
                     (name_of(path), module) for node in ast.walk(function) for module in imported_modules(node)
@@ -164,7 +171,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_only_the_command_line_touches_arguments_environment_and_exit(path: Path) -> None:
     if layer_of(path) in {"cli", "__main__"} or name_of(path) in CLI_LIKE:
         return
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert (node.value.id, node.attr) not in CLI_ONLY, f"{name_of(path)}:{node.lineno}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -193,9 +200,8 @@ def test_the_no_op_path_imports_the_standard_library_and_itself_only() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_and_functions_stay_small(path: Path) -> None:
-    text = path.read_text()
-    assert len(text.splitlines()) <= 400, name_of(path)
-    for node in ast.walk(ast.parse(text)):
+    assert len(path.read_text().splitlines()) <= 400, name_of(path)
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef):
             docstring = len((ast.get_docstring(node) or "").splitlines())
             lines = (node.end_lineno or 0) - node.lineno + 1 - docstring
@@ -204,7 +210,7 @@ def test_modules_and_functions_stay_small(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_no_module_keeps_mutable_state(path: Path) -> None:
-    for node in ast.parse(path.read_text()).body:
+    for node in parsed(path).body:
         value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []

@@ -26,7 +26,8 @@ from mmojo_forge.store.batch import Blob
 from mmojo_forge.store.bundle import BundledTarget, Contents
 from mmojo_forge.store.bundle_writer import write_bundle
 from mmojo_forge.store.local import LocalStore
-from tests.unit.test_store_crash import in_child_killed_at, make_tree
+from tests.killed import in_child_killed_at
+from tests.unit.test_store_crash import make_tree
 
 PREIMAGE = b'{"inputs":{},"label":{"facts":{},"reproducible":true},"name":"thing-1","outputs":["out"]}'
 CONTENT = b"the content"

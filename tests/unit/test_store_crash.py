@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mmojo_forge.store import rename
 from mmojo_forge.store.local import LocalStore
-
-CALLS = ("rename", "write", "link", "mkdir", "fchmod", "unlink", "symlink")
+from tests.killed import in_child_killed_at
 
 PRELUDE = """
 import os, random, sys
@@ -100,33 +95,6 @@ def make_tree(top: Path, salt: str) -> Path:
     (top / "lib" / "large").write_bytes(salt.encode() * 100_000)
     (top / "lib" / "link").symlink_to("../same")
     return top
-
-
-def in_child_killed_at(call: int, act: Callable[[], None]) -> bool:
-    """Fork; the child kills itself at the n-th of the calls that change something. Whether it got that far."""
-    child = os.fork()
-    if child == 0:
-        left = call
-
-        def guard(original: Callable[..., Any]) -> Callable[..., Any]:
-            def counted(*args: Any, **keywords: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(*args, **keywords)
-
-            return counted
-
-        for name in CALLS:
-            setattr(os, name, guard(getattr(os, name)))
-        rename.rename_new = guard(rename.rename_new)
-        try:
-            act()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
 
 
 @pytest.mark.parametrize("move", [False, True])

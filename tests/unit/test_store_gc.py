@@ -21,7 +21,8 @@ from mmojo_forge.model.tree import Tree
 from mmojo_forge.store import gc, known
 from mmojo_forge.store.gc import Collected, Policy
 from mmojo_forge.store.local import LocalStore
-from tests.unit.test_store_crash import in_child_killed_at, make_tree
+from tests.killed import in_child_killed_at
+from tests.unit.test_store_crash import make_tree
 
 SOON = 10.0
 """Added to the clock, so that what was added a moment ago is old."""

@@ -22,7 +22,7 @@ from mmojo_forge.store.remote.transfer import Options
 from mmojo_forge.store.remote.transport import Transport
 from mmojo_forge.store.remote.writer import CacheWriter
 from tests.caches import Files
-from tests.unit.test_store_crash import in_child_killed_at
+from tests.killed import in_child_killed_at
 
 FILES = Files(
     {

@@ -16,6 +16,8 @@ RUNTIME = (
         notices=("LICENSE", "lib/libc/musl/COPYRIGHT", "lib/libunwind/LICENSE.TXT"),
     ),
     Component("musl", "1.2.5", "MIT", cpe="musl-libc:musl", notices=("lib/libc/musl/COPYRIGHT",)),
+    # Start files and what libc.so leaves out; programs find the C library itself on the system.
+    Component("glibc", "2.28", "LGPL-2.1-or-later", cpe="gnu:glibc", notices=("lib/libc/glibc/LICENSES",)),
     Component("libc++", LLVM_VERSION, LLVM, notices=("lib/libcxx/LICENSE.TXT",)),
     Component("libc++abi", LLVM_VERSION, LLVM, notices=("lib/libcxxabi/LICENSE.TXT",)),
     Component("libunwind", LLVM_VERSION, LLVM, notices=("lib/libunwind/LICENSE.TXT",)),

@@ -154,8 +154,9 @@ def lay_out_all_beside(contents: Contents) -> Layout:
 
 
 def lay_out_models_beside(contents: Contents) -> Layout:
-    """All in one file but the models: for a system that starts no large program."""
-    return _lay_out(contents, lambda item: names.is_model(item.name), args_beside=False)
+    """All in one file but the models, and what would have to be unpacked: for a system that starts no large program, or
+    where nothing can be written."""
+    return _lay_out(contents, lambda item: names.is_model(item.name) or names.is_module(item.name), args_beside=False)
 
 
 def _lay_out(contents: Contents, is_beside: Callable[[Item], bool], *, args_beside: bool) -> Layout:

@@ -9,6 +9,7 @@ What the program has already stays, but for what the order replaces:
     page or ui       ui/custom
     cert and key     certs/server.crt, certs/server.key
     files            entries of the same name
+    modules          those of the same name
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mmojo_forge.ape.gguf import Gguf
 from mmojo_forge.ape.packaging import names
 from mmojo_forge.ape.packaging.contents import SUPPORT_PATH, ZIP_PATH, Contents, Head, InProgram, Item
 from mmojo_forge.ape.packaging.models import look_at_models, look_at_projector, read_item
+from mmojo_forge.ape.packaging.modules import look_at_modules
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.sources import look_at, look_at_certificate, read_text, walk_folder
 from mmojo_forge.ape.program import Program, read_program
@@ -52,6 +54,7 @@ def look_through(order: PackageOrder) -> Given:
     """All that is given with the program, which need not be there yet; raises ApeError."""
     models = look_at_models(order.models) + ([look_at_projector(order.mmproj)] if order.mmproj else [])
     items = [item for item, _ in models] + _page(order) + _certificate(order) + _files(order.files)
+    items += look_at_modules(order.modules)
     names.check_unique([item.name for item in items], folded=False)
     plain_args, yaml_args = _arguments(order)
     return Given(tuple(items), tuple(models), plain_args, yaml_args)
@@ -113,6 +116,8 @@ def _keep(order: PackageOrder, program: Program, old: Old, given: set[str]) -> l
         dropped.add(projector)
     if order.page or order.ui:
         dropped |= {name for name in found if names.is_custom(name) and order.page != names.CUSTOM}
+    for module in order.modules:
+        dropped |= {name for name in found if name.startswith(f"{names.MODULES}{module.name}/")}
     if order.cert:
         dropped |= {names.CERT, names.KEY}
     return [keep_entry(program, entry) for name, entry in found.items() if name not in dropped]
@@ -121,7 +126,8 @@ def _keep(order: PackageOrder, program: Program, old: Old, given: set[str]) -> l
 def keep_entry(program: Program, entry: Entry) -> Item:
     """An entry of the program as an item."""
     name = entry.name
-    beside = names.is_model(name) or names.is_custom(name) or name in {names.CERT, names.KEY}
+    beside = any(belongs(name) for belongs in (names.is_model, names.is_module, names.is_custom))
+    beside = beside or name in {names.CERT, names.KEY}
     return Item(name, InProgram(program.path, entry), executable=bool(entry.mode & 0o100), beside=beside)
 
 

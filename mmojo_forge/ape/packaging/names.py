@@ -14,6 +14,8 @@ CERT: Final = "certs/server.crt"
 KEY: Final = "certs/server.key"
 PAGES: Final = "ui/"
 CUSTOM: Final = "custom"
+MODULES: Final = "modules/linux-x86_64/"
+HOST: Final = "host"
 SUPPORT: Final = "mmojo-server-support"
 ARGUMENTS: Final = frozenset({head.NAME, head.YAML_NAME})
 # A file system has names of 255 bytes; ours get endings, and a longer name while they are written.
@@ -79,6 +81,11 @@ def is_model(name: str) -> bool:
 def is_mapped(name: str) -> bool:
     """Whether the server maps it."""
     return name.endswith(".gguf")
+
+
+def is_module(name: str) -> bool:
+    """Whether it belongs to a GPU backend that the server loads."""
+    return name.startswith(MODULES)
 
 
 def is_yaml(name: str) -> bool:

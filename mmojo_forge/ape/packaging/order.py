@@ -21,7 +21,7 @@ from mmojo_forge.ape.error import ApeError, ApeReason
 
 _FILES = ("mmproj", "args")
 _PATHS = ("cert", "key", "ui")
-_LISTS = ("models", "files")
+_LISTS = ("models", "files", "modules")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,9 @@ class NamedFile:
 @dataclass(frozen=True, slots=True)
 class PackageOrder:
     """What is wanted. `page` names a page that the program has, `ui` is a folder to be packed as one; `name` is what
-    the server is called, empty for what it was called before. Files in `remove` are left out of what the program has.
-    `clear` drops the arguments that it has, and new `args` take their place anyway.
+    the server is called, empty for what it was called before. `modules` are folders, each called like the module.
+    Files in `remove` are left out of what the program has. `clear` drops the arguments that it has, and new `args`
+    take their place anyway.
     """
 
     program: Path
@@ -50,6 +51,7 @@ class PackageOrder:
     cert: Path | None = None
     key: Path | None = None
     files: tuple[NamedFile, ...] = ()
+    modules: tuple[NamedFile, ...] = ()
     remove: tuple[str, ...] = ()
 
 

@@ -2,7 +2,8 @@
 #
 # FORGE_PROGRAMS are built for every CPU level, FORGE_TOOLS once. The first level, FORGE_FIRST_LEVEL, is what the
 # compiler is set to anyway; FORGE_LEVELS are the further ones, as NAME=CPU. FORGE_GUARDS is the folder with one
-# object per level that refuses to run on a lesser CPU.
+# object per level that refuses to run on a lesser CPU. FORGE_LOADS_MODULES is for programs that load ggml's backends:
+# they export what is GGML_API, all else being compiled with hidden visibility.
 function(forge_levels)
     # Everything but ggml-cpu is the same for all CPU levels.
     get_target_property(dir ggml-cpu SOURCE_DIR)
@@ -15,6 +16,9 @@ function(forge_levels)
     set(all ${FORGE_PROGRAMS} ${FORGE_TOOLS})
     foreach(program IN LISTS all)
         target_link_libraries(${program} PRIVATE "${FORGE_GUARDS}/${FORGE_FIRST_LEVEL}.o")
+    endforeach()
+    foreach(program IN LISTS FORGE_PROGRAMS)
+        forge_modules(${program} ${program} ${FORGE_FIRST_LEVEL})
     endforeach()
     foreach(level IN LISTS FORGE_LEVELS)
         string(REGEX REPLACE "=.*" "" name "${level}")
@@ -35,10 +39,41 @@ function(forge_levels)
             target_link_libraries(${program}-${name} PRIVATE ${program}-impl "${FORGE_GUARDS}/${name}.o")
             target_compile_features(${program}-${name} PRIVATE cxx_std_17)
             set_target_properties(${program}-${name} PROPERTIES FORGE_LEVEL "-${name}")
+            forge_modules(${program}-${name} ${program} ${name})
             list(APPEND all ${program}-${name})
         endforeach()
     endforeach()
     add_custom_target(forge-all DEPENDS ${all})
+endfunction()
+
+# CMake's own WHOLE_ARCHIVE uses --push-state and -Xlinker, which zig does not know.
+set(CMAKE_CXX_LINK_LIBRARY_USING_FORGE_WHOLE "-Wl,--whole-archive" "<LINK_ITEM>" "-Wl,--no-whole-archive")
+set(CMAKE_CXX_LINK_LIBRARY_USING_FORGE_WHOLE_SUPPORTED TRUE)
+
+# What a program must have to use backends that are modules: its name, by which it finds the one of its kind that can
+# load them, and, in that one, the symbols that modules want. See ggml/src/mmojo-modules.cpp.
+function(forge_modules target program level)
+    string(REPLACE "llama-server" "mmojo-server" name "${program}")
+    set(identity "${CMAKE_BINARY_DIR}/identity/${target}.c")
+    file(WRITE "${identity}" "const char mmojo_program[] = \"${name}\";\nconst char mmojo_level[] = \"${level}\";\n")
+    target_sources(${target} PRIVATE "${identity}")
+    if(FORGE_LOADS_MODULES)
+        get_target_property(dir ggml SOURCE_DIR)
+        target_sources(${target} PRIVATE "${dir}/mmojo-module.c")
+        target_include_directories(${target} PRIVATE "${CMAKE_BINARY_DIR}/identity")
+        target_compile_definitions(${target} PRIVATE MMOJO_MODULE_NEEDS="")
+        set_target_properties(${target} PROPERTIES LINK_LIBRARY_OVERRIDE "FORGE_WHOLE,ggml-base")
+        target_link_options(${target} PRIVATE -rdynamic)
+    endif()
+endfunction()
+function(forge_modules_version)
+    get_target_property(dir ggml SOURCE_DIR)
+    execute_process(COMMAND sh ${dir}/../mmojo-abi.sh ${dir}/.. OUTPUT_FILE ${CMAKE_BINARY_DIR}/identity/mmojo-abi.h
+        COMMAND_ERROR_IS_FATAL ANY)
+    target_include_directories(ggml PRIVATE ${CMAKE_BINARY_DIR}/identity)
+    if(FORGE_LOADS_MODULES)
+        target_compile_definitions(ggml PRIVATE MMOJO_LOADS_MODULES)
+    endif()
 endfunction()
 
 # Few big compilations instead of many small ones: most of the time goes into the same headers again and again.
@@ -61,4 +96,5 @@ function(forge_unities)
     forge_unity(mtmd 16 mtmd-helper.cpp mtmd-helper-gen.cpp)
 endfunction()
 cmake_language(DEFER CALL forge_levels)
+cmake_language(DEFER CALL forge_modules_version)
 cmake_language(DEFER CALL forge_unities)

@@ -668,6 +668,19 @@ expanded & the_arguments() {
     return one;
 }
 
+// --modules is for what happens before any option is read; the last one counts, as of all options.
+void choose_modules(const arguments & all) {
+#if !defined(_WIN32)
+    for (size_t i = 0; i + 1 < all.size(); i++) {
+        if (all[i].text == "--modules") {
+            setenv("MMOJO_MODULES", all[i + 1].text.c_str(), 1);
+        }
+    }
+#else
+    (void) all; // no modules are made for Windows
+#endif
+}
+
 bool is_model(const std::string & name) {
     const std::string end = ".gguf";
     return name.size() > end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0 &&
@@ -728,6 +741,7 @@ void mmojo_expand_args(int & argc, char **& argv) {
     argc = static_cast<int>(done.argv.size());
     done.argv.push_back(nullptr);
     argv = done.argv.data();
+    choose_modules(done.all);
 }
 
 bool mmojo_begins_place(int i) {

@@ -239,6 +239,14 @@ std::string executable() {
 #endif
 }
 
+// This program's own file; for one that was started in the place of another (mmojo-modules.cpp), that one's.
+std::string own_file() {
+    const std::string path = executable();
+    std::string       host, of;
+    const bool        stands_in = mmojo_environment("MMOJO_HOST", host) && host == path && mmojo_environment("MMOJO_HOST_OF", of);
+    return stands_in ? of : path;
+}
+
 // False if no zip ends the file, or it cannot be read: a program may be deleted while it runs, or only be executable.
 bool read_zip(mmojo_container & container) {
     const file_ptr file = open_if_there(container.path);
@@ -262,7 +270,7 @@ mmojo_container find_container() {
     mmojo_container own, named;
     std::string     ape;
     mmojo_environment("APE_FILE", ape);
-    own.path   = executable();
+    own.path   = own_file();
     named.path = ape;
     mmojo_container * found = &own;
     if ((own.path.empty() || !read_zip(own)) && !ape.empty()) {

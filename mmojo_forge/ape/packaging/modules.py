@@ -1,0 +1,94 @@
+"""GPU backends that are packed as modules, and the programs that can load them.
+
+modules/linux-x86_64/ggml-cuda/libggml-cuda.so    a module, with libraries of its own beside it
+modules/linux-x86_64/host/mmojo-server-v3         the program linked to glibc: static ones load nothing
+modules/linux-x86_64/…/SHA256SUMS                 of each folder, by which it is unpacked
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Final
+
+from mmojo_forge.ape import content
+from mmojo_forge.ape.error import ApeError, ApeReason
+from mmojo_forge.ape.note import read_note
+from mmojo_forge.ape.packaging import names
+from mmojo_forge.ape.packaging.contents import Item, Made
+from mmojo_forge.ape.packaging.order import NamedFile
+from mmojo_forge.ape.packaging.sources import walk_folder
+
+SUMS: Final = "SHA256SUMS"
+_WHAT: Final = "module"
+
+
+def look_at_modules(modules: Sequence[NamedFile]) -> list[Item]:
+    """The folders as items; raises ApeError (`ape-module`) for what no program could load, or not together."""
+    fits: dict[str, NamedFile] = {}
+    found: list[Item] = []
+    for module in modules:
+        items = _folder(module)
+        for path in _programs(module, items):
+            fits.setdefault(_version(path), module)
+        found += [*items, _sums(module, items)]
+    if len(fits) > 1:
+        one, other = sorted(fits.items())[:2]
+        raise ApeError(
+            f"package module {one[1].name}: it is for another version of ggml than {other[1].name}",
+            detail=f"{one[0]} and {other[0]} are what their headers hash to. Build both from one workspace.",
+            reason=ApeReason.MODULE,
+        )
+    return found
+
+
+def _folder(module: NamedFile) -> list[Item]:
+    prefix = f"{names.MODULES}{module.name}"
+    if "/" in module.name or not module.path.is_dir():
+        raise ApeError(f"package module {module.path}: not a folder with a module in it", reason=ApeReason.MODULE)
+    items = [one for one in walk_folder(module.path, prefix, _WHAT) if one.name != f"{prefix}/{SUMS}"]
+    for item in items:
+        if "/" in item.name.removeprefix(f"{prefix}/"):
+            raise ApeError(
+                f"package module {module.path}: {item.name.removeprefix(f'{prefix}/')} lies in a folder of its own",
+                detail="A module and its libraries lie side by side.",
+                reason=ApeReason.MODULE,
+            )
+    return items
+
+
+def _programs(module: NamedFile, items: Iterable[Item]) -> list[Path]:
+    """What says of itself which ggml it is for: the module, or the programs that load modules."""
+    is_host = module.name == names.HOST
+    inside = [item.name.rpartition("/")[2] for item in items]
+    found = [name for name in inside if is_host or fnmatch(name, "libggml-*.so")]
+    if not found or (not is_host and len(found) > 1):
+        what = "a program" if is_host else "one libggml-*.so"
+        raise ApeError(f"package module {module.path}: there is not {what} in it", reason=ApeReason.MODULE)
+    return [module.path / name for name in found]
+
+
+def _version(path: Path) -> str:
+    version = read_note(path, "package module").get("ggml", "")
+    if not version:
+        raise ApeError(
+            f"package module {path}: it does not say which ggml it is for",
+            detail="llama.cpp's own builds do not; take one that forge built: ggml-cuda, ggml-vulkan.",
+            reason=ApeReason.MODULE,
+        )
+    return version
+
+
+def _sums(module: NamedFile, items: Iterable[Item]) -> Item:
+    """As sha256sum writes them (GNU coreutils)."""
+    lines = []
+    for item in items:
+        name = item.name.rpartition("/")[2]
+        hasher = hashlib.sha256()
+        with content.open_input(module.path / name, "package module") as stream:
+            for chunk in content.read_chunks(stream):
+                hasher.update(chunk)
+        lines.append(f"{hasher.hexdigest()}  {name}\n")
+    return Item(f"{names.MODULES}{module.name}/{SUMS}", Made("".join(lines).encode()))

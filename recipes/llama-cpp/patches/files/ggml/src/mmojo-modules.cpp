@@ -1,0 +1,531 @@
+// Finds, judges and loads GPU backends that come as modules.
+//
+//   1. Places, nearest first: modules/SYSTEM/ beside the program's file, in mmojo-server-support/ beside it, inside
+//      it. Each folder there is a module, libggml-NAME.so with libraries of its own; of one NAME the nearest counts.
+//   2. The folder host/ holds the same program linked to glibc, for each CPU level. A static program cannot load
+//      modules: it starts that one in its place, if it runs here at all.
+//   3. The note in a module says which ggml it fits and which driver it needs (mmojo-module.c). It is read, and the
+//      driver is asked, before a byte of the module is unpacked or run.
+//   4. What is inside the file is unpacked once, into a folder named by the hash of its SHA256SUMS, and checked by it.
+//   5. ggml loads it, and checks the version of its interface again.
+#include "mmojo-modules.h"
+
+#include "ggml-backend.h"
+#include "ggml-impl.h"
+#include "mmojo-container.h"
+
+#if !defined(__linux__) || !defined(__x86_64__)
+
+void mmojo_load_modules(void) {} // no modules are made for this system
+
+#else
+
+#    include "mmojo-abi.h"
+
+#    include <dlfcn.h>
+#    include <elf.h>
+#    include <fcntl.h>
+#    include <spawn.h>
+#    include <sys/stat.h>
+#    include <sys/wait.h>
+#    include <unistd.h>
+
+#    include <algorithm>
+#    include <cerrno>
+#    include <cstdlib>
+#    include <cstring>
+#    include <filesystem>
+#    include <functional>
+#    include <map>
+#    include <memory>
+#    include <stdexcept>
+#    include <string>
+#    include <vector>
+
+extern "C" {
+#    include "../../vendor/hash/sha256/sha256.h"
+
+// What this program is called and which CPU level it is for; the build gives it to programs that may use a GPU.
+extern const char mmojo_program[] __attribute__((weak));
+extern const char mmojo_level[] __attribute__((weak));
+extern char ** environ;
+}
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr char   SYSTEM[]  = "linux-x86_64";
+constexpr char   SUPPORT[] = "mmojo-server-support";
+constexpr char   HOST[]    = "host";
+constexpr char   SUMS[]    = "SHA256SUMS";
+constexpr char   PROBE[]   = "MMOJO_PROBE";
+constexpr size_t LARGEST_NOTE = 64 * 1024;
+
+struct closer {
+    void operator()(FILE * file) const { fclose(file); }
+};
+using file_ptr = std::unique_ptr<FILE, closer>;
+
+// One of the places: a folder of the file system, or inside the container if `inside`.
+struct place {
+    bool        inside;
+    std::string folder;
+
+    // The names of what lies in the folder `below` of it, sorted.
+    std::vector<std::string> list(const std::string & below) const;
+    std::string path(const std::string & name) const { return (inside ? "/zip/" : "") + folder + "/" + name; }
+    file_ptr open(const std::string & name, uint64_t & start, uint64_t & size) const;
+    std::string read(const std::string & name) const;
+};
+
+struct module {
+    std::string name;   // ggml-cuda
+    std::string folder; // below the place
+    place       where;
+};
+
+bool begins(const std::string & text, const std::string & with) { return text.compare(0, with.size(), with) == 0; }
+
+bool ends(const std::string & text, const std::string & with) {
+    return text.size() >= with.size() && text.compare(text.size() - with.size(), with.size(), with) == 0;
+}
+
+std::vector<std::string> place::list(const std::string & below) const {
+    std::vector<std::string> names;
+    if (inside) {
+        const std::string prefix = folder + "/" + (below.empty() ? "" : below + "/");
+        for (const mmojo_entry & entry : mmojo_own_container().entries) {
+            if (begins(entry.name, prefix)) {
+                const std::string rest = entry.name.substr(prefix.size());
+                names.push_back(rest.substr(0, rest.find('/')));
+            }
+        }
+    } else {
+        std::error_code error;
+        for (fs::directory_iterator at(folder + "/" + below, error), end; !error && at != end; at.increment(error)) {
+            names.push_back(at->path().filename().string());
+        }
+    }
+    std::sort(names.begin(), names.end());
+    names.erase(std::unique(names.begin(), names.end()), names.end());
+    return names;
+}
+
+file_ptr place::open(const std::string & name, uint64_t & start, uint64_t & size) const {
+    if (inside) {
+        file_ptr file(mmojo_open_inside(path(name).c_str(), &start, &size));
+        if (!file) {
+            throw std::runtime_error(path(name) + ": " + std::strerror(errno));
+        }
+        return file;
+    }
+    file_ptr    file(fopen(path(name).c_str(), "rbe"));
+    struct stat status{};
+    if (!file || fstat(fileno(file.get()), &status) != 0) {
+        throw std::runtime_error(path(name) + ": " + std::strerror(errno));
+    }
+    start = 0;
+    size  = static_cast<uint64_t>(status.st_size);
+    return file;
+}
+
+std::string place::read(const std::string & name) const {
+    std::string text;
+    if (inside) {
+        return mmojo_read_inside(path(name));
+    }
+    if (!mmojo_read_outside(path(name), text)) {
+        throw std::runtime_error(path(name) + ": there is no such file");
+    }
+    return text;
+}
+
+std::string variable(const char * name) {
+    const char * value = getenv(name);
+    return value ? value : "";
+}
+
+// Where modules may be, nearest first.
+std::vector<place> places() {
+    const std::string asked = variable("MMOJO_MODULES"), tail = std::string("modules/") + SYSTEM;
+    if (!asked.empty()) {
+        return { { false, asked } };
+    }
+    const mmojo_container & own = mmojo_own_container();
+    return { { false, own.folder + "/" + tail }, { false, own.folder + "/" + SUPPORT + "/" + tail }, { true, tail } };
+}
+
+// The modules that count, by name.
+std::map<std::string, module> find_modules(const std::vector<place> & all) {
+    std::map<std::string, module> found;
+    for (const place & one : all) {
+        std::vector<std::string> folders = one.list("");
+        folders.push_back(""); // a module that lies there without a folder of its own
+        for (const std::string & folder : folders) {
+            for (const std::string & file : folder == HOST ? std::vector<std::string>() : one.list(folder)) {
+                if (begins(file, "libggml-") && ends(file, ".so")) {
+                    const std::string name = file.substr(3, file.size() - 6);
+                    found.emplace(name, module{ name, folder, one });
+                }
+            }
+        }
+    }
+    return found;
+}
+
+// ---- unpacking
+
+struct sum {
+    std::string hash, name;
+};
+
+std::string hex(const unsigned char * bytes, size_t count) {
+    static const char digits[] = "0123456789abcdef";
+    std::string       text;
+    for (size_t i = 0; i < count; i++) {
+        text += { digits[bytes[i] >> 4], digits[bytes[i] & 15] };
+    }
+    return text;
+}
+
+std::string hash_of(const std::string & text) {
+    unsigned char digest[SHA256_DIGEST_SIZE];
+    sha256_hash(digest, reinterpret_cast<const unsigned char *>(text.data()), text.size());
+    return hex(digest, sizeof digest);
+}
+
+// The lines `HASH  NAME` of a SHA256SUMS, which name files beside it.
+std::vector<sum> parse_sums(const std::string & text) {
+    std::vector<sum> sums;
+    for (size_t at = 0; at < text.size();) {
+        const size_t      end  = std::min(text.find('\n', at), text.size());
+        const std::string line = text.substr(at, end - at);
+        at = end + 1;
+        const bool good = line.size() > 66 && line.find_first_not_of("0123456789abcdef") == 64 && begins(line.substr(64), "  ") &&
+                          line.find('/') == std::string::npos && line.substr(66) != "." && line.substr(66) != "..";
+        if (!good) {
+            throw std::runtime_error(std::string(SUMS) + " is damaged");
+        }
+        sums.push_back({ line.substr(0, 64), line.substr(66) });
+    }
+    return sums;
+}
+
+// Whether the folder is there, ours, and nobody else's to write to; made if need be.
+bool is_private(const std::string & folder) {
+    struct stat status{};
+    if (lstat(folder.c_str(), &status) != 0) {
+        std::error_code error;
+        fs::create_directories(fs::path(folder).parent_path(), error);
+        if (mkdir(folder.c_str(), 0700) != 0 || lstat(folder.c_str(), &status) != 0) {
+            return false;
+        }
+    }
+    return S_ISDIR(status.st_mode) && status.st_uid == geteuid() && (status.st_mode & 022) == 0;
+}
+
+// The user's folder for what is unpacked: where the launchers of an APE put slices, too.
+std::string cache_folder() {
+    const std::string cache = variable("XDG_CACHE_HOME"), home = variable("HOME"), temporary = variable("TMPDIR");
+    const std::string mine  = "/ape-" + std::to_string(geteuid());
+    for (const std::string & folder : { begins(cache, "/") ? cache + "/ape" : "", begins(home, "/") ? home + "/.cache/ape" : "",
+                                        begins(temporary, "/") ? temporary + mine : "", "/tmp" + mine }) {
+        if (!folder.empty() && is_private(folder) && access(folder.c_str(), W_OK) == 0) {
+            return folder;
+        }
+    }
+    throw std::runtime_error("nowhere to unpack: need a folder of yours with room in XDG_CACHE_HOME, HOME or TMPDIR");
+}
+
+bool is_there(const std::string & path, uint64_t size) {
+    struct stat status{};
+    return lstat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == geteuid() &&
+           static_cast<uint64_t>(status.st_size) == size;
+}
+
+// Copies while it hashes; what is not what the sums say never gets its name.
+void unpack_file(const place & from, const std::string & name, const sum & wanted, const std::string & to) {
+    uint64_t       start = 0, size = 0;
+    const file_ptr source = from.open(name, start, size);
+    if (is_there(to, size)) {
+        return;
+    }
+    std::string    temporary = to + ".XXXXXX";
+    const int      fd        = mkostemp(&temporary[0], O_CLOEXEC);
+    const file_ptr target(fd < 0 ? nullptr : fdopen(fd, "wb"));
+    sha256_t       state;
+    sha256_init(&state);
+    bool           good = target && fseeko(source.get(), static_cast<off_t>(start), SEEK_SET) == 0;
+    std::string    bytes(1 << 20, '\0');
+    for (uint64_t left = size; good && left > 0;) {
+        const size_t count = fread(&bytes[0], 1, std::min<uint64_t>(left, bytes.size()), source.get());
+        good = count > 0 && fwrite(bytes.data(), 1, count, target.get()) == count;
+        sha256_update(&state, reinterpret_cast<const unsigned char *>(bytes.data()), count);
+        left -= count;
+    }
+    unsigned char digest[SHA256_DIGEST_SIZE];
+    sha256_final(&state, digest);
+    const std::string why = !good || fflush(target.get()) != 0 || fchmod(fd, 0700) != 0 ? std::strerror(errno)
+                            : hex(digest, sizeof digest) != wanted.hash                 ? "it is damaged"
+                            : rename(temporary.c_str(), to.c_str()) != 0                ? std::strerror(errno)
+                                                                                        : "";
+    if (!why.empty()) {
+        unlink(temporary.c_str());
+        throw std::runtime_error("cannot unpack " + from.path(name) + " to " + to + ": " + why);
+    }
+}
+
+// The folder of the file system that has the files of `folder`, all of them or only the one called `only`.
+std::string unpack(const place & from, const std::string & folder, const std::string & only = "") {
+    if (!from.inside) {
+        return from.folder + "/" + folder;
+    }
+    const std::string      text = from.read(folder + "/" + SUMS);
+    const std::vector<sum> sums = parse_sums(text);
+    const std::string      to   = cache_folder() + "/modules-" + hash_of(text);
+    if (!is_private(to)) {
+        throw std::runtime_error("cannot unpack to " + to + ": it is not a folder of yours alone");
+    }
+    for (const sum & one : sums) {
+        if (only.empty() || only == one.name) {
+            unpack_file(from, folder + "/" + one.name, one, to + "/" + one.name);
+        }
+    }
+    return to;
+}
+
+#    if !defined(MMOJO_LOADS_MODULES)
+
+// ---- handing over to the program for glibc
+
+// Whether the program starts at all, so its C library and CPU level are what this system has, and is of this version.
+bool starts(const std::string & path) {
+    std::string         probe = std::string(PROBE) + "=" + MMOJO_GGML_ABI;
+    std::vector<char *> environment{ &probe[0] };
+    for (char ** one = environ; *one; one++) {
+        environment.push_back(*one);
+    }
+    environment.push_back(nullptr);
+    char * const               argv[] = { const_cast<char *>(path.c_str()), nullptr };
+    posix_spawn_file_actions_t quiet;
+    posix_spawn_file_actions_init(&quiet);
+    for (const int fd : { 1, 2 }) {
+        posix_spawn_file_actions_addopen(&quiet, fd, "/dev/null", O_WRONLY, 0);
+    }
+    pid_t      pid    = 0;
+    int        status = -1;
+    const bool ran    = posix_spawn(&pid, path.c_str(), &quiet, nullptr, argv, environment.data()) == 0;
+    posix_spawn_file_actions_destroy(&quiet);
+    while (ran && waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    return ran && status == 0;
+}
+
+std::vector<std::string> own_arguments() {
+    std::vector<std::string> arguments;
+    const file_ptr           file(fopen("/proc/self/cmdline", "rbe"));
+    std::string              text;
+    char                     buffer[4096];
+    for (size_t count; file && (count = fread(buffer, 1, sizeof buffer, file.get())) > 0;) {
+        text.append(buffer, count);
+    }
+    for (size_t at = 0; at < text.size(); at = text.find('\0', at) + 1) {
+        arguments.push_back(text.c_str() + at);
+    }
+    return arguments;
+}
+
+void become(const std::string & path) {
+    std::vector<std::string> arguments = own_arguments();
+    std::vector<char *>      argv;
+    for (std::string & one : arguments) {
+        argv.push_back(&one[0]);
+    }
+    argv.push_back(nullptr);
+    std::error_code   error;
+    const std::string self = fs::read_symlink("/proc/self/exe", error).string();
+    if (arguments.empty() || error) {
+        throw std::runtime_error("its arguments cannot be read from /proc");
+    }
+    // Whom it stands for, and that it is meant: children inherit this, and only one of the same file may heed it.
+    setenv("MMOJO_HOST", fs::canonical(path).c_str(), 1);
+    setenv("MMOJO_HOST_OF", self.c_str(), 1);
+    execv(path.c_str(), argv.data());
+    throw std::runtime_error(path + ": " + std::strerror(errno));
+}
+
+// The program for glibc, of this one's CPU level if there is one, else of the best that starts.
+void hand_over(const std::vector<place> & all) {
+    const std::string program = mmojo_program, best = program + "-" + mmojo_level;
+    for (const place & one : all) {
+        std::vector<std::string> names = one.list(HOST);
+        std::reverse(names.begin(), names.end());
+        std::stable_partition(names.begin(), names.end(), [&](const std::string & name) { return name == best; });
+        for (const std::string & name : names) {
+            if (begins(name, program + "-")) {
+                const std::string path = unpack(one, HOST, name) + "/" + name;
+                if (starts(path)) {
+                    become(path);
+                }
+            }
+        }
+    }
+    throw std::runtime_error("no " + program + " of this version for modules starts here; it needs a system with glibc 2.28 or later");
+}
+
+void use(const std::map<std::string, module> & found, const std::vector<place> & all) {
+    if (!&mmojo_program[0] || found.empty()) {
+        return;
+    }
+    try {
+        hand_over(all);
+    } catch (const std::exception & error) {
+        GGML_LOG_WARN("modules: no GPU is used: %s\n", error.what());
+    }
+}
+
+#    else
+
+// ---- judging
+
+std::string bytes_at(FILE * file, uint64_t offset, uint64_t size) {
+    std::string bytes(size, '\0');
+    if (fseeko(file, static_cast<off_t>(offset), SEEK_SET) != 0 || fread(&bytes[0], 1, size, file) != size) {
+        throw std::runtime_error("it is damaged: it ends too early");
+    }
+    return bytes;
+}
+
+template <typename T> T record_at(FILE * file, uint64_t offset) {
+    T value;
+    memcpy(&value, bytes_at(file, offset, sizeof value).data(), sizeof value);
+    return value;
+}
+
+// The text of the note "mmojo" among the notes of a segment; "" if it is not there. (ELF gABI, chapter 5, "Note Section")
+std::string find_note(const std::string & notes) {
+    for (size_t at = 0; at + sizeof(Elf64_Nhdr) <= notes.size();) {
+        Elf64_Nhdr head;
+        memcpy(&head, notes.data() + at, sizeof head);
+        const uint64_t owner = at + sizeof head, text = owner + (uint64_t(head.n_namesz) + 3) / 4 * 4;
+        const uint64_t next = text + (uint64_t(head.n_descsz) + 3) / 4 * 4;
+        if (next > notes.size()) {
+            return "";
+        }
+        if (head.n_type == 1 && head.n_namesz == 6 && notes.compare(owner, 6, "mmojo", 6) == 0) {
+            return notes.substr(text, head.n_descsz);
+        }
+        at = next;
+    }
+    return "";
+}
+
+// What the module says of itself: the lines KEY=VALUE of its note.
+std::map<std::string, std::string> facts_of(FILE * file, uint64_t start) {
+    const auto head = record_at<Elf64_Ehdr>(file, start);
+    if (memcmp(head.e_ident, ELFMAG, SELFMAG) != 0 || head.e_ident[EI_CLASS] != ELFCLASS64 || head.e_machine != EM_X86_64) {
+        throw std::runtime_error("it is no library for this system");
+    }
+    std::string text;
+    for (unsigned i = 0; i < head.e_phnum && text.empty(); i++) {
+        const auto segment = record_at<Elf64_Phdr>(file, start + head.e_phoff + i * sizeof(Elf64_Phdr));
+        if (segment.p_type == PT_NOTE && segment.p_filesz <= LARGEST_NOTE) {
+            text = find_note(bytes_at(file, start + segment.p_offset, segment.p_filesz));
+        }
+    }
+    std::map<std::string, std::string> facts;
+    for (size_t at = 0; at < text.size();) {
+        const size_t      end  = std::min(text.find('\n', at), text.size());
+        const std::string line = text.substr(at, end - at);
+        facts[line.substr(0, line.find('='))] = line.substr(std::min(line.find('='), line.size() - 1) + 1);
+        at = end + 1;
+    }
+    return facts;
+}
+
+void check_version(const std::map<std::string, std::string> & facts) {
+    const auto found = facts.find("ggml");
+    if (found == facts.end()) {
+        throw std::runtime_error("it does not say which ggml it was built for; take the module that was made with this program");
+    }
+    if (found->second != MMOJO_GGML_ABI) {
+        throw std::runtime_error("it was built for another version of ggml (" + found->second + ", this program's is " +
+                                 MMOJO_GGML_ABI + "); take the module that was made with this program");
+    }
+}
+
+std::string cuda_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+
+// The driver's library is there, loads, and is new enough.
+void check_driver(const std::map<std::string, std::string> & facts) {
+    const auto needs = facts.find("needs"), least = facts.find("driver");
+    if (needs == facts.end() || needs->second.empty()) {
+        return;
+    }
+    void * driver = dlopen(needs->second.c_str(), RTLD_NOW | RTLD_LOCAL); // stays: the module is about to want it
+    if (!driver) {
+        throw std::runtime_error(std::string("no driver here: ") + dlerror());
+    }
+    const auto ask     = reinterpret_cast<int (*)(int *)>(dlsym(driver, "cuDriverGetVersion"));
+    const int  wanted  = least == facts.end() ? 0 : atoi(least->second.c_str());
+    int        version = 0;
+    if (wanted && (!ask || ask(&version) != 0 || version < wanted)) {
+        throw std::runtime_error("the driver here is for CUDA " + cuda_text(version) + ", it needs one for CUDA " +
+                                 cuda_text(wanted) + " or later: update the driver");
+    }
+}
+
+void load(const module & one) {
+    const std::string name = one.folder + "/lib" + one.name + ".so";
+    uint64_t          start = 0, size = 0;
+    {
+        const file_ptr file  = one.where.open(name, start, size);
+        const auto     facts = facts_of(file.get(), start);
+        check_version(facts);
+        check_driver(facts);
+    }
+    const std::string path = unpack(one.where, one.folder) + "/lib" + one.name + ".so";
+    if (!ggml_backend_load(path.c_str())) {
+        throw std::runtime_error("it could not be loaded (above is why)");
+    }
+}
+
+// ---- using
+
+// Shows that it starts, and is of the version that asks; the check of the CPU comes before this.
+__attribute__((constructor)) void answer_probe() {
+    if (const char * asked = getenv(PROBE)) {
+        _exit(strcmp(asked, MMOJO_GGML_ABI) == 0 ? 0 : 3);
+    }
+}
+
+void use(const std::map<std::string, module> & found, const std::vector<place> &) {
+    for (const auto & one : found) {
+        try {
+            load(one.second);
+        } catch (const std::exception & error) {
+            GGML_LOG_WARN("modules: %s is not used: %s\n", one.first.c_str(), error.what());
+        }
+    }
+}
+
+#    endif
+
+} // namespace
+
+void mmojo_load_modules(void) {
+    static bool done = false;
+    if (done || variable("MMOJO_MODULES") == "none") {
+        return;
+    }
+    done = true;
+    try {
+        const std::vector<place> all = places();
+        use(find_modules(all), all);
+    } catch (const std::exception & error) {
+        GGML_LOG_WARN("modules: none is used: %s\n", error.what());
+    }
+}
+
+#endif

@@ -1,0 +1,89 @@
+from typing import Literal
+
+from mmojo_forge.recipe import Package, Spec, build, quote, recipe
+
+NAMES = {"x86_64": "linux-x86_64", "aarch64": "linux-aarch64"}
+
+# Static, and nothing that is loaded at run time, as in recipes/openssl. No assembler: what there is, is written for
+# systems whose ABI is not Cosmopolitan's. Randomness comes from getrandom, which Cosmopolitan has on every system.
+# Certificates and settings are looked for inside the program's own file: on Windows a path without a drive is one that
+# anybody may make.
+FLAGS = (
+    "threads",
+    "no-afalgeng",
+    "no-asm",
+    "no-async",
+    "no-autoload-config",
+    "no-devcryptoeng",
+    "no-dso",
+    "no-engine",
+    "no-ktls",
+    "no-legacy",
+    "no-module",
+    "no-pic",
+    "no-shared",
+    "no-tests",
+    "--with-rand-seed=getrandom",
+    "--prefix=/usr",
+    "--libdir=lib",
+    "--openssldir=/zip/usr/share/ssl",
+)
+
+# The command line of the compiler becomes part of the library: no path in it. make starts programs without a shell,
+# which none of these needs.
+TOOLS = r"""
+mkdir -p "$TMPDIR" /build/home /build/bin
+printf '#!/bin/sh\nexec /forge/cosmocc/bin/%s-unknown-cosmo-cc -O2 -Werror=date-time -ffile-prefix-map=/forge/cosmocc=cosmocc "$@"\n' \
+    "$ARCH" > /build/bin/cc
+for tool in ar ranlib; do
+    printf '#!/bin/sh\nexec /forge/cosmocc/bin/%s-linux-cosmo-%s "$@"\n' "$ARCH" $tool > /build/bin/$tool
+done
+chmod 755 /build/bin/*
+"""
+
+COMPILE = r"""
+cp -r /forge/source /build/b
+chmod -R u+w /build/b
+cd /build/b
+perl Configure "$NAME" "$@"
+make -j"$FORGE_JOBS" build_generated
+make -j"$FORGE_JOBS" libcrypto.a libssl.a
+"""
+
+INSTALL = r"""
+mkdir -p /forge/out/out/include/openssl /forge/out/out/lib
+cp include/openssl/*.h /forge/out/out/include/openssl
+cp libcrypto.a libssl.a /forge/out/out/lib
+cp LICENSE.txt /forge/out/out
+if grep -a -l -e /build/ -e /forge/ /forge/out/out/lib/*; then
+    echo 'paths of the sandbox got into the libraries above' >&2
+    exit 1
+fi
+"""
+
+
+@recipe(
+    "openssl-cosmo.x86_64",
+    variants={"aarch64": {"arch": "aarch64"}},
+    group="library",
+    ran=dict.fromkeys(("openssl-cosmo.x86_64", "openssl-cosmo.aarch64"), "never built: cosmocc was not to be had"),
+)
+def openssl_cosmo(cosmocc: Package, userland: Package, *, arch: Literal["x86_64", "aarch64"] = "x86_64") -> Spec:
+    """OpenSSL 3.0.22 by cosmocc for one architecture and all systems: libssl.a, libcrypto.a and their headers."""
+    configure = f"set -- {' '.join(quote(flag) for flag in FLAGS)}"
+    return build(
+        f"openssl-cosmo-{arch}",
+        userland=userland,
+        inputs={"cosmocc": cosmocc, "checks": Package("cosmocc.checks"), "source": Package("openssl.source")},
+        env={
+            "PATH": "/forge/cosmocc/ape:/build/bin:/usr/bin:/forge/cosmocc/bin",
+            "TMPDIR": "/build/tmp",
+            "ARCH": arch,
+            "NAME": NAMES[arch],
+            "CC": "cc",
+            "AR": "ar",
+            "RANLIB": "ranlib",
+        },
+        parallel=True,
+        phases={"tools": TOOLS, "compile": f"{configure}\n{COMPILE}", "install": INSTALL},
+    ).containing("source")

@@ -1,0 +1,104 @@
+"""GPU modules in packages: where they go, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from mmojo_forge.ape.error import ApeError
+from mmojo_forge.ape.note import read_note
+from mmojo_forge.ape.packaging.order import NamedFile
+from tests.ape_samples.modules import make_elf, make_hosts, make_module
+from tests.ape_samples.packages import files_below, files_in, make_server, package
+
+PLACE = "modules/linux-x86_64"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    return make_server(tmp_path / "given")
+
+
+def reason(server: Path, *modules: NamedFile) -> str:
+    with pytest.raises(ApeError) as caught:
+        package(server, server.parent / "out.ape", modules=modules)
+    return caught.value.reason
+
+
+def test_they_lie_inside_with_their_sums(tmp_path: Path, server: Path) -> None:
+    modules = make_module(tmp_path / "m"), make_hosts(tmp_path / "h")
+    package(server, tmp_path / "out.ape", modules=modules)
+    found = files_in(tmp_path / "out.ape")
+    here = {name.removeprefix(f"{PLACE}/") for name in found if name.startswith(PLACE)}
+    assert here == {
+        *(f"ggml-test/{name}" for name in ("libggml-test.so", "libmath.so.1", "SHA256SUMS")),
+        *(f"host/{name}" for name in ("mmojo-server-v2", "mmojo-server-v3", "SHA256SUMS")),
+    }
+    sums = dict(line.split("  ")[::-1] for line in found[f"{PLACE}/ggml-test/SHA256SUMS"].decode().splitlines())
+    assert sums == {
+        name: hashlib.sha256((tmp_path / "m" / name).read_bytes()).hexdigest()
+        for name in ("libggml-test.so", "libmath.so.1")
+    }
+
+
+def test_in_a_folder_and_for_an_image_they_lie_beside(tmp_path: Path, server: Path) -> None:
+    modules = make_module(tmp_path / "m"), make_hosts(tmp_path / "h")
+    package(server, tmp_path / "out", ["folder"], modules=modules)
+    found = files_below(tmp_path / "out")
+    assert f"mmojo-server-support/{PLACE}/ggml-test/libggml-test.so" in found
+    host = tmp_path / "out" / "mmojo-server-support" / PLACE / "host" / "mmojo-server-v3"
+    assert host.stat().st_mode & 0o111
+
+
+def test_a_module_that_is_given_again_replaces_all_of_the_old_one(tmp_path: Path, server: Path) -> None:
+    old, new = make_module(tmp_path / "old"), make_module(tmp_path / "new")
+    (new.path / "libmath.so.1").unlink()
+    package(server, tmp_path / "out.ape", modules=(old,))
+    package(tmp_path / "out.ape", tmp_path / "out.ape", modules=(new,))
+    assert f"{PLACE}/ggml-test/libmath.so.1" not in files_in(tmp_path / "out.ape")
+
+
+def test_one_for_another_ggml_than_the_rest_is_refused(tmp_path: Path, server: Path) -> None:
+    assert reason(server, make_module(tmp_path / "m", version="new"), make_hosts(tmp_path / "h")) == "ape-module"
+    one, other = make_module(tmp_path / "a"), make_module(tmp_path / "b", "ggml-other", "new")
+    assert reason(server, one, other) == "ape-module"
+
+
+def test_one_that_says_nothing_of_its_ggml_is_refused(tmp_path: Path, server: Path) -> None:
+    module = make_module(tmp_path / "m")
+    for text, owner in ((None, b"mmojo\0"), ("ggml=abc\n", b"GNU\0"), ("needs=x\n", b"mmojo\0")):
+        make_elf(module.path / "libggml-test.so", text, owner=owner)
+        assert reason(server, module) == "ape-module"
+
+
+@pytest.mark.parametrize("size", [0, 10, 64, 100, 119, 130])
+def test_one_that_is_cut_short_is_refused(tmp_path: Path, server: Path, size: int) -> None:
+    module = make_module(tmp_path / "m")
+    library = module.path / "libggml-test.so"
+    library.write_bytes(library.read_bytes()[:size])
+    assert reason(server, module) == "ape-module"
+
+
+def test_a_folder_without_a_module_is_refused(tmp_path: Path, server: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert reason(server, NamedFile("ggml-test", tmp_path / "empty")) == "ape-module"
+    assert reason(server, NamedFile("host", tmp_path / "empty")) == "ape-module"
+    assert reason(server, NamedFile("ggml-test", tmp_path / "nowhere")) == "ape-module"
+
+
+def test_folders_in_a_module_and_two_modules_in_a_folder_are_refused(tmp_path: Path, server: Path) -> None:
+    module = make_module(tmp_path / "m")
+    (module.path / "below").mkdir()
+    (module.path / "below" / "file").write_bytes(b"")
+    assert reason(server, module) == "ape-module"
+    two = make_module(tmp_path / "two")
+    make_module(two.path, "ggml-other")
+    assert reason(server, two) == "ape-module"
+
+
+def test_a_note_is_read_wherever_it_stands(tmp_path: Path) -> None:
+    path = make_elf(tmp_path / "a", "ggml=1\nneeds=lib.so\ndriver=13000\nodd\n")
+    assert read_note(path, "read") == {"ggml": "1", "needs": "lib.so", "driver": "13000"}
+    assert read_note(make_elf(tmp_path / "b", None), "read") == {}
