@@ -228,6 +228,9 @@ class Evaluator:
             return self._local_source(_below(folder, wanted.path))
         if isinstance(wanted, ForgeFiles):
             return self._local_source(_below(self._forge_root, wanted.path))
+        if not isinstance(wanted, Fixed):
+            name = type(wanted).__name__
+            raise RecipeError(f"instantiate: an input is a {name}; a package is Package(…)", reason="recipe-bad-input")
         return source_of(self._pin(wanted), executable=wanted.executable)
 
     def _local_source(self, path: Path) -> LocalSource:

@@ -5,6 +5,9 @@ VARIANTS = (
     "linux-x86_64-v2",
     "linux-x86_64-v3",
     "linux-x86_64-v4x",
+    "linux-x86_64-gnu-v2",
+    "linux-x86_64-gnu-v3",
+    "linux-x86_64-gnu-v4x",
     "linux-aarch64-v80",
     "linux-aarch64-v82",
     "linux-aarch64-v86",
@@ -16,6 +19,10 @@ VARIANTS = (
     "native-openblas",
     "debug",
     "plain",
+    "hosts",
+    "vulkan",
+    "cuda",
+    "cuda-quick",
 )
 
 # Where they have been run, told for `forge list` by who ran them.

@@ -302,7 +302,7 @@ def system(
             "configure": configure(flags),
             "compile": '/forge/ninja/ninja -C /build/b -j "$FORGE_JOBS" forge-all',
             "install": ZIG_INSTALL,
-            "info": build_infos(infos, "/build/bin/cc"),
+            "info": build_infos(infos, "/forge/zig/zig cc"),
         },
     ).made_of(GUARD).containing("source", "openssl", "guard", zig=linked(system)).for_systems(base_of(system))
 
@@ -381,6 +381,26 @@ def with_gpu(module, package, userland, level, program):
         env={"PROGRAM": program, "MODULE": module},
         phases={"install": GPU_INSTALL},
     ).containing("program", "module")
+
+
+@recipe("mmojo-server.cuda", variants={"cuda-quick": {"quick": True}}, group="server")
+def cuda(
+    userland: Package,
+    *,
+    archs: str = "",
+    fa: bool = True,
+    quick: bool = False,
+    level: Literal["v2", "v3", "v4x"] = "v3",
+    program: str = "mmojo-server",
+) -> Spec:
+    """llama-server for Linux that computes on NVIDIA's GPUs, and on the CPU where there is none; with cuBLAS.
+
+    `archs` are the architectures that there is code for, else the list of ggml-cuda; of `quick`, code that the driver
+    compiles at first use. `fa` is flash attention.
+    """
+    module = Package("ggml-cuda.quick" if quick else "ggml-cuda")
+    options = {**({"archs": archs} if archs else {}), "fa": fa}
+    return with_gpu("ggml-cuda", module.with_options(**options), userland, level, program)
 
 
 @recipe("mmojo-server.vulkan", group="server")

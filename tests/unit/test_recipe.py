@@ -202,6 +202,10 @@ def test_a_recipe_that_reaches_outside_is_refused_with_file_and_line(tmp_path: P
         (HEAD + '@recipe("other")\ndef f():\n    return 1', "recipe-misplaced"),
         (HEAD + '@recipe("bad")\ndef f():\n    return 1\n@recipe("bad")\ndef g():\n    return 1', "recipe-twice"),
         (HEAD + '@recipe("bad")\ndef f():\n    return 1', "recipe-bad-result"),
+        (
+            HEAD + '@recipe("bad")\ndef f():\n    return Spec("bad", "x", (), {"f": Spec("other", "x", (), {})})',
+            "recipe-bad-input",
+        ),
         (HEAD + '@recipe("bad")\ndef f():\n    return {}["x"]', "recipe-failed"),
         (
             HEAD + '@recipe("bad")\ndef f():\n    return Spec("bad", "x", (), {"f": Files("../../etc")})',

@@ -1,0 +1,188 @@
+"""GPU modules in a packaged server: used where there is a driver, one line and the CPU where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ape_samples.modules import make_elf
+from tests.built import built, server_program, tiny_model
+from tests.packed import ARGUMENTS, Running, package, running, start_of, the_server
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules are made for Linux")
+
+PLACE = "modules/linux-x86_64"
+ASKED = {"prompt": "Once upon a time", "n_predict": 8, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def vulkan() -> Path:
+    return built("ggml-vulkan")
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Path:
+    return built("mmojo-server.hosts")
+
+
+@pytest.fixture(scope="module")
+def abi(vulkan: Path) -> str:
+    found: str = json.loads((vulkan / "module.json").read_text())["ggml"]["abi"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, vulkan: Path, hosts: Path) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("packed")
+    (folder / "args").write_text(ARGUMENTS)
+    out = folder / "hello.ape"
+    package(
+        the_server(), out, "--model", tiny_model(), "--args", folder / "args", "--module", vulkan, "--module", hosts
+    )
+    yield out
+    out.unlink()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> dict[str, str]:
+    return {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
+def completes(server: Running) -> str:
+    status, content, _ = server.ask("/completion", ASKED)
+    assert status == 200, content
+    answer = json.loads(content)
+    assert answer["tokens_predicted"] == 8
+    return str(answer["content"])
+
+
+def lines(server: Running, word: str) -> list[str]:
+    return [line for line in server.log.read_text(errors="replace").splitlines() if word in line]
+
+
+def devices(program: Path, environment: dict[str, str], *before: object) -> subprocess.CompletedProcess[str]:
+    """What `--list-devices` says."""
+    command = [str(word) for word in (*before, *start_of(program), "--list-devices")]
+    given = {**os.environ, **environment}
+    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_without_a_driver_it_is_one_line_and_the_cpu(packed: Path, cache: dict[str, str], tmp_path: Path) -> None:
+    with running(start_of(packed), tmp_path / "log", environment=cache) as server:
+        completes(server)
+        assert os.readlink(f"/proc/{server.pid}/exe").startswith(cache["XDG_CACHE_HOME"])
+        said = lines(server, "ggml-vulkan")
+    if not any("no driver here: libvulkan.so.1" in line for line in said):
+        pytest.skip("this machine has a Vulkan loader")
+    assert len(said) == 1
+
+
+def test_with_a_driver_the_model_lies_on_the_device(packed: Path, cache: dict[str, str], tmp_path: Path) -> None:
+    lavapipe = built("lavapipe") / "bin" / "lavapipe"
+    environment = {**cache, "GGML_VK_VISIBLE_DEVICES": "0"}
+    assert "llvmpipe" in devices(packed, environment, lavapipe).stdout
+    with running([lavapipe, *start_of(packed)], tmp_path / "log", environment=environment) as server:
+        completes(server)
+        assert lines(server, "loaded Vulkan backend from")
+        assert any("Vulkan0 model buffer size" in line for line in lines(server, "Vulkan0")), server.log.read_text()
+
+
+def test_a_native_program_finds_them_beside_itself(
+    vulkan: Path, hosts: Path, cache: dict[str, str], tmp_path: Path
+) -> None:
+    program = tmp_path / "mmojo-server"
+    shutil.copy(server_program(), program)
+    for name, folder in (("ggml-vulkan", vulkan), ("host", hosts)):
+        shutil.copytree(folder, tmp_path / "mmojo-server-support" / PLACE / name)
+    lavapipe = built("lavapipe") / "bin" / "lavapipe"
+    found = devices(program, {**cache, "GGML_VK_VISIBLE_DEVICES": "0"}, lavapipe)
+    assert "llvmpipe" in found.stdout
+    assert not Path(cache["XDG_CACHE_HOME"]).exists()
+
+
+def test_none_are_used_where_none_are_wanted(packed: Path, cache: dict[str, str]) -> None:
+    assert "ggml-vulkan" not in devices(packed, {**cache, "MMOJO_MODULES": "none"}).stderr
+    given = {**os.environ, **cache}
+    command: list[str | Path] = [*start_of(packed), "--modules", "none", "--list-devices"]
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, check=True)
+    assert "ggml-vulkan" not in done.stderr
+
+
+def test_one_of_another_ggml_is_refused_by_its_version(abi: str, vulkan: Path, hosts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "modules"
+    shutil.copytree(hosts, folder / "host")
+    library = folder / "ggml-vulkan" / "libggml-vulkan.so"
+    library.parent.mkdir()
+    library.write_bytes((vulkan / library.name).read_bytes().replace(abi.encode(), b"0123456789abcdef"))
+    done = devices(server_program(), {"MMOJO_MODULES": str(folder)})
+    assert done.returncode == 0
+    assert "ggml-vulkan is not used: it was built for another version of ggml (0123456789abcdef" in done.stderr
+    (folder / "host" / "mmojo-server-v2").chmod(0o755)
+    refused = package(
+        server_program(), tmp_path / "out", "--module", library.parent, "--module", folder / "host", expect=2
+    )
+    assert "another version of ggml" in refused.stderr
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a compiler")
+def test_an_old_driver_is_told_what_is_needed(abi: str, hosts: Path, tmp_path: Path) -> None:
+    make_elf(tmp_path / "m" / "ggml-cuda" / "libggml-cuda.so", f"ggml={abi}\nneeds=libcuda.so.1\ndriver=13000\n")
+    shutil.copytree(hosts, tmp_path / "m" / "host")
+    (tmp_path / "driver.c").write_text("int cuDriverGetVersion(int *version) { *version = 12040; return 0; }\n")
+    subprocess.run(["cc", "-shared", tmp_path / "driver.c", "-o", tmp_path / "libcuda.so.1"], check=True)
+    environment = {"MMOJO_MODULES": str(tmp_path / "m"), "LD_LIBRARY_PATH": str(tmp_path)}
+    done = devices(server_program(), environment)
+    assert done.returncode == 0
+    assert "the driver here is for CUDA 12.4, it needs one for CUDA 13.0 or later" in done.stderr
+
+
+def test_a_damaged_one_is_not_loaded(packed: Path, cache: dict[str, str], tmp_path: Path, vulkan: Path) -> None:
+    data = bytearray(packed.read_bytes())
+    library = (vulkan / "libggml-vulkan.so").read_bytes()
+    data[data.rindex(library[: 1 << 12]) + len(library) // 2] ^= 1
+    bad = tmp_path / "bad.ape"
+    bad.write_bytes(data)
+    bad.chmod(0o755)
+    lavapipe = built("lavapipe") / "bin" / "lavapipe"
+    done = devices(bad, {**cache, "GGML_VK_VISIBLE_DEVICES": "0"}, lavapipe)
+    assert done.returncode == 0
+    assert "libggml-vulkan.so" in done.stderr
+    assert "it is damaged" in done.stderr
+    assert "llvmpipe" not in done.stdout
+
+
+def test_where_there_is_no_glibc_the_static_program_goes_on(packed: Path) -> None:
+    bwrap = shutil.which("bwrap")
+    if not bwrap:
+        pytest.skip("needs bubblewrap")
+    busybox = built("busybox") / "bin" / "busybox"
+    sandbox: list[str | Path] = [bwrap, "--unshare-all", "--die-with-parent", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+    sandbox += ["--ro-bind", busybox, "/bin/sh", "--ro-bind", packed, "/hello.ape"]
+    # The shell is busybox alone, so its commands are looked up there.
+    for name in (
+        "uname",
+        "dd",
+        "head",
+        "ls",
+        "mktemp",
+        "mkdir",
+        "mv",
+        "rm",
+        "rmdir",
+        "chmod",
+        "wc",
+        "sha256sum",
+        "tail",
+    ):
+        sandbox += ["--ro-bind", busybox, f"/bin/{name}"]
+    command: list[str | Path] = [*sandbox, "--clearenv", "--setenv", "PATH", "/bin", "/bin/sh", "/hello.ape", "--list-devices"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no GPU is used: no mmojo-server of this version for modules starts here" in done.stderr
