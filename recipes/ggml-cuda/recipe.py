@@ -6,7 +6,8 @@ from mmojo_forge.recipe import Component, Files, Package, Spec, build, quote, re
 # What nvcc 13.0 compiles for, in its own words. A plain number runs on devices of that compute capability and of later
 # ones of the same major version, `a` on that one alone, `f` on its family.
 PLAIN = ("75", "80", "86", "87", "88", "89", "90", "100", "103", "110", "120", "121")
-KNOWN = (*PLAIN, "90a", *(f"{number}{letter}" for number in PLAIN[7:] for letter in "af"))
+# From 12.0 on ggml has kernels of FP4, for which nvcc wants the `a` or the `f`.
+KNOWN = (*PLAIN[:10], "90a", *(f"{number}{letter}" for number in PLAIN[7:] for letter in "af"))
 # As CMake says it: not compiled to the end, which the driver then does at the first start, for later devices as well.
 VIRTUAL = "-virtual"
 DEFAULT = "75 80 86 89 90 120a 90-virtual"
@@ -68,7 +69,9 @@ def architectures(archs):
     unknown = ", ".join(one for one in wanted if one not in ARCHITECTURES)
     if unknown:
         known = " ".join(one for one in ARCHITECTURES if not one.endswith(VIRTUAL))
-        raise ValueError(f"option archs: nvcc 13.0 does not know {unknown}; it knows {known}, and each with {VIRTUAL}")
+        raise ValueError(
+            f"option archs: nvcc 13.0 makes no code of ggml for {unknown}; it does for {known}, each also with {VIRTUAL}"
+        )
     return tuple(one for one in ARCHITECTURES if one in wanted)
 
 
