@@ -7,10 +7,10 @@
 //   3. The note in a module says which ggml it fits and which driver it needs (mmojo-module.c). It is read, and the
 //      driver is asked, before a byte of the module is unpacked or run.
 //   4. What is inside the file is unpacked once, into a folder named by the hash of its SHA256SUMS, and checked by it.
-//   5. ggml loads it, and checks the version of its interface again.
+//   5. It is loaded, and what it has of devices is ggml's from then on.
 #include "mmojo-modules.h"
 
-#include "ggml-backend.h"
+#include "ggml-backend-impl.h"
 #include "ggml-impl.h"
 #include "mmojo-container.h"
 
@@ -486,9 +486,22 @@ void load(const module & one) {
         check_driver(facts);
     }
     const std::string path = unpack(one.where, one.folder) + "/lib" + one.name + ".so";
-    if (!ggml_backend_load(path.c_str())) {
-        throw std::runtime_error("it could not be loaded (above is why)");
+    // Not by ggml_backend_load, which has lines of its own to say, and unloads what it cannot use.
+    void * const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        throw std::runtime_error(dlerror());
     }
+    const auto               init    = reinterpret_cast<ggml_backend_init_t>(dlsym(library, "ggml_backend_init"));
+    const ggml_backend_reg_t backend = init ? init() : nullptr;
+    if (backend && backend->api_version != GGML_BACKEND_API_VERSION) {
+        throw std::runtime_error("its interface is of version " + std::to_string(backend->api_version) + ", this program's of " +
+                                 std::to_string(GGML_BACKEND_API_VERSION));
+    }
+    if (!backend || ggml_backend_reg_dev_count(backend) == 0) {
+        throw std::runtime_error("there is a driver, but no device that it can use");
+    }
+    ggml_backend_register(backend);
+    GGML_LOG_INFO("modules: %s is used, from %s\n", one.name.c_str(), path.c_str());
 }
 
 // ---- using
