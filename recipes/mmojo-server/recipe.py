@@ -216,6 +216,7 @@ NEVER_ON_MACOS = "never; a signed Mach-O, as far as its structure tells"
     group="server",
     ran={
         "mmojo-server.linux-x86_64": f"{DEBIAN}, every level: completions",
+        "mmojo-server.linux-x86_64-gnu": f"{DEBIAN}, v3: completions",
         "mmojo-server.linux-aarch64": f"{QEMU}, every level: completions",
         "mmojo-server.windows-x86_64": f"{WINE}, every level: completions",
         "mmojo-server.macos-aarch64": NEVER_ON_MACOS,
@@ -383,7 +384,12 @@ def with_gpu(module, package, userland, level, program):
     ).containing("program", "module")
 
 
-@recipe("mmojo-server.cuda", variants={"cuda-quick": {"quick": True}}, group="server")
+@recipe(
+    "mmojo-server.cuda",
+    variants={"cuda-quick": {"quick": True}},
+    group="server",
+    ran=dict.fromkeys(("mmojo-server.cuda", "mmojo-server.cuda-quick"), "never on a GPU: there was none"),
+)
 def cuda(
     userland: Package,
     *,
@@ -403,7 +409,11 @@ def cuda(
     return with_gpu("ggml-cuda", module.with_options(**options), userland, level, program)
 
 
-@recipe("mmojo-server.vulkan", group="server")
+@recipe(
+    "mmojo-server.vulkan",
+    group="server",
+    ran={"mmojo-server.vulkan": f"{DEBIAN}, on lavapipe, a device made of the CPU: completions; never on a GPU"},
+)
 def vulkan(
     userland: Package, ggml_vulkan: Package, *, level: Literal["v2", "v3", "v4x"] = "v3", program: str = "mmojo-server"
 ) -> Spec:

@@ -79,19 +79,32 @@ def test_without_a_driver_it_is_one_line_and_the_cpu(packed: Path, cache: dict[s
         completes(server)
         assert os.readlink(f"/proc/{server.pid}/exe").startswith(cache["XDG_CACHE_HOME"])
         said = lines(server, "ggml-vulkan")
-    if not any("no driver here: libvulkan.so.1" in line for line in said):
-        pytest.skip("this machine has a Vulkan loader")
+    # A loader may be here without a driver; a graphics card is not what machines that run tests have.
+    if any("is used" in line for line in said):
+        pytest.skip("this machine has a GPU")
     assert len(said) == 1
+    assert "no driver here: libvulkan.so.1" in said[0] or "no device that it can use" in said[0]
 
 
 def test_with_a_driver_the_model_lies_on_the_device(packed: Path, cache: dict[str, str], tmp_path: Path) -> None:
     lavapipe = built("lavapipe") / "bin" / "lavapipe"
     environment = {**cache, "GGML_VK_VISIBLE_DEVICES": "0"}
     assert "llvmpipe" in devices(packed, environment, lavapipe).stdout
-    with running([lavapipe, *start_of(packed)], tmp_path / "log", environment=environment) as server:
+    command = [lavapipe, *start_of(packed), "--log-verbosity", "4"]
+    with running(command, tmp_path / "log", environment=environment) as server:
         completes(server)
-        assert lines(server, "loaded Vulkan backend from")
+        assert lines(server, "using device Vulkan0")
         assert any("Vulkan0 model buffer size" in line for line in lines(server, "Vulkan0")), server.log.read_text()
+
+
+def test_a_device_with_too_little_memory_is_told(packed: Path, cache: dict[str, str]) -> None:
+    lavapipe = built("lavapipe") / "bin" / "lavapipe"
+    # lavapipe has 2 GiB; left to itself the server would put fewer layers there.
+    command = [lavapipe, *start_of(packed), "--fit", "off", "--gpu-layers", "all", "--ctx-size", "8000000"]
+    given = {**os.environ, **cache, "GGML_VK_VISIBLE_DEVICES": "0"}
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "failed to allocate Vulkan0 buffer" in done.stderr
 
 
 def test_a_native_program_finds_them_beside_itself(
@@ -163,7 +176,17 @@ def test_where_there_is_no_glibc_the_static_program_goes_on(packed: Path) -> Non
     if not bwrap:
         pytest.skip("needs bubblewrap")
     busybox = built("busybox") / "bin" / "busybox"
-    sandbox: list[str | Path] = [bwrap, "--unshare-all", "--die-with-parent", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+    sandbox: list[str | Path] = [
+        bwrap,
+        "--unshare-all",
+        "--die-with-parent",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+    ]
     sandbox += ["--ro-bind", busybox, "/bin/sh", "--ro-bind", packed, "/hello.ape"]
     # The shell is busybox alone, so its commands are looked up there.
     for name in (
@@ -182,7 +205,16 @@ def test_where_there_is_no_glibc_the_static_program_goes_on(packed: Path) -> Non
         "tail",
     ):
         sandbox += ["--ro-bind", busybox, f"/bin/{name}"]
-    command: list[str | Path] = [*sandbox, "--clearenv", "--setenv", "PATH", "/bin", "/bin/sh", "/hello.ape", "--list-devices"]
+    command: list[str | Path] = [
+        *sandbox,
+        "--clearenv",
+        "--setenv",
+        "PATH",
+        "/bin",
+        "/bin/sh",
+        "/hello.ape",
+        "--list-devices",
+    ]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "no GPU is used: no mmojo-server of this version for modules starts here" in done.stderr
