@@ -25,7 +25,7 @@ from mmojo_forge.engine.bill import Bill
 from mmojo_forge.engine.modules import find_modules, targets_of
 from mmojo_forge.engine.package_documents import Beside, Hashes, Leaving, Wish
 from mmojo_forge.engine.packaging import Planned
-from mmojo_forge.engine.sbom import bill_of
+from mmojo_forge.engine.sbom import bill_of, check_redistributable
 from mmojo_forge.engine.settings import Settings, World
 from mmojo_forge.engine.workspace import Request
 from mmojo_forge.model.minisign import MinisignKey
@@ -156,17 +156,20 @@ class _Documents:
         return "/" not in self.target
 
     def bill(self) -> Bill:
-        """What is known of the program."""
+        """What is known of the program; raises SbomError if something in it may not be passed on."""
         if self._bill is None:
             of_program = self._bill_of(self.target) if self._is_target else package_documents.bill_of_file(self.program)
             self._bill = of_program.joined(self._bill_of(one) for one in self.modules)
+            check_redistributable(self._bill)
         return self._bill
 
     def _bill_of(self, target: str) -> Bill:
         return bill_of(self.context.workspace, Request.parse((target,)), self.context.store)
 
     def add_to(self, contents: Contents) -> Contents:
-        """The same with the documents that go into it."""
+        """The same with the documents that go into it; raises SbomError for what may not be passed on."""
+        if self._is_target or self.modules:
+            self.bill()
         if self._is_target and self.wish.notices:
             contents = package_documents.with_notices(contents, self.bill(), self.context.store)
         if not self.wish.sbom:

@@ -26,7 +26,7 @@ def targets_of(given: Sequence[str], program: Path) -> tuple[str, ...]:
     if not given:
         return ()
     names = tuple(one for one in given if "/" not in one)
-    hosts = any(Path(one).name == HOST for one in given if "/" in one)
+    hosts = any(_name_of(Path(one)) == HOST for one in given if "/" in one)
     return names if hosts else (*names, *_hosts_of(read_program(program)))
 
 
@@ -63,4 +63,4 @@ def _name_of(folder: Path) -> str:
     found = sorted(folder.glob("libggml-*.so"))
     if found:
         return found[0].stem.removeprefix("lib")
-    return HOST if folder.name.endswith((HOST, "-hosts")) else folder.name
+    return HOST if folder.name.endswith((HOST, "hosts")) else folder.name

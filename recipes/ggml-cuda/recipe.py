@@ -196,9 +196,9 @@ def described(chosen, fa):
     }
 
 
-@recipe("ggml-cuda", variants={"quick": {"archs": FREE}}, group="module")
+@recipe("ggml-cuda.lean", variants={"lean-quick": {"archs": FREE}}, group="module")
 def module(gcc: Package, zig: Package, userland: Package, *, archs: str = DEFAULT, fa: bool = True) -> Spec:
-    """ggml's CUDA backend as a module, for x86-64 Linux slices to load where there are NVIDIA's driver and cuBLAS 13.
+    """ggml's CUDA backend as a module without cuBLAS: for machines that have NVIDIA's toolkit, or cuBLAS 13 from it.
 
     `archs` are the architectures, as nvcc calls them, `-virtual` for PTX; `fa` is flash attention.
     """
@@ -214,7 +214,7 @@ def module(gcc: Package, zig: Package, userland: Package, *, archs: str = DEFAUL
     }
     return (
         build(
-            "ggml-cuda",
+            "ggml-cuda-lean",
             userland=userland,
             inputs=inputs,
             env={
@@ -250,19 +250,22 @@ cp /forge/blas/nvidia/cu13/lib/libcublas.so.13 /forge/blas/nvidia/cu13/lib/libcu
     )
 
 
-@recipe("ggml-cuda.full", variants={"full-quick": {"archs": FREE}}, group="module")
+@recipe("ggml-cuda", variants={"quick": {"archs": FREE}}, group="module")
 def full(userland: Package, *, archs: str = DEFAULT, fa: bool = True) -> Spec:
-    """The CUDA module with cuBLAS beside it: for machines that have NVIDIA's driver and nothing else."""
+    """ggml's CUDA backend as a module, with cuBLAS beside it: for machines that have NVIDIA's driver, and no more.
+
+    `archs` are the architectures, as nvcc calls them, `-virtual` for PTX; `fa` is flash attention.
+    """
     install = r"""
 mkdir -p /forge/out/out
 cp /forge/module/* /forge/blas/* /forge/out/out
 """
     inputs = {
-        "module": Package("ggml-cuda").with_options(archs=" ".join(architectures(archs)), fa=fa),
+        "module": Package("ggml-cuda.lean").with_options(archs=" ".join(architectures(archs)), fa=fa),
         "blas": Package("ggml-cuda.blas"),
     }
     return (
-        build("ggml-cuda-full", userland=userland, inputs=inputs, phases={"install": install})
+        build("ggml-cuda", userland=userland, inputs=inputs, phases={"install": install})
         .containing("module", "blas")
         .for_systems("linux-x86_64")
     )

@@ -36,7 +36,7 @@ needs_binutils = pytest.mark.skipif(not shutil.which("readelf"), reason="needs b
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 
 
-@pytest.fixture(scope="module", params=["ggml-cuda.quick", "ggml-cuda"])
+@pytest.fixture(scope="module", params=["ggml-cuda.lean-quick", "ggml-cuda.lean"])
 def module(request: pytest.FixtureRequest) -> Path:
     return built(request.param)
 

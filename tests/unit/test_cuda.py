@@ -23,7 +23,7 @@ WORKSPACE = Workspace(REPOSITORY, REPOSITORY / "store")
 
 
 def module(**options: str | bool) -> Derivation:
-    return node("ggml-cuda", **options)
+    return node("ggml-cuda.lean", **options)
 
 
 def node(name: str, **options: str | bool) -> Derivation:
@@ -50,7 +50,7 @@ def test_the_order_and_repetition_of_architectures_make_no_difference() -> None:
 def test_one_architecture_more_leaves_all_other_nodes_as_they_were() -> None:
     few, more = (set(Graph.of([module(archs=archs)]).nodes) for archs in ("75 90", "75 86 90"))
     assert {node.name for node in Graph.of([module(archs="75 86 90")]).derivations() if node.id in more - few} == {
-        "ggml-cuda",
+        "ggml-cuda-lean",
         "ggml-cuda-86",
     }
     assert few - more == {module(archs="75 90").id}

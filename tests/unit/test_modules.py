@@ -32,6 +32,7 @@ def test_an_ape_wants_the_programs_that_load_modules(tmp_path: Path) -> None:
     assert targets_of(["ggml-cuda", "ggml-vulkan"], server) == ("ggml-cuda", "ggml-vulkan", "mmojo-server.hosts")
     assert targets_of(["./ggml-cuda"], server) == ("mmojo-server.hosts",)
     assert targets_of(["./ggml-cuda", "./host"], server) == ()
+    assert targets_of(["./ggml-cuda", "out/mmojo-server.hosts", "x/abc-mmojo-server-hosts"], server) == ()
     assert targets_of([], server) == ()
 
 
