@@ -19,9 +19,10 @@ from mmojo_forge.engine.check import CheckError, CheckReport, Verdict
 from mmojo_forge.engine.check_run import CheckRequest, check_request, compare_request
 from mmojo_forge.engine.isolation import Cause
 from mmojo_forge.engine.receipt import Agreement, write_receipt
-from mmojo_forge.engine.variation import INHERENT, Aspect
+from mmojo_forge.engine.variation import Variation
 from mmojo_forge.engine.workspace import Request
 from mmojo_forge.errors import ExitCode
+from mmojo_forge.model.aspect import INHERENT, Aspect
 from mmojo_forge.store.local import LocalStore
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -159,16 +160,22 @@ def _show(report: CheckReport) -> None:
     for verdict in report.verdicts:
         for line in _explain(verdict):
             print(line)
-    varied = [one for one in report.variations if not one.refused]
+    # For every node, that is: what one of them was spared is not counted, and told below.
+    varied = [one for one in report.variations if not one.refused and not report.unvaried(one.aspect)]
     print(f"\nvaried, all at once, in one rebuild of each node ({len(varied)} of {len(report.variations)}):")
     for one in report.variations:
-        print(
-            f"  {one.aspect.value:<18} "
-            + (f"not varied: {one.refused}" if one.refused else f"{one.usual} → {one.other}")
-        )
+        for line in _describe_variation(one, report):
+            print(line)
     unpacked = sum(verdict.node.is_builtin for verdict in report.verdicts)
     if unpacked:
         print(f"{units.plural(unpacked, 'node')} unpacked by forge itself: only place and time were others there")
+
+
+def _describe_variation(one: Variation, report: CheckReport) -> Iterator[str]:
+    said = f"not varied: {one.refused}" if one.refused else f"{one.usual} → {one.other}"
+    yield f"  {one.aspect.value:<18} {said}"
+    for reason, names in report.unvaried(one.aspect).items():
+        yield f"  {'':<18} not varied for {', '.join(names)}: {reason}"
 
 
 def _rows(verdict: Verdict) -> Iterator[tuple[str, ...]]:
@@ -246,6 +253,7 @@ def _node(verdict: Verdict) -> dict[str, object]:
         "identical": verdict.identical,
         "seconds": verdict.seconds,
         "varied": [aspect.value for aspect in Aspect if aspect in verdict.varied],
+        "unvaried": dict(verdict.node.unvaried),
         "failure": verdict.failure.reason if verdict.failure else None,
         "message": verdict.failure.message if verdict.failure else None,
         "isolated": verdict.cause is not None,

@@ -33,9 +33,10 @@ from mmojo_forge.engine.errors import EngineError, Interrupted
 from mmojo_forge.engine.isolation import Cause, find_cause
 from mmojo_forge.engine.plan import Action, Resolution, Step, input_trees
 from mmojo_forge.engine.settings import Places, World
-from mmojo_forge.engine.variation import Aspect, Scene, Variation, varied_in
+from mmojo_forge.engine.variation import Scene, Variation, varied_in
 from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.executor.surroundings import SurroundedExecutor
+from mmojo_forge.model.aspect import Aspect
 from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.tree import Entry, Kind
@@ -77,8 +78,9 @@ class OutputVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of one node in which these aspects were `varied`. `failure` is why it could not be rebuilt; `cause`
-    what that or the difference comes from, where it was looked into; `kept` where what came out can be looked at."""
+    """What came of one node in which these aspects were `varied`, none of the node's `unvaried` among them. `failure`
+    is why it could not be rebuilt; `cause` what that or the difference comes from, where it was looked into; `kept`
+    where what came out can be looked at."""
 
     node: Derivation
     key: ActionKey
@@ -108,6 +110,14 @@ class CheckReport:
     def identical(self) -> bool:
         """Whether everything came out as it was."""
         return all(verdict.identical for verdict in self.verdicts)
+
+    def unvaried(self, aspect: Aspect) -> dict[str, tuple[str, ...]]:
+        """The nodes for which the aspect was left as it is because their recipes say so, by the reason."""
+        found: dict[str, tuple[str, ...]] = {}
+        for node in (verdict.node for verdict in self.verdicts if aspect in verdict.node.unvaried):
+            reason = node.unvaried[aspect]
+            found[reason] = (*found.get(reason, ()), node.name)
+        return found
 
     @property
     def exit_code(self) -> ExitCode:
@@ -169,6 +179,8 @@ class Checker:
     def _verdict(self, node: Derivation, resolved: Resolutions, active: frozenset[Aspect], stop: Stop) -> Verdict:
         trees = input_trees(node, resolved)
         assert trees is not None
+        # What its recipe says must be left as it is, no rebuild varies, not even to find a cause.
+        active = active.difference(node.unvaried)
         verdict = Verdict(node, action_key(node.preimage(trees)), varied_in(node, active))
         started = self._world.clock()
         self._world.reporter.started(Step(node, Action.BUILD))

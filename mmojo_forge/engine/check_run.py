@@ -19,9 +19,10 @@ from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, make_plan
 from mmojo_forge.engine.realise import Realisation
 from mmojo_forge.engine.receipt import Agreement, compare, read_receipt
 from mmojo_forge.engine.settings import Settings, World
-from mmojo_forge.engine.variation import INHERENT, Scene, Variation
+from mmojo_forge.engine.variation import Scene, Variation
 from mmojo_forge.engine.workspace import Request, Workspace, graph_of
 from mmojo_forge.executor.surroundings import SurroundedExecutor
+from mmojo_forge.model.aspect import INHERENT
 from mmojo_forge.model.derivation import Derivation
 from mmojo_forge.model.digest import DerivationId
 from mmojo_forge.recipe.api import Package

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from mmojo_forge.engine.variation import INHERENT, Aspect
+from mmojo_forge.model.aspect import INHERENT, Aspect
 
 Rebuild = Callable[[frozenset[Aspect]], Hashable]
 """What comes of a rebuild in which only these aspects are varied; equal for rebuilds that count as the same."""

@@ -16,6 +16,7 @@ from mmojo_forge.ape.packaging.order import NamedFile
 from mmojo_forge.ape.program import Kind, Program, read_program
 from mmojo_forge.engine.errors import EngineError
 
+_HOSTS = ".hosts"
 Realise = Callable[[Sequence[str]], Sequence[Path]]
 """The results of targets, in order."""
 
@@ -34,8 +35,10 @@ def find_modules(given: Sequence[str], targets: Sequence[str], realise: Realise)
     """The folders to be packed, called as the program looks for them; raises ForgeError."""
     if not given:
         return ()
-    paths = [Path(one) for one in given if "/" in one]
-    return tuple(NamedFile(_name_of(path), path) for path in [*paths, *realise(targets)])
+    folders = [NamedFile(_name_of(Path(one)), Path(one)) for one in given if "/" in one]
+    results = zip(targets, realise(targets), strict=True)
+    realised = [NamedFile(HOST if name.endswith(_HOSTS) else _name_of(path), path) for name, path in results]
+    return (*folders, *realised)
 
 
 def _hosts_of(program: Program) -> tuple[str, ...]:
@@ -43,11 +46,11 @@ def _hosts_of(program: Program) -> tuple[str, ...]:
     if program.facts is not None:
         if not any(one.system == system for one in program.facts.slices):
             raise _refuse(program, f"it has no slice for {system}")
-        return (f"{program.facts.program}.hosts",)
+        return (program.facts.program + _HOSTS,)
     if program.kind is not Kind.ELF or program.system != system:
         raise _refuse(program, f"it is not a program for {system}")
     image = parse_elf(program.head, f"package {program.path}", ApeReason.NOT_A_PROGRAM)
-    return () if not image.is_static() else (f"{program.path.name}.hosts",)
+    return () if not image.is_static() else (program.path.name + _HOSTS,)
 
 
 def _refuse(program: Program, cause: str) -> EngineError:
@@ -63,4 +66,4 @@ def _name_of(folder: Path) -> str:
     found = sorted(folder.glob("libggml-*.so"))
     if found:
         return found[0].stem.removeprefix("lib")
-    return HOST if folder.name.endswith((HOST, "hosts")) else folder.name
+    return HOST if folder.name.endswith((HOST, "-hosts", _HOSTS)) else folder.name

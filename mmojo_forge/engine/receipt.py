@@ -22,8 +22,8 @@ from mmojo_forge.engine.document import DocumentError, write_document
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import input_trees
 from mmojo_forge.engine.provenance import PREDICATE, STATEMENT, TREE, Definition, Run
-from mmojo_forge.engine.variation import Aspect
 from mmojo_forge.errors import ForgeError
+from mmojo_forge.model.aspect import Aspect
 from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import DerivationId, TreeId
 from mmojo_forge.model.signature import PrivateKey, PublicKey, seal, unseal
@@ -151,6 +151,7 @@ def _check(verdict: Verdict) -> dict[str, Any]:
     return {
         "identical": verdict.identical,
         "varied": [aspect.value for aspect in Aspect if aspect in verdict.varied],
+        **({"unvaried": dict(verdict.node.unvaried)} if verdict.node.unvaried else {}),
         "rebuilt": {output.name: output.got for output in verdict.outputs},
         **({"failure": verdict.failure.reason} if verdict.failure else {}),
     }

@@ -6,12 +6,12 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
 from mmojo_forge.executor.request import Mount
 from mmojo_forge.executor.surroundings import Surroundings
+from mmojo_forge.model.aspect import INHERENT, Aspect
 from mmojo_forge.model.derivation import Derivation
 
 # personality(2)
@@ -41,32 +41,6 @@ _CLOCK_MAY_NOT = (
     b"timerfd_settime",
 )
 _CPU_MODEL = "forge check: no such CPU"
-
-
-class Aspect(StrEnum):
-    """One thing that a build must not depend on."""
-
-    PARALLELISM = "parallelism"
-    AFFINITY = "cpu-affinity"
-    TIME = "real-time"
-    CLOCK = "shifted-clock"
-    ORDER = "directory-order"
-    BUILD_PATH = "build-path"
-    STORE_PATH = "store-path"
-    FILE_SYSTEM = "file-system"
-    UMASK = "umask"
-    ENVIRONMENT = "host-environment"
-    LOCALE = "host-locale"
-    TIME_ZONE = "host-time-zone"
-    UID = "host-uid"
-    HOSTNAME = "host-name"
-    PERSONALITY = "kernel-personality"
-    ASLR = "aslr"
-    CPU_MODEL = "cpu-model"
-
-
-# What changes with the place of the rebuild, which is always another one.
-INHERENT = frozenset({Aspect.TIME, Aspect.BUILD_PATH, Aspect.STORE_PATH, Aspect.FILE_SYSTEM})
 
 
 @dataclass(frozen=True, slots=True)

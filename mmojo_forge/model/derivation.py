@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model import canonical
+from mmojo_forge.model.aspect import Aspect
 from mmojo_forge.model.canonical import text
 from mmojo_forge.model.component import Component
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, Sha256, TreeId, blake3_hex
@@ -157,8 +158,8 @@ class Derivation:
     limits, is no part of the identity: a reproducible build must not depend on it). `allowed_leaks` says, by kind and
     with the reason, what its outputs may tell of the machine; that is no part of the identity either. Nor is what
     bills of materials are made from: `components` are what its sources consist of, `contents` says by input name which
-    of them (or ALL) are in the outputs; None if nobody said. Nor is `systems`, on which the outputs run. `download` is
-    the file that it is, if it is one.
+    of them (or ALL) are in the outputs; None if nobody said. Nor is `systems`, on which the outputs run, and
+    `unvaried`, which aspects `forge check` leaves as they are, and why. `download` is the file that it is, if it is one.
     """
 
     name: str
@@ -175,6 +176,7 @@ class Derivation:
     components: tuple[Component, ...] = ()
     contents: Mapping[str, tuple[str, ...]] | None = None
     systems: tuple[str, ...] = ()
+    unvaried: Mapping[Aspect, str] = field(default_factory=dict)
     download: Download | None = None
     id: DerivationId = field(init=False)
 

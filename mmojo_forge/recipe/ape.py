@@ -6,10 +6,11 @@ Both run `mmojo_forge.ape` in the sandbox, from source: it is standard library o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from mmojo_forge.model import canonical
-from mmojo_forge.recipe.api import Files, ForgeFiles, Limits, Slice, Spec, Wanted, build, quote
+from mmojo_forge.recipe.api import Files, ForgeFiles, Limits, Package, Spec, Wanted, build, quote
 
 _LINKER: Mapping[str, Wanted] = {"linker": ForgeFiles("ape"), "errors": ForgeFiles("errors.py")}
 _AT: Mapping[str, str] = {
@@ -17,6 +18,23 @@ _AT: Mapping[str, str] = {
     "errors": "/forge/python/mmojo_forge/errors.py",
 }
 _RUN = "PYTHONPATH=/forge/python python3 -B -m mmojo_forge.ape"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One native executable in an APE: the system it is for, the CPU level with the features that this demands (named
+    as in Linux's /proc/cpuinfo), the package that has it and where it lies there."""
+
+    system: str
+    package: Package
+    path: str
+    level: str = ""
+    features: tuple[str, ...] = ()
+
+    def order(self, name: str) -> dict[str, canonical.Json]:
+        """The slice in the linker's words; `name` is its input's."""
+        row: dict[str, canonical.Json] = {"system": self.system, "path": f"/forge/{name}/{self.path}"}
+        return {**row, **({"level": self.level} if self.level else {}), "features": list(self.features)}
 
 
 def link_ape(

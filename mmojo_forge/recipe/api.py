@@ -17,10 +17,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from mmojo_forge.model import canonical
+from mmojo_forge.model.aspect import Aspect
 from mmojo_forge.model.component import ALL, Component, Notice
 from mmojo_forge.model.limits import Limits
 from mmojo_forge.recipe.errors import RecipeError
 from mmojo_forge.recipe.host import Host
+from mmojo_forge.recipe.unvaried import aspects_of
 
 __all__ = [
     "Component",
@@ -37,7 +39,6 @@ __all__ = [
     "Package",
     "Pypi",
     "Recipe",
-    "Slice",
     "Spec",
     "Url",
     "build",
@@ -222,6 +223,7 @@ class Spec:
     components: tuple[Component, ...] = ()
     contents: Mapping[str, tuple[str, ...]] | None = None
     systems: tuple[str, ...] = ()
+    unvaried: Mapping[Aspect, str] = field(default_factory=dict)
 
     def for_any_machine(self) -> Spec:
         """The same, but an input that is host-specific is an error."""
@@ -241,29 +243,17 @@ class Spec:
         named, and nothing of what is not said. For bills of materials; changes no identity."""
         return replace(self, contents={**(self.contents or {}), **dict.fromkeys(inputs, ALL), **parts})
 
+    def checked_without(self, **reasons: str) -> Spec:
+        """The same; `forge check` leaves these aspects as they are (docs/proof.md), for the reasons given:
+        `shifted_clock="…"`. Changes no identity. Raises RecipeError (`no-such-aspect`, `aspect-without-reason`)."""
+        return replace(self, unvaried={**self.unvaried, **aspects_of(self.name, reasons)})
+
 
 Returned = Spec | Package
 
 PART = "part"
 GROUPS = ("server", "kit", "module", "library", "example", PART)
 """What a recipe may call its targets; those in `toolchains/` are toolchains."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """One native executable in an APE: the system it is for, the CPU level with the features that this demands (named
-    as in Linux's /proc/cpuinfo), the package that has it and where it lies there."""
-
-    system: str
-    package: Package
-    path: str
-    level: str = ""
-    features: tuple[str, ...] = ()
-
-    def order(self, name: str) -> dict[str, canonical.Json]:
-        """The slice in the linker's words; `name` is its input's."""
-        row: dict[str, canonical.Json] = {"system": self.system, "path": f"/forge/{name}/{self.path}"}
-        return {**row, **({"level": self.level} if self.level else {}), "features": list(self.features)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,6 +221,7 @@ class Evaluator:
             components=spec.components,
             contents=_contents(spec, inputs),
             systems=spec.systems,
+            unvaried=spec.unvaried,
         )
 
     def _source(self, wanted: Fixed | Files | ForgeFiles, folder: Path) -> Source | LocalSource | Derivation:

@@ -32,6 +32,7 @@ RAN = {
     "llama-bench.linux-x86_64-v2": DEBIAN,
     "llama-bench.linux-x86_64-v3": DEBIAN,
     "llama-bench.linux-x86_64-v4x": DEBIAN,
+    "llama-bench.vulkan": f"{DEBIAN}, on lavapipe, a device made of the CPU",
     "llama-bench.native": DEBIAN,
     "llama-bench.native-openblas": DEBIAN,
     "llama-bench.debug": DEBIAN,

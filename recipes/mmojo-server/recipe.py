@@ -344,7 +344,7 @@ def with_pages(variant, package, userland, program, ending=""):
     return with_files(f"mmojo-server-{variant}-paged", userland=userland, program=package, path=path, files=PAGES)
 
 
-@recipe("mmojo-server.hosts", group="server")
+@recipe("mmojo-server.hosts", group="server", ran={"mmojo-server.hosts": f"{DEBIAN}, v3: completions"})
 def hosts(userland: Package, *, program: str = "mmojo-server") -> Spec:
     """The programs that a static one starts in its place where there are GPU modules: it cannot load them itself."""
     levels = SYSTEMS[LOADS_MODULES]["levels"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.ape_samples.modules import make_hosts, make_module
 from tests.ape_samples.packages import (
     files_below,
     files_in,
@@ -47,6 +48,20 @@ def test_a_program_that_is_here_is_packaged_outside_of_any_workspace(forge: Forg
     again = answer(forge.run("package", "./hello.ape", "--name", "hello", "-o", "hello.ape", "--json"))
     assert again["written"] and again["models"]["m.gguf"]["architecture"] == "llama"
     assert again["products"][0]["size"] == (forge.root / "hello.ape").stat().st_size
+
+
+def test_modules_are_realised_with_the_programs_that_load_them(forge: Forge, server: Path) -> None:
+    copy = 'return sh("x", "cp -r /forge/files /forge/out/out", inputs={{"files": Files("files")}})'
+    line = f'@recipe("{{0}}")\ndef f():\n    {copy}\n'
+    make_module(forge.recipe("ggml-test", line.format("ggml-test")).with_name("files"), "ggml-test")
+    make_hosts(forge.recipe("mmojo-server", line.format("mmojo-server.hosts")).with_name("files"))
+    forge.run("package", str(server), "--module", "ggml-test", "-o", "out.ape", "--no-sbom")
+    found = [name for name in files_in(forge.root / "out.ape") if name.startswith("modules/")]
+    assert "modules/linux-x86_64/ggml-test/libggml-test.so" in found
+    assert "modules/linux-x86_64/host/mmojo-server-v3" in found
+    refused = forge.run("package", str(server), "--module", "ggml-none", "-o", "two.ape", expect=2)
+    assert "ggml-none" in refused.stderr
+    assert not (forge.root / "two.ape").exists()
 
 
 def test_a_target_is_realised_first(forge: Forge, server: Path) -> None:

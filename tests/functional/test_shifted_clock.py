@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine.variation import Aspect, Scene
+from mmojo_forge.engine.variation import Scene
 from mmojo_forge.executor import environment
 from mmojo_forge.executor.request import BuildRequest, Mount
 from mmojo_forge.executor.surroundings import SurroundedExecutor
+from mmojo_forge.model.aspect import Aspect
 from mmojo_forge.model.limits import Limits
 from tests.conftest import realize
 

@@ -16,9 +16,10 @@ from mmojo_forge.engine.check import Checker, CheckReport, Verdict
 from mmojo_forge.engine.ports import SourceFetcher
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.engine.settings import Places, World
-from mmojo_forge.engine.variation import Aspect, Scene
+from mmojo_forge.engine.variation import Scene
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.executor.request import Executor
+from mmojo_forge.model.aspect import Aspect
 from mmojo_forge.model.derivation import Derivation, Input, LocalSource
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.store.local import LocalStore

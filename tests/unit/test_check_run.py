@@ -14,8 +14,9 @@ from mmojo_forge.engine import check_run
 from mmojo_forge.engine.check import CheckError, CheckReport, OutputVerdict, Verdict
 from mmojo_forge.engine.check_run import choose_place, other_place
 from mmojo_forge.engine.errors import OutputError
-from mmojo_forge.engine.variation import INHERENT, Aspect, Scene, varied_in
+from mmojo_forge.engine.variation import Scene, varied_in
 from mmojo_forge.errors import ExitCode, ForgeError
+from mmojo_forge.model.aspect import INHERENT, Aspect
 from mmojo_forge.model.derivation import Derivation
 from mmojo_forge.model.digest import ActionKey, TreeId
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmojo_forge.engine.isolation import Cause, find_cause
-from mmojo_forge.engine.variation import INHERENT, Aspect
+from mmojo_forge.model.aspect import INHERENT, Aspect
 
 ALL = frozenset(Aspect)
 CHOSEN = sorted(ALL - INHERENT)
