@@ -158,8 +158,9 @@ class Derivation:
     limits, is no part of the identity: a reproducible build must not depend on it). `allowed_leaks` says, by kind and
     with the reason, what its outputs may tell of the machine; that is no part of the identity either. Nor is what
     bills of materials are made from: `components` are what its sources consist of, `contents` says by input name which
-    of them (or ALL) are in the outputs; None if nobody said. Nor is `systems`, on which the outputs run, and
-    `unvaried`, which aspects `forge check` leaves as they are, and why. `download` is the file that it is, if it is one.
+    of them (or ALL) are in the outputs; None if nobody said. Nor are `systems`, on which the outputs run, and
+    `unvaried`, the aspects that `forge check` leaves as they are, with the reason. `download` is the file that it is,
+    if it is one.
     """
 
     name: str

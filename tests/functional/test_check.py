@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -452,6 +453,29 @@ def test_what_cannot_be_varied_for_a_node_is_not_claimed(forge: Forge) -> None:
         "busybox": varied(report) & {aspect.value for aspect in INHERENT},
         "it": varied(report) - {Aspect.PARALLELISM.value},
     }
+
+
+def test_what_a_recipe_leaves_as_it_is_is_told_with_the_reason_wherever_a_verdict_is(forge: Forge) -> None:
+    script = "! grep -q 'no such CPU' /proc/cpuinfo; echo fine > /forge/out/out"
+    said = '.checked_without(cpu_model="it asks")'
+    forge.recipe("it", f'@recipe("it")\ndef f():\n    return sh("it", {script!r}){said}\n')
+    forge.recipe("fine", FINE)
+    report = check(forge, "it", "fine")
+    need(report, Aspect.CPU_MODEL)
+    nodes = {node["name"]: node for node in report["nodes"]}
+    assert (nodes["it"]["unvaried"], nodes["fine"]["unvaried"]) == ({"cpu-model": "it asks"}, {})
+    assert set(nodes["fine"]["varied"]) - set(nodes["it"]["varied"]) == {"cpu-model"}
+    checks = {}
+    for line in Path(report["receipt"]).read_text().splitlines():
+        predicate = json.loads(base64.b64decode(json.loads(line)["payload"]))["predicate"]
+        (told,) = predicate["runDetails"]["byproducts"]
+        checks[predicate["buildDefinition"]["externalParameters"]["name"]] = told["annotations"]
+    assert checks["it"]["unvaried"] == {"cpu-model": "it asks"}
+    assert "cpu-model" not in checks["it"]["varied"]
+    assert "unvaried" not in checks["fine"]
+    shown = forge.run("check", "it", "fine").stdout
+    assert "not varied for it: it asks" in shown
+    assert f"({len(varied(report)) - 1} of {len(Aspect)})" in shown
 
 
 def test_a_file_name_that_tells_the_date_is_refused_in_a_rebuild_too(forge: Forge) -> None:

@@ -65,6 +65,7 @@ def high(low: Package, *, level: str = "v2") -> Spec:
 def test_what_recipes_may_import_is_what_the_package_offers() -> None:
     assert set(mmojo_forge.recipe.__all__) == {
         *api.__all__,
+        "Slice",
         "apply_patches",
         "link_ape",
         "node_modules",
