@@ -150,7 +150,8 @@ zig -o /forge/out/out/libggml-cuda.so -Wl,-soname,libggml-cuda.so -Wl,-rpath,'$O
     /build/o/*.o /build/archs.o /build/floor.o /build/module.o \
     /forge/gcc/lib/gcc/x86_64-linux-gnu/12/libstdc++.a "$cuda/lib/libcudart_static.a" \
     /build/libcuda.so /forge/blas/nvidia/cu13/lib/libcublas.so.13 -lunwind -lpthread -ldl -lrt -lm
-sh /forge/link/check-module.sh /forge/out/out/libggml-cuda.so
+sh /forge/check/check-module.sh /forge/out/out/libggml-cuda.so /forge/gcc/bin/x86_64-linux-gnu-readelf /build \
+    'libcuda.so.1 libcublas.so.13' 'cublas.*|cu[A-Z].*'
 """
 
 # What ggml's headers hash to is known in the sandbox only.
@@ -215,6 +216,7 @@ def module(gcc: Package, zig: Package, userland: Package, *, archs: str = DEFAUL
         "zig": zig,
         "host": Package("ggml-cuda.host").with_options(fa=fa),
         "link": Files("link"),
+        "check": Package("ggml-module.check"),
         **code,
     }
     return (

@@ -7,23 +7,17 @@ GGML_VERSION = "0.21.0"
 GGML_COMMIT = "0c1e57098"
 NEEDS = "libvulkan.so.1"
 
-# For each system: zig's target, the CPU that the module is compiled for, and CMake's name of the processor.
-SYSTEMS = {
-    "linux-x86_64": {"target": "x86_64-linux-gnu.2.28", "cpu": "x86_64", "cmake": "x86_64"},
-    "linux-aarch64": {"target": "aarch64-linux-gnu.2.28", "cpu": "generic", "cmake": "aarch64"},
-}
+SYSTEM = "linux-x86_64"
+ZIG_TARGET = "x86_64-linux-gnu.2.28"
+CPU = "x86_64"
 
 # What zig links into the module; of glibc it is the start files.
 LINKED = ("compiler-rt", "glibc", "libc++", "libc++abi", "libunwind")
 
 TOOLS = r"""
 mkdir -p /build/home /build/bin
-zig_tool() { # name, zig's command, target, CPU
-    printf '#!/bin/sh\nexec /forge/zig/zig %s -target %s -mcpu=%s -g0 -s "$@"\n' "$2" "$3" "$4" > "/build/bin/$1"
-}
 for tool in cc c++; do
-    zig_tool "$tool" "$tool" "$ZIG_TARGET" "$CPU"
-    zig_tool "here-$tool" "$tool" x86_64-linux-gnu.2.28 x86_64
+    printf '#!/bin/sh\nexec /forge/zig/zig %s -target %s -mcpu=%s -g0 -s "$@"\n' $tool "$ZIG_TARGET" "$CPU" > /build/bin/$tool
 done
 for tool in ar ranlib; do
     printf '#!/bin/sh\nexec /forge/zig/zig %s "$@"\n' $tool > /build/bin/$tool
@@ -49,11 +43,18 @@ COMPILE = (
     "-ffile-prefix-map=/forge/source=ggml -ffile-prefix-map=/forge/vulkan=vulkan -ffile-prefix-map=/forge/zig=zig"
 )
 
+# Of the loader it may take what stands in loader.c.
 INSTALL = r"""
-sh /forge/module/check-module.sh /build/b/ggml-vulkan/libggml-vulkan.so /forge/gcc/bin/x86_64-linux-gnu-readelf /build
+loader=$(sed -n 's/^void \(vk[A-Za-z0-9]*\)(void).*/\1/p' /forge/module/loader.c | paste -s -d '|')
+sh /forge/check/check-module.sh /build/b/ggml-vulkan/libggml-vulkan.so /forge/gcc/bin/x86_64-linux-gnu-readelf /build \
+    libvulkan.so.1 "$loader"
 mkdir -p /forge/out/out
 cp /build/b/ggml-vulkan/libggml-vulkan.so /forge/out/out
 """
+
+
+# Where it has been run: completions, and products of matrices compared with the CPU's.
+LAVAPIPE = "Debian 12 on x86-64 (Zen 5) on Mesa's lavapipe, a device made of the CPU; never on a GPU"
 
 
 def cmake_command(source, flags):
@@ -74,9 +75,9 @@ def phases(flags, facts):
 
 @recipe(
     "ggml-vulkan",
-    variants={"linux-aarch64": {"system": "linux-aarch64"}, "matrix": {"headers": "1.4.309"}},
+    variants={"plain": {"headers": "1.3.239"}},
     group="module",
-    ran={"ggml-vulkan": "Debian 12 on x86-64 (Zen 5) on Mesa's lavapipe, a device made of the CPU; never on a GPU"},
+    ran=dict.fromkeys(("ggml-vulkan", "ggml-vulkan.plain"), LAVAPIPE),
 )
 def module(
     zig: Package,
@@ -86,48 +87,51 @@ def module(
     userland: Package,
     vulkan: Package,
     *,
-    system: Literal["linux-x86_64", "linux-aarch64"] = "linux-x86_64",
-    headers: Literal["1.3.239", "1.4.309"] = "1.3.239",
+    headers: Literal["1.3.239", "1.4.309"] = "1.4.309",
 ) -> Spec:
     """ggml's Vulkan backend as a module, for Linux slices to load where there is a GPU and glibc 2.28 or newer.
 
-    The option `headers` chooses the toolchain: 1.4.309 is with shaders for matrix cores and dot products of integers.
+    The option `headers` chooses the toolchain: 1.3.239 is without shaders for matrix cores and dot products of integers.
     """
-    row = SYSTEMS[system]
     facts = {
         "schema": 1,
         "backend": "vulkan",
-        "system": system,
+        "system": SYSTEM,
         "needs": NEEDS,
         "ggml": {"version": GGML_VERSION, "commit": GGML_COMMIT},
-        "compiler": {"name": "zig", "target": row["target"], "cpu": row["cpu"]},
+        "compiler": {"name": "zig", "target": ZIG_TARGET, "cpu": CPU},
         "vulkan_headers": headers,
     }
     flags = (
-        f"-DCMAKE_SYSTEM_PROCESSOR={row['cmake']}",
+        "-DCMAKE_SYSTEM_PROCESSOR=x86_64",
         *(f"-DCMAKE_{kind}_FLAGS={COMPILE}" for kind in ("C", "CXX")),
     )
-    return build(
-        f"ggml-vulkan-{system}",
-        userland=userland,
-        inputs={
-            "zig": zig,
-            "gcc": gcc,
-            "cmake": cmake,
-            "ninja": ninja,
-            "vulkan": vulkan.with_options(version=headers),
-            "source": Package("llama-cpp.ggml").output("vulkan"),
-            "module": Files("module"),
-        },
-        env={
-            "ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache",
-            "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache",
-            "ZIG_TARGET": row["target"],
-            "CPU": row["cpu"],
-        },
-        parallel=True,
-        phases=phases(flags, facts),
-    ).containing("source", vulkan=("libvulkan-dev", "spirv-headers"), zig=LINKED).for_systems(system)
+    return (
+        build(
+            f"ggml-vulkan-{SYSTEM}",
+            userland=userland,
+            inputs={
+                "zig": zig,
+                "gcc": gcc,
+                "cmake": cmake,
+                "ninja": ninja,
+                "vulkan": vulkan.with_options(version=headers),
+                "source": Package("llama-cpp.ggml").output("vulkan"),
+                "module": Files("module"),
+                "check": Package("ggml-module.check"),
+            },
+            env={
+                "ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache",
+                "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache",
+                "ZIG_TARGET": ZIG_TARGET,
+                "CPU": CPU,
+            },
+            parallel=True,
+            phases=phases(flags, facts),
+        )
+        .containing("source", vulkan=("libvulkan-dev", "spirv-headers"), zig=LINKED)
+        .for_systems(SYSTEM)
+    )
 
 
 TRIAL_TOOLS = r"""

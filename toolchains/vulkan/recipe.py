@@ -71,8 +71,8 @@ lib/ld-linux-x86-64.so.2 --library-path lib bin/glslc --version
 INSTALL = "cp -a /build/vulkan/. /forge/out/out"
 
 
-@recipe("vulkan.tree", variants={"tree-1.4": {"version": "1.4.309"}})
-def tree(*, version: Literal["1.3.239", "1.4.309"] = "1.3.239") -> Spec:
+@recipe("vulkan.tree", variants={"tree-1.3": {"version": "1.3.239"}})
+def tree(*, version: Literal["1.3.239", "1.4.309"] = "1.4.309") -> Spec:
     """Debian's glslc, headers of Vulkan and SPIR-V as Debian lays them out; `vulkan` is what to build with."""
     if version == "1.3.239":
         name, archive, include = "vulkan-tree", Debian("vulkan", "bookworm", PACKAGES), INCLUDED
@@ -82,12 +82,12 @@ def tree(*, version: Literal["1.3.239", "1.4.309"] = "1.3.239") -> Spec:
     return unpack(name, archive, debian_usr=True, include=include).made_of(*headers)
 
 
-@recipe("vulkan", variants={"1.4": {"version": "1.4.309"}})
-def vulkan(userland: Package, *, version: Literal["1.3.239", "1.4.309"] = "1.3.239") -> Spec:
-    """Headers of Vulkan and SPIR-V, and glslc, which decides which shaders there are: Debian 12's, or Debian 13's.
+@recipe("vulkan", variants={"1.3": {"version": "1.3.239"}})
+def vulkan(userland: Package, *, version: Literal["1.3.239", "1.4.309"] = "1.4.309") -> Spec:
+    """Headers of Vulkan and SPIR-V, and glslc, which decides which shaders there are: Debian 13's, or Debian 12's.
 
-    1.3.239 has glslc 2023.2; 1.4.309 has 2025.2, which knows cooperative matrices and dot products of integers, and is
-    run at /forge/vulkan only.
+    1.4.309 has glslc 2025.2, which knows cooperative matrices and dot products of integers, and is run at
+    /forge/vulkan only; 1.3.239 has 2023.2.
     """
     libraries = LIBRARIES if version == "1.3.239" else OWN_LIBRARIES
     return build(

@@ -26,12 +26,14 @@ void mmojo_load_modules(void) {} // no modules are made for this system
 #    include <elf.h>
 #    include <fcntl.h>
 #    include <spawn.h>
+#    include <sys/file.h>
 #    include <sys/stat.h>
 #    include <sys/wait.h>
 #    include <unistd.h>
 
 #    include <algorithm>
 #    include <cerrno>
+#    include <csignal>
 #    include <cstdlib>
 #    include <cstring>
 #    include <filesystem>
@@ -244,16 +246,42 @@ bool is_there(const std::string & path, uint64_t size) {
            static_cast<uint64_t>(status.st_size) == size;
 }
 
+// Keeps others from unpacking into the folder meanwhile: they wait, and find it done. Not every file system can.
+struct folder_lock {
+    const int fd;
+    bool      held = false;
+
+    explicit folder_lock(const std::string & folder) : fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+        while (fd >= 0 && !(held = flock(fd, LOCK_EX) == 0) && errno == EINTR) {
+        }
+    }
+    folder_lock(const folder_lock &) = delete;
+    folder_lock & operator=(const folder_lock &) = delete;
+    ~folder_lock() {
+        if (fd >= 0) {
+            close(fd);
+        }
+    }
+};
+
+// Opens what becomes the file `path`, and says what it is called until then. Whoever is `alone` always takes the same
+// name, so that what a kill left behind is written over and does not stay for ever.
+file_ptr create(const std::string & path, bool alone, std::string & temporary) {
+    temporary    = path + (alone ? ".part" : ".XXXXXX");
+    const int fd = alone ? ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0700) :
+                           mkostemp(&temporary[0], O_CLOEXEC);
+    return file_ptr(fd < 0 ? nullptr : fdopen(fd, "wb"));
+}
+
 // Copies while it hashes; what is not what the sums say never gets its name.
-void unpack_file(const place & from, const std::string & name, const sum & wanted, const std::string & to) {
+void unpack_file(const place & from, const std::string & name, const sum & wanted, const std::string & to, bool alone) {
     uint64_t       start = 0, size = 0;
     const file_ptr source = from.open(name, start, size);
     if (is_there(to, size)) {
         return;
     }
-    std::string    temporary = to + ".XXXXXX";
-    const int      fd        = mkostemp(&temporary[0], O_CLOEXEC);
-    const file_ptr target(fd < 0 ? nullptr : fdopen(fd, "wb"));
+    std::string    temporary;
+    const file_ptr target = create(to, alone, temporary);
     sha256_t       state;
     sha256_init(&state);
     bool           good = target && fseeko(source.get(), static_cast<off_t>(start), SEEK_SET) == 0;
@@ -266,7 +294,7 @@ void unpack_file(const place & from, const std::string & name, const sum & wante
     }
     unsigned char digest[SHA256_DIGEST_SIZE];
     sha256_final(&state, digest);
-    const std::string why = !good || fflush(target.get()) != 0 || fchmod(fd, 0700) != 0 ? std::strerror(errno)
+    const std::string why = !good || fflush(target.get()) != 0 || fchmod(fileno(target.get()), 0700) != 0 ? std::strerror(errno)
                             : hex(digest, sizeof digest) != wanted.hash                 ? "it is damaged"
                             : rename(temporary.c_str(), to.c_str()) != 0                ? std::strerror(errno)
                                                                                         : "";
@@ -287,9 +315,10 @@ std::string unpack(const place & from, const std::string & folder, const std::st
     if (!is_private(to)) {
         throw std::runtime_error("cannot unpack to " + to + ": it is not a folder of yours alone");
     }
+    const folder_lock lock(to);
     for (const sum & one : sums) {
         if (only.empty() || only == one.name) {
-            unpack_file(from, folder + "/" + one.name, one, to + "/" + one.name);
+            unpack_file(from, folder + "/" + one.name, one, to + "/" + one.name, lock.held);
         }
     }
     return to;
@@ -298,6 +327,20 @@ std::string unpack(const place & from, const std::string & folder, const std::st
 #    if !defined(MMOJO_LOADS_MODULES)
 
 // ---- handing over to the program for glibc
+
+// Lets children be waited for: a parent that ignores how its children end passes that on to its own.
+struct children_waited_for {
+    struct sigaction before{};
+
+    children_waited_for() {
+        struct sigaction plain{};
+        plain.sa_handler = SIG_DFL;
+        sigaction(SIGCHLD, &plain, &before);
+    }
+    children_waited_for(const children_waited_for &) = delete;
+    children_waited_for & operator=(const children_waited_for &) = delete;
+    ~children_waited_for() { sigaction(SIGCHLD, &before, nullptr); }
+};
 
 // Whether the program starts at all, so its C library and CPU level are what this system has, and is of this version.
 bool starts(const std::string & path) {
@@ -313,9 +356,10 @@ bool starts(const std::string & path) {
     for (const int fd : { 1, 2 }) {
         posix_spawn_file_actions_addopen(&quiet, fd, "/dev/null", O_WRONLY, 0);
     }
-    pid_t      pid    = 0;
-    int        status = -1;
-    const bool ran    = posix_spawn(&pid, path.c_str(), &quiet, nullptr, argv, environment.data()) == 0;
+    const children_waited_for waited;
+    pid_t                     pid    = 0;
+    int                       status = -1;
+    const bool                ran    = posix_spawn(&pid, path.c_str(), &quiet, nullptr, argv, environment.data()) == 0;
     posix_spawn_file_actions_destroy(&quiet);
     while (ran && waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
