@@ -8,6 +8,7 @@ import click
 
 from mmojo_forge.cli.context import Context
 from mmojo_forge.engine import failed
+from mmojo_forge.executor import personality
 
 
 @click.command("shell")
@@ -24,5 +25,6 @@ def command(context: Context, name: str, argv: tuple[str, ...]) -> None:
     for descriptor in sandbox.descriptors:
         os.set_inheritable(descriptor, True)
     os.umask(0o022)
+    personality.take_on(personality.USUAL)
     # bwrap gets no environment: what it has can be read in the sandbox as that of process 1.
     os.execve(sandbox.argv[0], sandbox.argv, {})

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmojo_forge.executor import availability
+from mmojo_forge.executor import availability, personality
 
 ENOUGH_BYTES = 12_000_000_000
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
@@ -33,7 +33,7 @@ class Finding:
 
 def examine(store: Path, binfmt: Path = _BINFMT) -> list[Finding]:
     """Everything that is looked at, in the order a build would meet it. Changes nothing."""
-    return [_python(), *_sandbox(), *_disk(store), *_binfmt(binfmt)]
+    return [_python(), *_sandbox(), *_addresses(), *_disk(store), *_binfmt(binfmt)]
 
 
 def _python() -> Finding:
@@ -43,6 +43,21 @@ def _python() -> Finding:
 def _sandbox() -> Iterator[Finding]:
     for finding in availability.probe():
         yield Finding(finding.subject, finding.state, finding.reason, finding.detail)
+
+
+def _addresses() -> Iterator[Finding]:
+    """Said only where it is not well: nearly everything can do without."""
+    with personality.taken_on(personality.USUAL) as why:
+        if why:
+            yield Finding(
+                "memory layout",
+                f"builds cannot have a fixed one: {why}",
+                "addresses-not-fixed",
+                "A container's system call filter forbids personality(2). Compilers that sort by address, as NVIDIA's\n"
+                "does, make other code each time, so ggml-cuda cannot be built. Docker and Podman allow it with\n"
+                "--security-opt seccomp=unconfined.",
+                fatal=False,
+            )
 
 
 def _disk(store: Path) -> Iterator[Finding]:

@@ -9,15 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from mmojo_forge.executor.personality import ADDR_COMPAT_LAYOUT, ADDR_NO_RANDOMIZE, STICKY_TIMEOUTS
 from mmojo_forge.executor.request import Mount
 from mmojo_forge.executor.surroundings import Surroundings
 from mmojo_forge.model.aspect import INHERENT, Aspect
 from mmojo_forge.model.derivation import Derivation
 
-# personality(2)
-_ADDR_NO_RANDOMIZE = 0x0040000
-_ADDR_COMPAT_LAYOUT = 0x0200000
-_STICKY_TIMEOUTS = 0x4000000
 OTHER_UID = 4321
 OTHER_HOSTNAME = "elsewhere"
 CLOCK_SHIFT = "+400d"
@@ -97,8 +94,8 @@ class Scene:
         yield Variation(Aspect.TIME_ZONE, self.environment.get("TZ") or "the machine's", "Pacific/Kiritimati")
         yield Variation(Aspect.UID, str(uid), str(OTHER_UID))
         yield Variation(Aspect.HOSTNAME, name, OTHER_HOSTNAME)
-        yield Variation(Aspect.PERSONALITY, "0", "legacy memory layout, sticky timeouts")
-        yield Variation(Aspect.ASLR, "on", "off")
+        yield Variation(Aspect.PERSONALITY, "usual", "legacy memory layout, sticky timeouts")
+        yield Variation(Aspect.ASLR, "off", "on")
         yield Variation(Aspect.CPU_MODEL, _cpu_model(), _CPU_MODEL)
 
     def surroundings(self, active: Iterable[Aspect], cpu: int) -> Surroundings:
@@ -176,8 +173,8 @@ def _environment(active: frozenset[Aspect]) -> Iterator[tuple[str, str]]:
 
 
 def _personality(active: frozenset[Aspect]) -> int:
-    flags = _ADDR_COMPAT_LAYOUT | _STICKY_TIMEOUTS if Aspect.PERSONALITY in active else 0
-    return flags | (_ADDR_NO_RANDOMIZE if Aspect.ASLR in active else 0)
+    flags = ADDR_COMPAT_LAYOUT | STICKY_TIMEOUTS if Aspect.PERSONALITY in active else 0
+    return flags | (0 if Aspect.ASLR in active else ADDR_NO_RANDOMIZE)
 
 
 def _cpu_model() -> str:

@@ -31,7 +31,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from mmojo_forge.executor import availability, sandbox, seccomp
+from mmojo_forge.executor import availability, personality, sandbox, seccomp
 from mmojo_forge.executor.build_log import BuildLog
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, ExecutorError, Outcome
 from mmojo_forge.executor.sandbox import SandboxCommand
@@ -50,10 +50,14 @@ _RESOURCE_LIMITS = ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 4096), (
 
 
 class BubblewrapExecutor:
-    """The Executor of this machine. Holds no state but where bwrap lies; safe to share between threads."""
+    """The Executor of this machine. Holds no state but where bwrap lies; safe to share between threads.
 
-    def __init__(self, program: Path | None = None) -> None:
+    `flags` are the personality of its builds (personality(2)), as far as the kernel allows them.
+    """
+
+    def __init__(self, program: Path | None = None, flags: int = personality.USUAL) -> None:
         self._program = program
+        self._flags = flags
         self._found: availability.Bubblewrap | None = None
 
     def run(
@@ -69,7 +73,8 @@ class BubblewrapExecutor:
             log = stack.enter_context(BuildLog(request.log, request.limits.log_bytes))
             run = stack.enter_context(_SupervisedRun(request, log, cancellation, on_output))
             try:
-                run.spawn(bwrap)
+                with personality.taken_on(self._flags):
+                    run.spawn(bwrap)
             except OSError as error:
                 raise ExecutorError(
                     f"build {request.name}: cannot start bwrap: {error}",

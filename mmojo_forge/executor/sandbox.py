@@ -11,9 +11,8 @@ itself starts with an empty environment.
 
 What a build can still learn of the machine, as namespaces do not cover it: the kernel's version and its command line,
 cpuinfo, meminfo, load and uptime, the boot id, the clock, how many CPUs it may use, the paths of bind mounts within
-their file systems (/proc/self/mountinfo), the personality that forge itself was started with, the kind of file
-system under /build and its inode numbers and times, and the number of a descriptor in bwrap's command line. Not the
-host's name, users, processes, files or network.
+their file systems (/proc/self/mountinfo), the kind of file system under /build and its inode numbers and times, and
+the number of a descriptor in bwrap's command line. Not the host's name, users, processes, files or network.
 """
 
 from __future__ import annotations

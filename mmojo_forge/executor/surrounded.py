@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmojo_forge.errors import ForgeError
+from mmojo_forge.executor import personality
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
 from mmojo_forge.executor.request import ExecutorError
 from mmojo_forge.executor.surroundings import decode_request
@@ -31,7 +32,7 @@ def main(answer: int) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     document = json.loads(sys.stdin.buffer.readline())
     try:
-        _take_on(libc, document["cpus"], document["personality"])
+        _take_on(document["cpus"], document["personality"])
         reply: dict[str, Any] = _run(document) if document["request"] else {"possible": True}
     except ForgeError as error:
         reply = {"error": {"message": error.message, "detail": error.detail, "reason": error.reason}}
@@ -42,7 +43,7 @@ def main(answer: int) -> None:
 
 
 def _run(document: dict[str, Any]) -> dict[str, Any]:
-    executor = BubblewrapExecutor(Path(document["bwrap"]))
+    executor = BubblewrapExecutor(Path(document["bwrap"]), document["personality"])
     result = executor.run(decode_request(document["request"]), cancellation=sys.stdin, on_output=_pass_on)
     return {
         "outcome": result.outcome.value,
@@ -52,14 +53,16 @@ def _run(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _take_on(libc: ctypes.CDLL, cpus: list[int], personality: int) -> None:
+def _take_on(cpus: list[int], flags: int) -> None:
     try:
         os.sched_setaffinity(0, cpus or os.sched_getaffinity(0))
     except OSError as error:
         raise ExecutorError(f"run on CPUs {cpus}: {error.strerror}", reason="no-such-surroundings") from error
-    if personality and libc.personality(ctypes.c_ulong(personality)) == -1:
+    why = personality.take_on(flags)
+    # Builds do without the usual one where it is forbidden.
+    if why and flags != personality.USUAL:
         raise ExecutorError(
-            f"take on personality {personality:#x}: {os.strerror(ctypes.get_errno())}",
+            f"take on personality {flags:#x}: {why}",
             detail="A container's system call filter forbids it.",
             reason="no-such-surroundings",
         )

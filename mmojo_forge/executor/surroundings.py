@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mmojo_forge.executor import availability
+from mmojo_forge.executor.personality import USUAL
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, ExecutorError, Mount, Outcome
 from mmojo_forge.model.limits import Limits
 
@@ -41,14 +42,14 @@ _CHILD = (
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """`environment` is the whole of it; `cpus` those it may run on (all, if empty); `personality` Linux's flags
-    (personality(2)); `uid` and `hostname` those of this user and machine if None; `mounts` and `variables` what
-    sandboxes have besides their inputs and their own environment."""
+    (personality(2)), those of the build too; `uid` and `hostname` those of this user and machine if None; `mounts` and
+    `variables` what sandboxes have besides their inputs and their own environment."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     umask: int = 0o022
     folder: str = "/"
     cpus: tuple[int, ...] = ()
-    personality: int = 0
+    personality: int = USUAL
     uid: int | None = None
     hostname: str | None = None
     mounts: tuple[Mount, ...] = ()

@@ -33,8 +33,14 @@ CONFIG = (
     *(f"define GGML_CUDA_FA_{k.upper()}_{v.upper()} {int(f'{k}-{v}' in FA_PAIRS)}" for v in FA_TYPES for k in FA_TYPES),
 )
 
-# What takes longest first, so that no core waits for it at the end.
+# What takes longest first, so that no core waits for it at the end. cicc sorts by where things lie in memory: the
+# sandbox has it the same each time, where the kernel allows that.
 COMPILE = r"""
+if [ "$(cat /proc/self/personality)" != 00040000 ]; then
+    echo "This machine does not allow a build to have a fixed memory layout, without which NVIDIA's compiler makes" >&2
+    echo 'other code each time. It is probably in a container whose filter forbids it: see forge doctor.' >&2
+    exit 1
+fi
 mkdir -p /build/home
 cd /forge/source/src/ggml-cuda
 for name in 'fattn-mma*' 'mmq*' 'fattn-tile*' 'mmf*' $FATTN_VEC; do
@@ -85,6 +91,7 @@ def number_of(architecture):
 
 # Its allocator (jemalloc) and libfaketime wait for each other before its first line runs.
 CLOCK = "nvcc's cicc never starts under libfaketime"
+LAYOUT = "nvcc's cicc sorts by address; the sandbox fixes them, and this build fails where it cannot"
 
 
 def compiled(name, fa, userland, what, architecture, outputs):
@@ -104,7 +111,8 @@ def compiled(name, fa, userland, what, architecture, outputs):
         parallel=True,
         phases={"config": f"cat > /build/config.h <<'END'\n{lines}\nEND", "compile": COMPILE},
     )
-    return spec.containing(source=GGML, nvcc=HEADERS).checked_without(shifted_clock=CLOCK)
+    spec = spec.containing(source=GGML, nvcc=HEADERS)
+    return spec.checked_without(shifted_clock=CLOCK, aslr=LAYOUT, kernel_personality=LAYOUT)
 
 
 ARCHITECTURES = tuple(sorted((*KNOWN, *(f"{one}{VIRTUAL}" for one in KNOWN)), key=rank))

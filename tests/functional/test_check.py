@@ -224,7 +224,7 @@ def test_what_is_around_forge_does_not_reach_a_build(forge: Forge) -> None:
 
 
 def test_a_build_that_reads_its_personality_depends_on_it(forge: Forge) -> None:
-    """Sandboxes inherit it, and it is what `setarch` sets."""
+    """Sandboxes have the same each time, rebuilds another: where memory lies must not matter either."""
     make(forge, "cat /proc/self/personality > /forge/out/out")
     report = json.loads(forge.start("check", "--quiet", "--json", "--isolate", "it").communicate(timeout=300)[0])
     need(report, Aspect.PERSONALITY)

@@ -171,6 +171,34 @@ def test_a_damaged_one_is_not_loaded(packed: Path, cache: dict[str, str], tmp_pa
     assert "llvmpipe" not in done.stdout
 
 
+def test_a_parent_that_ignores_its_children_changes_nothing(packed: Path, cache: dict[str, str]) -> None:
+    """The program inherits it, and yet has to hear how its probe of the one for glibc ended."""
+    lavapipe = built("lavapipe") / "bin" / "lavapipe"
+    ignoring = ("sh", "-c", 'trap "" CHLD; exec "$@"', "sh", lavapipe)
+    done = devices(packed, {**cache, "GGML_VK_VISIBLE_DEVICES": "0"}, *ignoring)
+    assert "llvmpipe" in done.stdout, done.stderr
+
+
+def test_what_a_kill_left_behind_is_written_over(packed: Path, cache: dict[str, str]) -> None:
+    assert devices(packed, cache).returncode == 0
+    (library,) = Path(cache["XDG_CACHE_HOME"]).glob("ape/modules-*/libggml-vulkan.so")
+    before = {path.name: path.read_bytes() for path in library.parent.iterdir()}
+    library.unlink()
+    (library.parent / f"{library.name}.part").write_bytes(b"\0" * (len(before[library.name]) + 4096))
+    assert devices(packed, cache).returncode == 0
+    assert {path.name: path.read_bytes() for path in library.parent.iterdir()} == before
+
+
+def test_two_that_unpack_at_once_leave_what_one_does(packed: Path, cache: dict[str, str]) -> None:
+    given = {**os.environ, **cache}
+    command = [*start_of(packed), "--list-devices"]
+    both = [subprocess.Popen(command, env=given, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [one.wait(timeout=120) for one in both] == [0, 0]
+    unpacked = [path for folder in Path(cache["XDG_CACHE_HOME"]).glob("ape/modules-*") for path in folder.iterdir()]
+    assert "libggml-vulkan.so" in {path.name for path in unpacked}
+    assert {path.suffix for path in unpacked} <= {".so", ".json", ""}
+
+
 def test_where_there_is_no_glibc_the_static_program_goes_on(packed: Path) -> None:
     bwrap = shutil.which("bwrap")
     if not bwrap:

@@ -30,7 +30,7 @@ from typing import TypeVar, cast
 import pytest
 import zstandard
 
-from mmojo_forge.executor import availability, bubblewrap, environment
+from mmojo_forge.executor import availability, bubblewrap, environment, personality
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
 from mmojo_forge.executor.request import BuildRequest, BuildResult, ExecutorError, Mount, Outcome
 from mmojo_forge.executor.seccomp import MACHINES
@@ -236,6 +236,23 @@ def test_the_environment_is_exactly_the_requests(lab: Lab) -> None:
     result, output = lab.run(replace(lab.request("", env=env), argv=("/usr/bin/env",)))
     assert result.succeeded
     assert sorted(output.splitlines()) == sorted([*(f"{key}={value}" for key, value in env.items()), "PWD=/build"])
+
+
+def test_memory_lies_at_the_same_place_each_time(lab: Lab) -> None:
+    """Whatever forge was started with, and with other variables in its environment than the last time."""
+
+    def look() -> tuple[str, list[str]]:
+        flags, *maps = lab.output("cat /proc/self/personality /proc/self/maps").splitlines()
+        return flags, [line.split()[0] for line in maps]
+
+    with personality.taken_on(personality.USUAL) as why:
+        if why:
+            pytest.skip(f"not allowed here: {why}")
+        first = look()
+    assert first[0] == f"{personality.ADDR_NO_RANDOMIZE:08x}"
+    with personality.taken_on(personality.ADDR_COMPAT_LAYOUT):
+        assert look() == first
+    assert look() == first
 
 
 def test_bwrap_itself_tells_nothing_of_the_hosts_environment_and_paths(lab: Lab) -> None:

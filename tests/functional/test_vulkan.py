@@ -17,18 +17,18 @@ from tests.built import REPOSITORY, built
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules are made for Linux")
 
-CHECK = REPOSITORY / "recipes" / "ggml-vulkan" / "module" / "check-module.sh"
+CHECK = REPOSITORY / "recipes" / "ggml-module" / "check" / "check-module.sh"
 STRANGER = """
 #include <stdio.h>
-extern int nobody_has_this(void);
-int ggml_backend_init(void) { return nobody_has_this(); }
-int another(void) { return printf("x"); }
+extern int nobody_has_this(void), stray(void);
+int ggml_backend_init(void) { return nobody_has_this() + stray(); }
+int another(void) { return printf("/build/somewhere"); }
 """
 
 
-@pytest.fixture(scope="module")
-def module() -> Path:
-    return built("ggml-vulkan")
+@pytest.fixture(scope="module", params=["ggml-vulkan", "ggml-vulkan.plain"])
+def module(request: pytest.FixtureRequest) -> Path:
+    return built(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,14 @@ def test_it_says_what_glslc_was_able_to(module: Path) -> None:
     assert all(isinstance(able, bool) for able in glslc["extensions"].values())
 
 
+def test_shaders_for_matrix_cores_are_in_the_module_unless_it_is_plain() -> None:
+    found = {}
+    for name in ("ggml-vulkan", "ggml-vulkan.plain"):
+        extensions = json.loads((built(name) / "module.json").read_text())["glslc"]["extensions"]
+        found[name] = {extensions[one] for one in ("coopmat", "coopmat2", "integer_dot")}
+    assert found == {"ggml-vulkan": {True}, "ggml-vulkan.plain": {False}}
+
+
 def test_it_has_no_path_of_where_it_was_built(module: Path) -> None:
     content = (module / "libggml-vulkan.so").read_bytes()
     assert b"/build/" not in content
@@ -75,19 +83,26 @@ def test_it_can_be_loaded_wherever_glibc_2_28_is(module: Path, tmp_path: Path) -
 
 @pytest.mark.skipif(not (shutil.which("readelf") and shutil.which("cc")), reason="needs binutils and a compiler")
 def test_a_library_that_is_no_module_is_named_with_all_that_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "stray.c").write_text("int stray(void) { return 1; }")
     (tmp_path / "stranger.c").write_text(STRANGER)
-    library = tmp_path / "stranger.so"
-    subprocess.run(["cc", "-shared", "-fPIC", tmp_path / "stranger.c", "-o", library], check=True)
+    stray, library = tmp_path / "libstray.so.1", tmp_path / "stranger.so"
+    shared = ("cc", "-shared", "-fPIC")
+    subprocess.run([*shared, tmp_path / "stray.c", "-Wl,-soname,libstray.so.1", "-o", stray], check=True)
+    elsewhere = "-Wl,-rpath,/usr/local/lib"
+    subprocess.run([*shared, tmp_path / "stranger.c", stray, elsewhere, "-o", library], check=True)
     done = check_module(library, tmp_path)
     assert done.returncode == 1
     complaints = [
         line.removeprefix(f"{library}: ").partition(":")[0] for line in done.stderr.splitlines() if library.name in line
     ]
     assert complaints == [
+        "needs a library that not every machine has",
+        "looks for libraries elsewhere than beside itself",
         "does not export ggml_backend_init alone",
         "needs what nobody has",
         "can be unloaded, with destructors left to run",
         "says nothing of itself",
+        "has paths of the sandbox in it",
     ]
 
 
@@ -138,4 +153,4 @@ def test_without_a_loader_that_is_one_it_is_refused_by_name(module: Path, trial:
 
 def check_module(library: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """What the build runs on the module that it made."""
-    return run("sh", CHECK, library, "readelf", tmp_path)
+    return run("sh", CHECK, library, "readelf", tmp_path, "libvulkan.so.1", "vk[A-Z].*")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmojo_forge.engine.doctor import examine
+from mmojo_forge.executor import personality
 
 TAKES_MZ = "enabled\ninterpreter /usr/bin/wine\nflags: \noffset 0\nmagic 4d5a\n"
 
@@ -26,3 +27,16 @@ def test_a_handler_that_takes_every_mz_file_is_told(tmp_path: Path, entry: str, 
     findings = [finding for finding in examine(tmp_path, tmp_path) if finding.subject == "binfmt_misc"]
     assert [finding.reason for finding in findings] == reasons
     assert not any(finding.fatal for finding in findings)
+
+
+class Refuses:
+    """libc where a filter forbids personality(2)."""
+
+    def personality(self, _: object) -> int:
+        return -1
+
+
+def test_a_machine_where_memory_cannot_lie_still_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(personality, "_LIBC", Refuses())
+    (finding,) = [finding for finding in examine(tmp_path, tmp_path) if finding.subject == "memory layout"]
+    assert (finding.reason, finding.fatal) == ("addresses-not-fixed", False)

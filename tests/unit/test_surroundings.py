@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.executor import environment, surrounded
+from mmojo_forge.executor import environment, personality, surrounded
+from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
 from mmojo_forge.executor.request import BadRequestError, BuildRequest, BuildResult, ExecutorError, Mount, Outcome
 from mmojo_forge.executor.surroundings import SurroundedExecutor, Surroundings, decode_request, encode_request
 from mmojo_forge.model.limits import Limits
@@ -283,11 +284,19 @@ class Refuses:
         return -1
 
 
-def test_a_personality_that_is_refused_is_told() -> None:
+def test_a_personality_that_is_refused_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(personality, "_LIBC", Refuses())
     with pytest.raises(ExecutorError) as raised:
-        surrounded._take_on(Refuses(), [], PERSONALITY)  # type: ignore[arg-type]
+        surrounded._take_on([], PERSONALITY)
     assert raised.value.reason == "no-such-surroundings"
-    surrounded._take_on(Refuses(), [], 0)  # type: ignore[arg-type]
+
+
+def test_a_machine_that_forbids_the_usual_personality_builds_without(
+    monkeypatch: pytest.MonkeyPatch, request_for: Make
+) -> None:
+    monkeypatch.setattr(personality, "_LIBC", Refuses())
+    surrounded._take_on([], personality.USUAL)
+    assert BubblewrapExecutor().run(request_for("true")).succeeded
 
 
 def test_a_personality_that_is_refused_is_what_a_probe_says(request_for: Make, tmp_path: Path) -> None:

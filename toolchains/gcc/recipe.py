@@ -8,9 +8,13 @@ PACKAGES = (
     "patchelf",  # for this recipe only
 )
 
-# What no build of ours needs: documentation, profilers, sanitizers, and what libc6-dev draws in for RPC.
+# Of documentation the licences alone.
+NOTICE = "share/doc/gcc-12-base/copyright"
+NOTICE_OF_LIBC = "share/doc/libc6-dev/copyright"
+INCLUDED = ("[!u]*", "usr/[!s]*", f"usr/{NOTICE}", f"usr/{NOTICE_OF_LIBC}")
+
+# What no build of ours needs: profilers, sanitizers, and what libc6-dev draws in for RPC.
 EXCLUDED = (
-    "usr/share",
     "usr/bin/*gp-*",
     "usr/bin/*gprof*",
     "usr/bin/*lto-dump*",
@@ -45,9 +49,9 @@ EXCLUDED = (
 # program on has to offer what the LGPL asks for glibc.
 GCC = "GPL-3.0-or-later WITH GCC-exception-3.1"
 LIBRARIES_LINKED = (
-    Component("libc6-dev", licence="LGPL-2.1-or-later", cpe="gnu:glibc"),
-    Component("libgcc-12-dev", licence=GCC),
-    Component("libstdc++-12-dev", licence=GCC),
+    Component("libc6-dev", licence="LGPL-2.1-or-later", cpe="gnu:glibc", notices=(NOTICE_OF_LIBC,)),
+    Component("libgcc-12-dev", licence=GCC, notices=(NOTICE,)),
+    Component("libstdc++-12-dev", licence=GCC, notices=(NOTICE,)),
     Component("gcc-12", licence="GPL-3.0-or-later"),
     Component("g++-12", licence="GPL-3.0-or-later"),
 )
@@ -64,7 +68,7 @@ own() {
             --force-rpath --set-rpath "$2" "$1"
     fi
 }
-rm bin/patchelf
+rm -r bin/patchelf share
 for program in bin/*; do
     if [ ! -L "$program" ]; then own "$program" '$ORIGIN/../lib/x86_64-linux-gnu'; fi
 done
@@ -112,6 +116,7 @@ def tree() -> Spec:
         "gcc-tree",
         Debian("gcc", "bookworm", PACKAGES),
         debian_usr=True,
+        include=INCLUDED,
         exclude=EXCLUDED,
         symlinks={"usr": "."},  # so that it is its own sysroot: usr/include, usr/lib
     ).made_of(*LIBRARIES_LINKED)
