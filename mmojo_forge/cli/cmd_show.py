@@ -37,6 +37,7 @@ def command(context: Context, target: str, settings: tuple[str, ...], as_json: b
         "outputs": {name: shown.outputs.get(name) for name in node.outputs},
         "label": node.label.to_json(),
         "options": dict(shown.options),
+        "unvaried": dict(node.unvaried),
         "document": json.loads(node.encode()),
     }
     if as_json:
@@ -54,6 +55,8 @@ def command(context: Context, target: str, settings: tuple[str, ...], as_json: b
         print(f"  input       {line}")
     for variable, value in node.env.items():
         print(f"  env         {variable}={value}")
+    for aspect, reason in node.unvaried.items():
+        print(f"  unvaried    {aspect}: {reason}   (by forge check)")
     print(f"  builder     {node.builder}   (the phases: forge show --script {target})")
 
 

@@ -473,6 +473,8 @@ def test_what_a_recipe_leaves_as_it_is_is_told_with_the_reason_wherever_a_verdic
     assert checks["it"]["unvaried"] == {"cpu-model": "it asks"}
     assert "cpu-model" not in checks["it"]["varied"]
     assert "unvaried" not in checks["fine"]
+    assert json.loads(forge.run("show", "--json", "it").stdout)["unvaried"] == {"cpu-model": "it asks"}
+    assert "cpu-model: it asks" in forge.run("show", "it").stdout
     shown = forge.run("check", "it", "fine").stdout
     assert "not varied for it: it asks" in shown
     assert f"({len(varied(report)) - 1} of {len(Aspect)})" in shown

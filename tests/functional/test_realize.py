@@ -97,6 +97,7 @@ def test_queries_tell_what_there_is(forge: Forge) -> None:
     shown = json.loads(forge.run("show", "--json", "base").stdout)
     assert shown["document"]["name"] == "base"
     assert shown["options"] == {"text": "base", "comment": ""}
+    assert shown["unvaried"] == {}
     assert forge.run("store", "path", "base").stdout.strip() == str(forge.realize("base")[0])
     info = json.loads(forge.run("info", "--json", "base").stdout)
     assert (info["bytes"], info["label"], info["key"]) == (4, "reproducible", shown["key"])
