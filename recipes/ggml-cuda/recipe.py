@@ -92,6 +92,8 @@ def number_of(architecture):
 # Its allocator (jemalloc) and libfaketime wait for each other before its first line runs.
 CLOCK = "nvcc's cicc never starts under libfaketime"
 LAYOUT = "nvcc's cicc sorts by address; the sandbox fixes them, and this build fails where it cannot"
+# Nor may the allocator choose addresses by what time it is and how many CPUs there are: it gives nothing back.
+ALLOCATOR = "dirty_decay_ms:-1,muzzy_decay_ms:-1,narenas:1"
 
 
 def compiled(name, fa, userland, what, architecture, outputs):
@@ -105,6 +107,7 @@ def compiled(name, fa, userland, what, architecture, outputs):
             "PATH": "/forge/gcc/bin:/usr/bin",
             "WHAT": what,
             "ARCHITECTURE": architecture,
+            "MALLOC_CONF": ALLOCATOR,
             "FATTN_VEC": " ".join(f"fattn-vec-instance-{pair}" for pair in FA_PAIRS),
         },
         outputs=outputs,
