@@ -11,8 +11,9 @@ itself starts with an empty environment.
 
 What a build can still learn of the machine, as namespaces do not cover it: the kernel's version and its command line,
 cpuinfo, meminfo, load and uptime, the boot id, the clock, how many CPUs it may use, the paths of bind mounts within
-their file systems (/proc/self/mountinfo), the kind of file system under /build and its inode numbers and times, and
-the number of a descriptor in bwrap's command line. Not the host's name, users, processes, files or network.
+their file systems (/proc/self/mountinfo), the kind of file system under /build and its inode numbers and times, the
+number of a descriptor in bwrap's command line, and, where the kernel lets nobody change it (personality.py), the
+personality that forge was started with. Not the host's name, users, processes, files or network.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ zig -o /forge/out/out/libggml-cuda.so -Wl,-soname,libggml-cuda.so -Wl,-rpath,'$O
     /forge/gcc/lib/gcc/x86_64-linux-gnu/12/libstdc++.a "$cuda/lib/libcudart_static.a" \
     /build/libcuda.so /forge/blas/nvidia/cu13/lib/libcublas.so.13 -lunwind -lpthread -ldl -lrt -lm
 sh /forge/check/check-module.sh /forge/out/out/libggml-cuda.so /forge/gcc/bin/x86_64-linux-gnu-readelf /build \
-    'libcuda.so.1 libcublas.so.13' 'cublas.*|cu[A-Z].*'
+    'libcuda.so.1 libcublas.so.13' 'cublas.*|cu[A-Z].*' 'RUNPATH $ORIGIN'
 """
 
 # What ggml's headers hash to is known in the sandbox only.

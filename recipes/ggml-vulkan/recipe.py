@@ -47,7 +47,7 @@ COMPILE = (
 INSTALL = r"""
 loader=$(sed -n 's/^void \(vk[A-Za-z0-9]*\)(void).*/\1/p' /forge/module/loader.c | paste -s -d '|')
 sh /forge/check/check-module.sh /build/b/ggml-vulkan/libggml-vulkan.so /forge/gcc/bin/x86_64-linux-gnu-readelf /build \
-    libvulkan.so.1 "$loader"
+    libvulkan.so.1 "$loader" ''
 mkdir -p /forge/out/out
 cp /build/b/ggml-vulkan/libggml-vulkan.so /forge/out/out
 """

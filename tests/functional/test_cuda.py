@@ -26,6 +26,11 @@ DRIVER = """
 int cuInit(unsigned flags) { (void) flags; return 100; }
 int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
 """
+STRANGER = """
+extern int nobody_has_this(void);
+int ggml_backend_init(void) { return nobody_has_this(); }
+int another(void) { return 1; }
+"""
 
 needs_binutils = pytest.mark.skipif(not shutil.which("readelf"), reason="needs binutils")
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
@@ -98,6 +103,24 @@ def test_nothing_of_the_driver_and_of_where_it_was_built_is_in_the_result(module
         assert word not in content
 
 
+@needs_binutils
+@needs_compiler
+def test_a_library_that_is_no_module_is_named_with_all_that_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "stranger.c").write_text(STRANGER)
+    library = tmp_path / "stranger.so"
+    subprocess.run(["cc", "-shared", "-fPIC", tmp_path / "stranger.c", "-o", library], check=True)
+    done = check_module(library, tmp_path)
+    assert done.returncode == 1
+    said = [line.removeprefix(f"{library}: ") for line in done.stderr.splitlines() if line.startswith(str(library))]
+    assert [line.partition(":")[0] for line in said] == [
+        "looks for libraries elsewhere than beside itself",
+        "does not export ggml_backend_init alone",
+        "needs what nobody has",
+        "can be unloaded, with destructors left to run",
+        "says nothing of itself",
+    ]
+
+
 def test_without_a_driver_it_is_refused_by_name(module: Path, tmp_path: Path) -> None:
     """The machine may have one; an empty file is found before it."""
     trial = built("ggml-vulkan.trial") / "bin" / "module-trial"
@@ -136,4 +159,5 @@ def test_the_device_code_of_an_architecture_is_not_in_the_output_of_another() ->
 
 def check_module(library: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """What the build runs on the module that it made."""
-    return run("sh", CHECK, library, "readelf", tmp_path, "libcuda.so.1 libcublas.so.13", "cublas.*|cu[A-Z].*")
+    known = ("libcuda.so.1 libcublas.so.13", "cublas.*|cu[A-Z].*", "RUNPATH $ORIGIN")
+    return run("sh", CHECK, library, "readelf", tmp_path, *known)

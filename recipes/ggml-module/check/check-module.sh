@@ -1,15 +1,17 @@
 #!/bin/sh
 # Fails, and says why, if a module could not be loaded on every machine that it is for.
-# usage: check-module.sh MODULE READELF FOLDER LIBRARIES KNOWN
+# usage: check-module.sh MODULE READELF FOLDER LIBRARIES KNOWN PATH
 #   FOLDER     what readelf says is left there
 #   LIBRARIES  those it may need beside glibc's: 'libvulkan.so.1'
 #   KNOWN      what they have, as an extended regular expression for whole names: 'vk[A-Z].*'
+#   PATH       where it has to say that libraries are: 'RUNPATH $ORIGIN' if it brings some, else ''
 set -eu
 module=$1
 readelf=$2
 folder=$3
 libraries=$4
 known=$5
+place=$6
 wrong=''
 complain() {
     echo "$module: $1: $2" >&2
@@ -30,9 +32,8 @@ for library in $(sed -n 's/.*(NEEDED).*\[\(.*\)\].*/\1/p' "$folder/dynamic"); do
     esac
 done
 
-for path in $(sed -n 's/.*(\(RPATH\|RUNPATH\)).*\[\(.*\)\].*/\2/p' "$folder/dynamic"); do
-    if [ "$path" != '$ORIGIN' ]; then complain 'looks for libraries elsewhere than beside itself' "$path"; fi
-done
+path=$(sed -n 's/.*(\(RPATH\|RUNPATH\)).*\[\(.*\)\].*/\1 \2/p' "$folder/dynamic")
+if [ "$path" != "$place" ]; then complain 'looks for libraries elsewhere than beside itself' "$path"; fi
 
 newest=$(grep -o 'GLIBC_[0-9.]*' "$folder/versions" | sort -V | tail -n 1)
 if [ "$(printf '%s\nGLIBC_2.28\n' "$newest" | sort -V | tail -n 1)" != GLIBC_2.28 ]; then
