@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mmojo_forge.executor import personality
 from mmojo_forge.model.digest import BlobDigest, Sha256
 from mmojo_forge.model.lockfile import Lock, Pin
 from tests.functional.conftest import Forge
@@ -107,6 +108,18 @@ def test_a_failing_build_shows_its_last_lines_and_the_way_in(forge: Forge) -> No
     assert "broken" in forge.run("log", "bad").stdout
     busybox = "/forge/busybox/bin/busybox"
     assert forge.run("shell", "bad", "--", busybox, "cat", "/build/note").stdout == "left\n"
+
+
+def test_the_shell_has_the_memory_layout_of_the_build(forge: Forge) -> None:
+    """So that what a compiler makes of it there is what it made in the build."""
+    with personality.taken_on(personality.USUAL) as why:
+        if why:
+            pytest.skip(f"not allowed here: {why}")
+    forge.recipe("bad", '@recipe("bad")\ndef f():\n    return sh("bad", "cat /proc/self/personality > flags; exit 1")')
+    forge.error("realize", "bad", expect=1)
+    look = "cat /build/flags /proc/self/personality"
+    said = forge.run("shell", "bad", "--", "/forge/busybox/bin/busybox", "sh", "-c", look).stdout
+    assert said.splitlines() == [f"{personality.USUAL:08x}"] * 2
 
 
 LEAVES = {
