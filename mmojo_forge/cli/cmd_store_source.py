@@ -26,8 +26,10 @@ def add(context: Context, file: Path, name: str, pin: bool, as_json: bool) -> No
     added = add_source(context.workspace, context.store, file, name=name, pin=pin)
     if as_json:
         row = {"name": added.pin.name, "sha256": added.pin.sha256, "size": added.pin.size, "pinned": added.pinned}
-        print(json.dumps({"schema": 1, **row}))
+        print(json.dumps({"schema": 1, **row, **({"unwritten": added.unwritten} if added.unwritten else {})}))
         return
     print(f"{added.pin.name}: {units.size(added.pin.size)}, SHA-256 {added.pin.sha256}")
     if added.pinned:
         click.echo("forge.lock written; commit it, so that everybody has the same", err=True)
+    if added.unwritten:
+        click.echo(f"warning: {added.unwritten}\nThis store knows the file, and builds use it.", err=True)

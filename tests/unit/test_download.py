@@ -235,7 +235,10 @@ def test_what_was_measured_stays_so_when_it_is_pinned_again_or_looked_for_elsewh
     assert moved == replace(pin, locator=pin.locator.replace("example.org", "elsewhere.example.org"))
 
 
-@pytest.mark.parametrize("name", ["tool-4.0.2.zip", "tool-3.9.7.zip", "tool-4.0.2.zip.1"])
+NAMES = ("tool-4.0.2.zip", "tool-3.9.7.zip", "tool.zip", "tool-4.0.2.zip.1", "tool-4.0.2 (1).zip", "tool_5.zip")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_another_version_is_refused_and_changes_nothing(workspace: Workspace, tmp_path: Path, name: str) -> None:
     store = MemoryStore(tmp_path / "store")
     lock_with(workspace, store, FakeFetcher({}))
@@ -244,9 +247,57 @@ def test_another_version_is_refused_and_changes_nothing(workspace: Workspace, tm
     path.write_bytes(CONTENT + b".")
     with pytest.raises(EngineError) as caught:
         add_source(workspace, store, path)
-    assert caught.value.reason == ("source-unknown" if name.endswith(".1") else "source-mismatch")
+    assert caught.value.reason == "source-mismatch"
+    assert URL in caught.value.detail
+    assert MIRROR in caught.value.detail
     assert workspace.lock_path.read_text() == before
     assert store.valid_trees([MEASURED.tree]) == set()
+
+
+def test_what_is_known_by_nothing_is_told_what_is_waited_for(workspace: Workspace, tmp_path: Path) -> None:
+    store = MemoryStore(tmp_path / "store")
+    lock_with(workspace, store, FakeFetcher({}))
+    path = tmp_path / "download"
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(EngineError) as caught:
+        add_source(workspace, store, path)
+    assert caught.value.reason == "source-unknown"
+    assert f"{WANTED.name}: {len(CONTENT)} bytes, SHA-256 {SHA256}" in caught.value.detail
+    assert "--pin" not in caught.value.detail
+
+
+def test_what_was_brought_is_known_to_the_store_whatever_becomes_of_the_lock(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    store = MemoryStore(tmp_path / "store")
+    fetcher = FakeFetcher({})
+    lock_with(workspace, store, fetcher)
+    before = workspace.lock_path.read_text()
+    path = tmp_path / WANTED.name
+    path.write_bytes(CONTENT)
+    add_source(workspace, store, path)
+    workspace.lock_path.write_text(before)
+    assert store.lookup_resolved([downloading(WANTED).id]) == {downloading(WANTED).id: {"out": MEASURED.tree}}
+    assert lock_with(workspace, store, fetcher).sources[WANTED.name].blake3 == MEASURED.digest
+    assert fetcher.fetched == []
+
+
+def test_a_lock_that_cannot_be_written_is_told_of_and_the_file_is_used(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore(tmp_path / "store")
+    lock_with(workspace, store, FakeFetcher({}))
+
+    def refuse(_workspace: Workspace, _lock: Lock) -> bool:
+        raise LockError("write forge.lock: Read-only file system", reason="lock-unwritable")
+
+    monkeypatch.setattr(Workspace, "write_lock", refuse)
+    path = tmp_path / WANTED.name
+    path.write_bytes(CONTENT)
+    added = add_source(workspace, store, path)
+    assert not added.pinned
+    assert "Read-only" in added.unwritten
+    assert store.valid_trees([MEASURED.tree]) == {MEASURED.tree}
 
 
 def test_the_error_of_a_download_names_every_place_and_the_way_by_hand(tmp_path: Path) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mmojo_forge.engine import hand_source
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.hand_source import add_source
 from mmojo_forge.engine.locking import Locker
 from mmojo_forge.engine.workspace import Workspace
-from mmojo_forge.fetch.digests import Digests
+from mmojo_forge.fetch.digests import Digests, Received
 from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.fetcher import Fetcher
 from mmojo_forge.model.derivation import Source
+from mmojo_forge.model.digest import BlobDigest
 from mmojo_forge.model.lockfile import Lock, Pin, Userland
 from mmojo_forge.model.tree import Tree
 from mmojo_forge.store.memory import MemoryStore
+from mmojo_forge.store.protocol import StoreError
 
 RECIPE = """
 from mmojo_forge.recipe import File, Url, recipe, unpack
@@ -104,6 +110,84 @@ def test_what_is_not_pinned_or_is_something_else_is_refused(
     assert refusal(workspace, store, tmp_path).reason == "source-unreadable"
     for name in ("more.tar", "other"):
         assert refusal(workspace, store, tmp_path / "x", name=name, pin=True).reason == "source-unknown"
+
+
+def test_a_link_stands_for_the_file_it_leads_to(workspace: Workspace, store: MemoryStore, tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", b"model")
+    link = tmp_path / "model.gguf"
+    link.symlink_to("elsewhere")
+    added = add_source(workspace, store, link, pin=True)
+    tree = Tree.of_file(added.pin.blake3, 5).id
+    assert store.valid_trees([tree]) == {tree}
+    assert link.is_symlink()
+
+
+def test_what_has_no_end_is_not_read(workspace: Workspace, store: MemoryStore, tmp_path: Path) -> None:
+    pipe = tmp_path / "model.gguf"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        assert refusal(workspace, store, path, name="model.gguf", pin=True).reason == "source-unreadable"
+
+
+def test_a_file_that_grows_meanwhile_is_not_taken(
+    workspace: Workspace, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "model.gguf", b"model")
+    measure = hand_source._measure
+
+    def grown(measured: Path) -> Received:
+        received = measure(measured)
+        write(measured, b"model, more of it")
+        return received
+
+    monkeypatch.setattr(hand_source, "_measure", grown)
+    assert refusal(workspace, store, path, pin=True).reason == "source-changed"
+
+
+def test_nothing_is_pinned_that_the_store_does_not_have(
+    workspace: Workspace, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_given: object, **_more: object) -> Tree:
+        raise StoreError("add: no space left", reason="store-full")
+
+    monkeypatch.setattr(store, "add_file", full)
+    before = workspace.lock_path.read_text()
+    with pytest.raises(StoreError):
+        add_source(workspace, store, write(tmp_path / "model.gguf", b"model"), pin=True)
+    assert workspace.lock_path.read_text() == before
+
+
+def test_what_others_pin_meanwhile_stays(
+    workspace: Workspace, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = pin_of("tool", "file:tool", b"tool")
+    add_file = store.add_file
+
+    def slow(path: Path, **more: Any) -> Tree:
+        workspace.write_lock(Lock({"tool": other}))
+        return add_file(path, **more)
+
+    monkeypatch.setattr(store, "add_file", slow)
+    added = add_source(workspace, store, write(tmp_path / "model.gguf", b"model"), pin=True)
+    assert workspace.read_lock().sources == {"tool": other, "model.gguf": added.pin}
+
+
+def test_what_forge_lock_wants_no_longer_is_not_pinned_again(
+    workspace: Workspace, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin = replace(pin_of("more.tar", "url:https://example.org/more.tar", b"more"), blake3=BlobDigest(""))
+    workspace.write_lock(Lock({"more.tar": pin}))
+    add_file = store.add_file
+
+    def slow(path: Path, **more: Any) -> Tree:
+        workspace.write_lock(Lock({"more.tar": replace(pin, size=7)}))
+        return add_file(path, **more)
+
+    monkeypatch.setattr(store, "add_file", slow)
+    with pytest.raises(EngineError) as caught:
+        add_source(workspace, store, write(tmp_path / "more.tar", b"more"))
+    assert caught.value.reason == "lock-changed"
+    assert workspace.read_lock().sources["more.tar"].size == 7
 
 
 def test_lock_keeps_what_was_pinned_by_hand_and_says_what_is_missing(
