@@ -28,8 +28,8 @@ _HEADINGS = {
     PART: "Parts",
 }
 _SHORT = {
-    TOOLCHAIN: "All of them run in the sandbox, on x86-64 Linux.",
-    PART: "Sources, pages and programs that get into the targets above.",
+    TOOLCHAIN: "For x86-64 Linux. Where nothing is said, it has been run by the builds of the targets that need it.",
+    PART: "Sources, pages and programs that get into the targets above. Most of them are not to be run.",
 }
 
 _JSON = """\
@@ -103,6 +103,7 @@ _SHORT_COLUMNS: tuple[_Column, ...] = (
     ("label", _label),
     ("built with", _tools),
     ("options", _options),
+    ("where it has been run", lambda target: target.ran),
     ("what it is", lambda target: target.summary),
 )
 _COLUMNS: tuple[_Column, ...] = (

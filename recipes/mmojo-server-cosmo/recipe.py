@@ -23,6 +23,7 @@ SLICES = {
 SYSTEMS = ("linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-x86_64", "macos-aarch64")
 
 PAGES = {"ui/chat": Package("llama-ui"), "ui/complete": Package("ui-complete")}
+NEVER = "never built: cosmocc was not to be had"
 LINKED = ("cosmopolitan", "cosmopolitan-libcxx")
 
 # `Linux` is what CMake has to be told of a system that it does not know and that is most like it; no header says so.
@@ -36,6 +37,7 @@ FLAGS = (
     "-DCMAKE_DISABLE_FIND_PACKAGE_Git=ON",
     "-DGIT_EXECUTABLE=",
     "-DGIT_EXE=GIT_EXE-NOTFOUND",
+    "-DCMAKE_EXE_LINKER_FLAGS=-Wl,-u,getentropy",
     "-DBUILD_SHARED_LIBS=OFF",
     "-DGGML_BACKEND_DL=OFF",
     "-DGGML_NATIVE=OFF",
@@ -97,7 +99,7 @@ def configure(arch, cpu):
 @recipe(
     "mmojo-server-cosmo.x86_64",
     variants={name: row for name, row in SLICES.items() if name != "x86_64"},
-    ran=dict.fromkeys((f"mmojo-server-cosmo.{name}" for name in SLICES), "never built: cosmocc was not to be had"),
+    ran=dict.fromkeys((f"mmojo-server-cosmo.{name}" for name in SLICES), NEVER),
 )
 def program(
     cosmocc: Package,
@@ -131,7 +133,11 @@ def program(
     ).containing("source", "openssl", cosmocc=LINKED)
 
 
-@recipe("mmojo-server-cosmo.joined", variants={"joined-performant": {"level": "performant"}})
+@recipe(
+    "mmojo-server-cosmo.joined",
+    variants={"joined-performant": {"level": "performant"}},
+    ran=dict.fromkeys(("mmojo-server-cosmo.joined", "mmojo-server-cosmo.joined-performant"), NEVER),
+)
 def joined(cosmocc: Package, userland: Package, *, level: Literal["compatible", "performant"] = "compatible") -> Spec:
     """The programs for both architectures in one APE, without web pages."""
     server = Package("mmojo-server-cosmo.x86_64").with_options(level=level)
@@ -148,9 +154,7 @@ def joined(cosmocc: Package, userland: Package, *, level: Literal["compatible", 
     "mmojo-server-cosmo.ape",
     variants={"performant": {"level": "performant"}},
     group="server",
-    ran=dict.fromkeys(
-        ("mmojo-server-cosmo.ape", "mmojo-server-cosmo.performant"), "never built: cosmocc was not to be had"
-    ),
+    ran=dict.fromkeys(("mmojo-server-cosmo.ape", "mmojo-server-cosmo.performant"), NEVER),
 )
 def ape(userland: Package, *, level: Literal["compatible", "performant"] = "compatible") -> Spec:
     """The server as one program of Cosmopolitan's for all systems, x86-64 and arm64, with its web pages."""
@@ -158,7 +162,7 @@ def ape(userland: Package, *, level: Literal["compatible", "performant"] = "comp
         package_server(
             f"mmojo-server-cosmo-{level}.ape",
             userland=userland,
-            program=Package("mmojo-server-cosmo.joined").with_options(level=level),
+            program=Package("mmojo-server-cosmo.smoke").with_options(level=level).output("server"),
             files=PAGES,
         )
         .for_any_machine()
@@ -169,26 +173,32 @@ def ape(userland: Package, *, level: Literal["compatible", "performant"] = "comp
 SMOKE = r"""
 mkdir -p "$TMPDIR" /build/home
 python3 -B /forge/smoke/smoke.py /build/report 300 \
-    /forge/cosmocc/ape/ape /forge/server --model /forge/model --ctx-size 256 --threads 2 --no-warmup
+    /forge/cosmocc/ape/ape /forge/joined --model /forge/model --ctx-size 256 --threads 2 --no-warmup
 cp /build/report /forge/out/out
+cp /forge/joined /forge/out/server
 """
 
 
 @recipe(
     "mmojo-server-cosmo.smoke",
     variants={"smoke-performant": {"level": "performant"}},
+    ran=dict.fromkeys(("mmojo-server-cosmo.smoke", "mmojo-server-cosmo.smoke-performant"), NEVER),
 )
 def smoke(cosmocc: Package, userland: Package, *, level: Literal["compatible", "performant"] = "compatible") -> Spec:
-    """A report that the server, started on this machine, answers questions with what was asked for, and not HTTP 400."""
+    """A report that the server, started on this machine, answers questions with what was asked for, and not HTTP 400.
+
+    Its output `server` is that server: what is made of it is made of one that answered.
+    """
     return build(
         f"mmojo-server-cosmo-smoke-{level}",
         userland=userland,
         inputs={
             "cosmocc": cosmocc,
-            "server": Package("mmojo-server-cosmo.ape").with_options(level=level),
+            "joined": Package("mmojo-server-cosmo.joined").with_options(level=level),
             "model": Package("bench-model.tiny"),
             "smoke": Files("smoke"),
         },
         env=ENVIRONMENT,
+        outputs=("out", "server"),
         phases={"ask": SMOKE},
-    ).containing()
+    ).containing("joined")

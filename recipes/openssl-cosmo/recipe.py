@@ -5,7 +5,8 @@ from mmojo_forge.recipe import Package, Spec, build, quote, recipe
 NAMES = {"x86_64": "linux-x86_64", "aarch64": "linux-aarch64"}
 
 # Static, and nothing that is loaded at run time, as in recipes/openssl. No assembler: what there is, is written for
-# systems whose ABI is not Cosmopolitan's. Randomness comes from getrandom, which Cosmopolitan has on every system.
+# systems whose ABI is not Cosmopolitan's. Randomness comes from getentropy, which OpenSSL asks for weakly, so that who
+# links with it has to ask for it as well (-Wl,-u,getentropy), or else from /dev/urandom.
 # Certificates and settings are looked for inside the program's own file: on Windows a path without a drive is one that
 # anybody may make.
 FLAGS = (
@@ -23,7 +24,7 @@ FLAGS = (
     "no-pic",
     "no-shared",
     "no-tests",
-    "--with-rand-seed=getrandom",
+    "--with-rand-seed=getrandom,devrandom",
     "--prefix=/usr",
     "--libdir=lib",
     "--openssldir=/zip/usr/share/ssl",
@@ -48,6 +49,27 @@ cd /build/b
 perl Configure "$NAME" "$@"
 make -j"$FORGE_JOBS" build_generated
 make -j"$FORGE_JOBS" libcrypto.a libssl.a
+"""
+
+# Without randomness every connection by TLS fails, and nothing else tells. Programs for arm64 cannot be run here.
+TRY = r"""
+cat > /build/try.c <<'END'
+#include <openssl/rand.h>
+#include <stdio.h>
+
+int main(void) {
+    unsigned char bytes[32];
+    if (RAND_bytes(bytes, sizeof bytes) != 1) return 1;
+    puts("random");
+    return 0;
+}
+END
+cc -Iinclude -c /build/try.c -o /build/try.o
+cc /build/try.o libssl.a libcrypto.a -Wl,-u,getentropy -o /build/try
+if [ "$ARCH" = x86_64 ] && [ "$(/forge/cosmocc/ape/ape /build/try)" != random ]; then
+    echo 'OpenSSL has no randomness here: RAND_bytes fails' >&2
+    exit 1
+fi
 """
 
 INSTALL = r"""
@@ -85,5 +107,5 @@ def openssl_cosmo(cosmocc: Package, userland: Package, *, arch: Literal["x86_64"
             "RANLIB": "ranlib",
         },
         parallel=True,
-        phases={"tools": TOOLS, "compile": f"{configure}\n{COMPILE}", "install": INSTALL},
+        phases={"tools": TOOLS, "compile": f"{configure}\n{COMPILE}", "try": TRY, "install": INSTALL},
     ).containing("source")

@@ -146,10 +146,10 @@ def test_the_server_is_compiled_and_joined_by_these_command_lines(
         assert "no-asm" in configured
 
 
-def test_what_was_joined_says_what_it_should_where_no_loader_is_in_path(forge: Forge, archive: Path) -> None:
+def test_our_own_packaging_leaves_what_was_joined_able_to_start(forge: Forge, archive: Path) -> None:
     brought(forge, archive)
     [server] = forge.realize("mmojo-server-cosmo.ape")
-    environment = {"PATH": "/usr/bin:/bin", "STANDIN_LOADED": "1"}
+    environment = {"PATH": "/usr/bin:/bin", "STANDIN_LOADED": "1"}  # as if by a loader
     done = subprocess.run(["sh", server], env=environment, capture_output=True, check=False)
     assert done.stdout.splitlines()[0] == b"the stand-in of a server"
 
@@ -174,9 +174,22 @@ def test_a_zip_in_which_something_is_not_as_expected_stops_before_the_server(
         check.write_text(text)
     assert "cosmocc-check-headers" in done.stderr
     assert "not as expected: there is no include/missing.h" in done.stderr
-    assert "mmojo-server-cosmo-compatible" not in [
-        line for line in done.stderr.splitlines() if line.startswith("build")
-    ]
+    begun = [line for line in done.stderr.splitlines() if line.startswith("build ")]
+    assert "build cosmocc-check-headers" in begun
+    assert not [line for line in begun if "openssl-cosmo" in line or "mmojo-server-cosmo" in line]
+
+
+def test_a_server_that_answers_with_http_400_is_not_handed_out(forge: Forge, archive: Path) -> None:
+    brought(forge, archive)
+    ninja = forge.root / "toolchains" / "ninja" / "recipe.py"
+    text = ninja.read_text()
+    try:
+        ninja.write_text(text.replace("self.do_GET()", "self.send_error(400)"))
+        done = forge.run("realize", "mmojo-server-cosmo.ape", expect=1)
+    finally:
+        ninja.write_text(text)
+    assert "every question got HTTP 400" in done.stderr
+    assert "build mmojo-server-cosmo-compatible.ape" not in done.stderr.splitlines()
 
 
 def test_the_patches_for_cosmopolitan_apply_to_the_real_source() -> None:

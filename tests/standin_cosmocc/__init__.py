@@ -69,15 +69,21 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-{ printf "MZqFpD='\n'\n"; cat "$first"; echo exit; } > "$out"
-chmod 755 "$out"
-python3 - "$out" "$said" <<'END'
+python3 - "$out" "$said" "$first" <<'END'
 import sys, zipfile
+
+def header(machine):
+    return "printf '" + r"\177ELF\2\1\1\11" + r"\0" * 8 + r"\2\0" + machine + r"\0" * 45 + "'\n"
+
+with open(sys.argv[1], "w") as file, open(sys.argv[3]) as first:
+    file.write("MZqFpD='\n'\nif false; then # else: .ape-1.10\n" + header(r"\76") + header(r"\267") + "fi\n")
+    file.write(first.read() + "exit\n")
 with zipfile.ZipFile(sys.argv[1], "a") as archive:
     archive.writestr(zipfile.ZipInfo("usr/share/zoneinfo/UTC"), b"TZif")
     if not sys.argv[1].startswith(("/build/tmp", "/tmp")):
         archive.writestr(zipfile.ZipInfo("apelink-arguments"), sys.argv[2])
 END
+chmod 755 "$out"
 """
 
 _CROSS = r"""#!/bin/sh

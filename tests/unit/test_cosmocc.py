@@ -160,6 +160,7 @@ def test_a_check_finds_the_stand_in_as_expected(toolchain: Standin, name: str) -
     report = (toolchain.folder / f"report-{name}").read_text()
     assert report == done.stdout
     assert report.endswith(f"{name}: as expected\n")
+    assert ("sys/syslimits.h: made by us" in report) == (name == "headers")
 
 
 def test_the_report_of_programs_has_nothing_of_where_they_were_compiled(toolchain: Standin) -> None:
@@ -176,6 +177,8 @@ APELINK = standin_cosmocc.files()["bin/apelink"][1]
 GCC = standin_cosmocc.files()["bin/x86_64-linux-cosmo-gcc"][1]
 # A compiler that puts into each program where it was run.
 LEAKY = GCC.replace(b"else\n", b'else\n    echo "# $PWD" > here.o; inputs="$inputs here.o"\n')
+# One whose programs crash if they call memchr with nothing.
+CRASHING = GCC.replace(b"else\n", b"else\n    grep -q 'found nothing' $inputs && echo 'exit 139' | tee $inputs\n")
 LINKS = [name for name, (mode, _) in standin_cosmocc.files().items() if stat.S_ISLNK(mode)]
 
 
@@ -193,6 +196,7 @@ LINKS = [name for name, (mode, _) in standin_cosmocc.files().items() if stat.S_I
         ("apelink", {"bin/apelink": (REGULAR, APELINK.replace(b"ape-1.10", b"ape-1.9"))}, "the loader ape-1.9"),
         ("apelink", {"bin/apelink": (REGULAR, ape("exit 3\n"))}, "exit code 3"),
         ("headers", {"include/linux/limits.h": None}, "no include/linux/limits.h"),
+        ("headers", {"bin/aarch64-linux-cosmo-gcc": (REGULAR, ape("exit 1\n"))}, "aarch64 does not find all of them"),
         ("headers", {"include/third_party/libcxx/vector": None}, "the C++ library lies elsewhere"),
         (
             "programs",
@@ -202,6 +206,17 @@ LINKS = [name for name, (mode, _) in standin_cosmocc.files().items() if stat.S_I
         ("programs", {"bin/aarch64-linux-cosmo-g++": (REGULAR, ape("exit 1\n"))}, "does not compile for aarch64"),
         ("programs", {"bin/fixupobj": (REGULAR, ape("exit 1\n"))}, "does not compile for x86_64"),
         ("programs", {"bin/apelink": (REGULAR, ape("exit 1\n"))}, "does not join"),
+        ("programs", {"bin/x86_64-linux-cosmo-gcc": (REGULAR, CRASHING)}, "memchr-x86_64 ended with exit code 139"),
+        (
+            "programs",
+            {"bin/apelink": (REGULAR, APELINK.replace(b'header(r"\\267")', b'""'))},
+            "hello.ape is for (any, x86_64, ape-1.10)",
+        ),
+        (
+            "programs",
+            {"bin/apelink": (REGULAR, APELINK.replace(b'file.write("MZqFpD', b'file.write("jartsr'))},
+            "hello.ape is for (not Windows, aarch64, x86_64, ape-1.10)",
+        ),
         ("programs", {"bin/x86_64-linux-cosmo-gcc": (REGULAR, GCC.replace(b"puts(", b"nothing("))}, "said ''"),
     ],
 )  # fmt: skip

@@ -36,7 +36,10 @@ for report in /forge/report-*; do cat "$report"; done > /forge/out/out
 """
 
 
-@recipe("cosmocc.tree")
+NEVER = "never: a stand-in of the same layout was"
+
+
+@recipe("cosmocc.tree", ran={"cosmocc.tree": NEVER})
 def tree() -> Spec:
     """cosmocc 4.0.2 as it is released: compilers for x86-64 and arm64, and Cosmopolitan's libraries."""
     return unpack(f"cosmocc-tree-{VERSION}", ARCHIVE).made_of(
@@ -46,7 +49,7 @@ def tree() -> Spec:
     )
 
 
-@recipe("cosmocc", ran={"cosmocc": "never: a stand-in of the same layout was"})
+@recipe("cosmocc", ran={"cosmocc": NEVER})
 def cosmocc(userland: Package) -> Spec:
     """cosmocc 4.0.2 for sandboxes: an input named `cosmocc`, its programs behind scripts that start APE's loader.
 
@@ -63,6 +66,7 @@ def cosmocc(userland: Package) -> Spec:
 @recipe(
     "cosmocc.check-archive",
     variants={f"check-{name}": {"check": name} for name in (*OF_THE_TREE[1:], *OF_THE_TOOLCHAIN)},
+    ran={f"cosmocc.check-{name}": NEVER for name in (*OF_THE_TREE, *OF_THE_TOOLCHAIN)},
 )
 def check(
     cosmocc: Package,
@@ -81,7 +85,7 @@ def check(
     ).containing()
 
 
-@recipe("cosmocc.checks")
+@recipe("cosmocc.checks", ran={"cosmocc.checks": NEVER})
 def checks(userland: Package) -> Spec:
     """All that was checked about cosmocc; what is built with it has this as an input, and so is not built without."""
     reports = {f"report-{name}": Package(f"cosmocc.check-{name}") for name in (*OF_THE_TREE, *OF_THE_TOOLCHAIN)}

@@ -9,6 +9,9 @@ build() { # folder
         "$place/bin/$arch-unknown-cosmo-cc" -O2 "-ffile-prefix-map=$1=." -c "$here/hello.c" -o "hello-$arch.o" \
             && "$place/bin/$arch-unknown-cosmo-cc" "hello-$arch.o" -o "hello-$arch" \
             || unexpected "a C program does not compile for $arch"
+        "$place/bin/$arch-unknown-cosmo-cc" -O2 "-ffile-prefix-map=$1=." -c "$here/memchr.c" -o "memchr-$arch.o" \
+            && "$place/bin/$arch-unknown-cosmo-cc" "memchr-$arch.o" -o "memchr-$arch" \
+            || unexpected "a C program does not compile for $arch"
         "$place/bin/$arch-unknown-cosmo-c++" -O2 -fexceptions -frtti "-ffile-prefix-map=$1=." -c "$here/throw.cpp" -o "throw-$arch.o" \
             && "$place/bin/$arch-unknown-cosmo-c++" "throw-$arch.o" -o "throw-$arch" \
             || unexpected "a C++ program with exceptions does not compile for $arch"
@@ -37,7 +40,15 @@ expect() { # program, what it has to say
 }
 expect hello-x86_64 'hello from C'
 expect throw-x86_64 'caught in C++'
+expect memchr-x86_64 'found nothing'
 expect hello.ape 'hello from C'
 expect throw.ape 'caught in C++'
+for name in hello throw; do
+    is=$(python3 -B "$here/joined.py" "$work/one/$name.ape") || is='not to be read'
+    if [ "$is" != 'any, aarch64, x86_64, ape-1.10' ]; then
+        unexpected "$name.ape is for ($is), not for any system, both architectures, with the loader ape-1.10"
+    fi
+done
+found 'joined' 'for any system, both architectures, with a loader inside'
 rm -r "$work"
 conclude
