@@ -8,6 +8,7 @@ owner "mmojo", type 1; its text has a line KEY=VALUE for each fact:
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +37,11 @@ def read_note(path: Path, what: str) -> dict[str, str]:
 
 
 def _read(stream: BinaryIO, offset: int, size: int, what: str) -> bytes:
-    stream.seek(offset)
-    data = stream.read(size)
-    if len(data) != size:
+    end = os.fstat(stream.fileno()).st_size
+    if offset > end or size > end - offset:
         raise ApeError(f"{what}: it ends too early", reason=ApeReason.MODULE)
-    return data
+    stream.seek(offset)
+    return stream.read(size)
 
 
 def _find(data: bytes) -> bytes:

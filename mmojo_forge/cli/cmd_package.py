@@ -115,7 +115,7 @@ def command(
     warnings = packaging.check_inputs(order, time.time())
     realised = _Realised(context, quiet=quiet, as_json=as_json)
     order = realised.completed(order, target, modules)
-    documents = _Documents(context, target, realised.targets, order.program, wish, Hashes(skip=dry_run))
+    documents = _Documents(context, target, modules, realised.targets, order.program, wish, Hashes(skip=dry_run))
     planned = packaging.plan(order, out, chosen, documents.add_to)
     warnings += planned.warnings
     for warning in warnings:
@@ -141,10 +141,11 @@ def command(
 @dataclass(slots=True)
 class _Documents:
     """What is said of the package, in it and beside it. A target has a bill; of a file nobody knows what is in it, but
-    it may tell itself."""
+    it may tell itself. `modules` are the targets that the modules come from, `given` what was asked for."""
 
     context: Context
     target: str
+    given: tuple[str, ...]
     modules: tuple[str, ...]
     program: Path
     wish: Wish
@@ -170,13 +171,21 @@ class _Documents:
         """The same with the documents that go into it; raises SbomError for what may not be passed on."""
         if self._is_target or self.modules:
             self.bill()
-        if self._is_target and self.wish.notices:
-            contents = package_documents.with_notices(contents, self.bill(), self.context.store)
+        contents = package_documents.with_folders_told(contents, (one for one in self.given if "/" in one))
+        if self.wish.notices:
+            contents = self._with_notices(contents)
         if not self.wish.sbom:
             return package_documents.without_sbom(contents)
         if self._is_target:
             return package_documents.with_sbom(contents, self.bill(), self.hashes)
         return package_documents.with_sbom_renewed(contents, self.hashes)
+
+    def _with_notices(self, contents: Contents) -> Contents:
+        if self._is_target:
+            return package_documents.with_notices(contents, self.bill(), self.context.store)
+        for one in self.modules:
+            contents = package_documents.with_notices_added(contents, self._bill_of(one), self.context.store)
+        return contents
 
     def beside(self, parameters: dict[str, Any]) -> Beside | None:
         """What is needed for documents beside it, with the key, which may be missing; None if there are none."""

@@ -22,13 +22,13 @@ Realise = Callable[[Sequence[str]], Sequence[Path]]
 
 
 def targets_of(given: Sequence[str], program: Path) -> tuple[str, ...]:
-    """The targets that the modules come from: those that are given by name, and that of the programs which load them,
-    unless the program itself does, or they are given; raises EngineError (`no-modules`), ApeError."""
+    """The targets that the modules come from, each once: those that are given by name, and that of the programs which
+    load them, unless the program itself does, or they are given; raises EngineError (`no-modules`), ApeError."""
     if not given:
         return ()
-    names = tuple(one for one in given if "/" not in one)
+    names = [one for one in given if "/" not in one]
     hosts = any(_name_of(Path(one)) == HOST for one in given if "/" in one)
-    return names if hosts else (*names, *_hosts_of(read_program(program)))
+    return tuple(dict.fromkeys(names if hosts else (*names, *_hosts_of(read_program(program)))))
 
 
 def find_modules(given: Sequence[str], targets: Sequence[str], realise: Realise) -> tuple[NamedFile, ...]:
@@ -66,4 +66,4 @@ def _name_of(folder: Path) -> str:
     found = sorted(folder.glob("libggml-*.so"))
     if found:
         return found[0].stem.removeprefix("lib")
-    return HOST if folder.name.endswith((HOST, "-hosts", _HOSTS)) else folder.name
+    return HOST if folder.name.endswith((HOST, f"{HOST}s")) else folder.name

@@ -116,9 +116,47 @@ def with_notices(contents: Contents, bill: Bill, store: Store) -> Contents:
         return contents
     collected = notices.collect_here(bill, store)
     if collected is None:
-        hint = f"`forge sbom {bill.root.name} --notices -o {NOTICES}` fetches them, then package again"
-        return _with_note(contents, f"no licence texts in it: their sources are not in the store any more. {hint}")
+        return _without_texts(contents, bill)
     return _with_file(contents, NOTICES, notices.render(bill, collected).encode())
+
+
+def with_notices_added(contents: Contents, bill: Bill, store: Store) -> Contents:
+    """The same with the licence texts of a target that was packed into a program which brought its own, if it did,
+    after those and once; raises NoticeError, ApeError."""
+    old = next((item for item in contents.items if item.name == NOTICES), None)
+    if old is not None and isinstance(old.origin, OnDisk):
+        return contents
+    collected = notices.collect_here(bill, store)
+    if collected is None:
+        return _without_texts(contents, bill)
+    before = b"" if old is None else _bytes_of(old.origin)
+    text = notices.render(bill, collected).encode()
+    return contents if text in before else _with_file(contents, NOTICES, before + (b"\n" if before else b"") + text)
+
+
+def with_folders_told(contents: Contents, folders: Iterable[str]) -> Contents:
+    """The same with a note for each module that was given as a folder, of which nobody knows what is in it, unless
+    licence texts are given with it."""
+    if _is_given(contents, NOTICES):
+        return contents
+    for folder in folders:
+        hint = "Give it as a target, or add them yourself: --file NOTICES.txt"
+        contents = _with_note(
+            contents, f"module {folder}: a folder has no licence texts and no bill of its own. {hint}"
+        )
+    return contents
+
+
+def _without_texts(contents: Contents, bill: Bill) -> Contents:
+    hint = f"`forge sbom {bill.root.name} --notices -o {NOTICES}` fetches them, then package again"
+    why = "their sources are not in the store any more"
+    return _with_note(contents, f"no licence texts of {bill.root.name} in it: {why}. {hint}")
+
+
+def _bytes_of(origin: Origin) -> bytes:
+    if isinstance(origin, Made):
+        return origin.data
+    return _read(origin) if isinstance(origin, InProgram) else b""
 
 
 def _is_given(contents: Contents, name: str) -> bool:

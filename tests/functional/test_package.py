@@ -59,9 +59,25 @@ def test_modules_are_realised_with_the_programs_that_load_them(forge: Forge, ser
     found = [name for name in files_in(forge.root / "out.ape") if name.startswith("modules/")]
     assert "modules/linux-x86_64/ggml-test/libggml-test.so" in found
     assert "modules/linux-x86_64/host/mmojo-server-v3" in found
+    notices = files_in(forge.root / "out.ape")["NOTICES.txt"].decode()
+    again = answer(forge.run("package", "./out.ape", "--module", "ggml-test", "-o", "again.ape", "--no-sbom", "--json"))
+    assert files_in(forge.root / "again.ape")["NOTICES.txt"].decode() == notices
+    assert [notices.count(f"Third-party notices of {name}") for name in ("ggml-test", "mmojo-server.hosts")] == [1, 1]
+    assert not [one for one in again["warnings"] if "licence texts" in one]
     refused = forge.run("package", str(server), "--module", "ggml-none", "-o", "two.ape", expect=2)
     assert "ggml-none" in refused.stderr
     assert not (forge.root / "two.ape").exists()
+
+
+def test_of_a_module_that_is_a_folder_it_is_told_that_nothing_is_known_of_it(forge: Forge, server: Path) -> None:
+    make_module(forge.root / "ggml-test", "ggml-test")
+    make_hosts(forge.root / "host")
+    command = ["package", str(server), "--module", "./ggml-test", "--module", "./host", "-o", "x.ape", "--json"]
+    warned = [one for one in answer(forge.run(*command))["warnings"] if "no licence texts" in one]
+    assert [one.partition(":")[0] for one in warned] == ["module ./ggml-test", "module ./host"]
+    (forge.root / "texts").write_text("theirs\n")
+    quiet = answer(forge.run(*command, "--file", "texts=NOTICES.txt"))
+    assert not [one for one in quiet["warnings"] if "no licence texts" in one]
 
 
 def test_a_target_is_realised_first(forge: Forge, server: Path) -> None:

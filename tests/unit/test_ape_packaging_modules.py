@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,13 @@ def test_a_note_is_read_wherever_it_stands(tmp_path: Path) -> None:
     path = make_elf(tmp_path / "a", "ggml=1\nneeds=lib.so\ndriver=13000\nodd\n")
     assert read_note(path, "read") == {"ggml": "1", "needs": "lib.so", "driver": "13000"}
     assert read_note(make_elf(tmp_path / "b", None), "read") == {}
+
+
+@pytest.mark.parametrize("offset", [121, 1 << 62, (1 << 64) - 8])
+def test_a_note_that_is_said_to_lie_outside_is_refused(tmp_path: Path, server: Path, offset: int) -> None:
+    module = make_module(tmp_path / "a")
+    library = module.path / "libggml-test.so"
+    data = bytearray(library.read_bytes())
+    struct.pack_into("<Q", data, 64 + 8, offset)
+    library.write_bytes(data)
+    assert reason(server, module) == "ape-module"

@@ -34,6 +34,8 @@ def test_an_ape_wants_the_programs_that_load_modules(tmp_path: Path) -> None:
     assert targets_of(["./ggml-cuda", "./host"], server) == ()
     assert targets_of(["./ggml-cuda", "out/mmojo-server.hosts", "x/abc-mmojo-server-hosts"], server) == ()
     assert targets_of([], server) == ()
+    assert targets_of(["ggml-cuda", "ggml-cuda"], server) == ("ggml-cuda", "mmojo-server.hosts")
+    assert targets_of(["mmojo-server.hosts", "ggml-cuda"], server) == ("mmojo-server.hosts", "ggml-cuda")
 
 
 def test_a_program_that_loads_them_itself_wants_none(tmp_path: Path) -> None:
@@ -61,6 +63,9 @@ def test_folders_are_called_like_what_is_in_them(tmp_path: Path) -> None:
 
     found = find_modules([str(module.path)], ("mmojo-server.hosts",), realise)
     assert found == (NamedFile("ggml-test", module.path), NamedFile("host", hosts))
+    plainly = tmp_path / "hosts"
+    plainly.mkdir()
+    assert find_modules([str(plainly)], (), lambda _: ()) == (NamedFile("host", plainly),)
 
 
 def bill(name: str, *parts: str, tools: Sequence[str] = ()) -> Bill:
