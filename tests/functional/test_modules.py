@@ -52,7 +52,13 @@ def packed(tmp_path_factory: pytest.TempPathFactory, vulkan: Path, hosts: Path) 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> dict[str, str]:
-    return {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    return {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+
+
+@pytest.fixture(scope="module")
+def lavapipe() -> Path:
+    """Runs a program with a device that it can see, so that modules are unpacked for it."""
+    return built("lavapipe") / "bin" / "lavapipe"
 
 
 def completes(server: Running) -> str:
@@ -86,8 +92,9 @@ def test_without_a_driver_it_is_one_line_and_the_cpu(packed: Path, cache: dict[s
     assert "no driver here: libvulkan.so.1" in said[0] or "no device that it can use" in said[0]
 
 
-def test_with_a_driver_the_model_lies_on_the_device(packed: Path, cache: dict[str, str], tmp_path: Path) -> None:
-    lavapipe = built("lavapipe") / "bin" / "lavapipe"
+def test_with_a_driver_the_model_lies_on_the_device(
+    packed: Path, cache: dict[str, str], lavapipe: Path, tmp_path: Path
+) -> None:
     environment = {**cache, "GGML_VK_VISIBLE_DEVICES": "0"}
     assert "llvmpipe" in devices(packed, environment, lavapipe).stdout
     command = [lavapipe, *start_of(packed), "--log-verbosity", "4"]
@@ -97,8 +104,7 @@ def test_with_a_driver_the_model_lies_on_the_device(packed: Path, cache: dict[st
         assert any("Vulkan0 model buffer size" in line for line in lines(server, "Vulkan0")), server.log.read_text()
 
 
-def test_a_device_with_too_little_memory_is_told(packed: Path, cache: dict[str, str]) -> None:
-    lavapipe = built("lavapipe") / "bin" / "lavapipe"
+def test_a_device_with_too_little_memory_is_told(packed: Path, cache: dict[str, str], lavapipe: Path) -> None:
     # lavapipe has 2 GiB; left to itself the server would put fewer layers there.
     command = [lavapipe, *start_of(packed), "--fit", "off", "--gpu-layers", "all", "--ctx-size", "8000000"]
     given = {**os.environ, **cache, "GGML_VK_VISIBLE_DEVICES": "0"}
@@ -108,13 +114,12 @@ def test_a_device_with_too_little_memory_is_told(packed: Path, cache: dict[str, 
 
 
 def test_a_native_program_finds_them_beside_itself(
-    vulkan: Path, hosts: Path, cache: dict[str, str], tmp_path: Path
+    vulkan: Path, hosts: Path, cache: dict[str, str], lavapipe: Path, tmp_path: Path
 ) -> None:
     program = tmp_path / "mmojo-server"
     shutil.copy(server_program(), program)
     for name, folder in (("ggml-vulkan", vulkan), ("host", hosts)):
         shutil.copytree(folder, tmp_path / "mmojo-server-support" / PLACE / name)
-    lavapipe = built("lavapipe") / "bin" / "lavapipe"
     found = devices(program, {**cache, "GGML_VK_VISIBLE_DEVICES": "0"}, lavapipe)
     assert "llvmpipe" in found.stdout
     assert not Path(cache["XDG_CACHE_HOME"]).exists()
@@ -156,14 +161,33 @@ def test_an_old_driver_is_told_what_is_needed(abi: str, hosts: Path, tmp_path: P
     assert "the driver here is for CUDA 12.4, it needs one for CUDA 13.0 or later" in done.stderr
 
 
-def test_a_damaged_one_is_not_loaded(packed: Path, cache: dict[str, str], tmp_path: Path, vulkan: Path) -> None:
+@pytest.mark.skipif(not shutil.which("readelf"), reason="needs binutils")
+@pytest.mark.parametrize("target", ["ggml-vulkan", "ggml-cuda.lean-quick"])
+def test_all_that_a_module_wants_of_ggml_is_in_every_program(target: str, hosts: Path) -> None:
+    (library,) = built(target).glob("libggml-*.so")
+    wanted = {name for name, place in symbols(library) if place == "UND" and name.startswith(("ggml_", "gguf_"))}
+    assert wanted
+    for program in hosts.iterdir():
+        there = {name for name, place in symbols(program) if place != "UND"}
+        assert wanted - there == set(), program.name
+
+
+def symbols(path: Path) -> set[tuple[str, str]]:
+    """The dynamic symbols of an ELF file: name, and the section that it is in or UND."""
+    command: list[str | Path] = ["readelf", "--wide", "--dyn-syms", path]
+    rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return {(row[7], row[6]) for row in map(str.split, rows) if len(row) >= 8}
+
+
+def test_a_damaged_one_is_not_loaded(
+    packed: Path, cache: dict[str, str], lavapipe: Path, tmp_path: Path, vulkan: Path
+) -> None:
     data = bytearray(packed.read_bytes())
     library = (vulkan / "libggml-vulkan.so").read_bytes()
     data[data.rindex(library[: 1 << 12]) + len(library) // 2] ^= 1
     bad = tmp_path / "bad.ape"
     bad.write_bytes(data)
     bad.chmod(0o755)
-    lavapipe = built("lavapipe") / "bin" / "lavapipe"
     done = devices(bad, {**cache, "GGML_VK_VISIBLE_DEVICES": "0"}, lavapipe)
     assert done.returncode == 0
     assert "libggml-vulkan.so" in done.stderr
@@ -171,29 +195,30 @@ def test_a_damaged_one_is_not_loaded(packed: Path, cache: dict[str, str], tmp_pa
     assert "llvmpipe" not in done.stdout
 
 
-def test_a_parent_that_ignores_its_children_changes_nothing(packed: Path, cache: dict[str, str]) -> None:
+def test_a_parent_that_ignores_its_children_changes_nothing(
+    packed: Path, cache: dict[str, str], lavapipe: Path
+) -> None:
     """The program inherits it, and yet has to hear how its probe of the one for glibc ended."""
-    lavapipe = built("lavapipe") / "bin" / "lavapipe"
     ignoring = ("sh", "-c", 'trap "" CHLD; exec "$@"', "sh", lavapipe)
     done = devices(packed, {**cache, "GGML_VK_VISIBLE_DEVICES": "0"}, *ignoring)
     assert "llvmpipe" in done.stdout, done.stderr
 
 
-def test_what_a_kill_left_behind_is_written_over(packed: Path, cache: dict[str, str]) -> None:
-    assert devices(packed, cache).returncode == 0
+def test_what_a_kill_left_behind_is_written_over(packed: Path, cache: dict[str, str], lavapipe: Path) -> None:
+    assert devices(packed, cache, lavapipe).returncode == 0
     (library,) = Path(cache["XDG_CACHE_HOME"]).glob("ape/modules-*/libggml-vulkan.so")
     before = {path.name: path.read_bytes() for path in library.parent.iterdir()}
     library.unlink()
     (library.parent / f"{library.name}.part").write_bytes(b"\0" * (len(before[library.name]) + 4096))
-    assert devices(packed, cache).returncode == 0
+    assert devices(packed, cache, lavapipe).returncode == 0
     assert {path.name: path.read_bytes() for path in library.parent.iterdir()} == before
 
 
-def test_two_that_unpack_at_once_leave_what_one_does(packed: Path, cache: dict[str, str]) -> None:
-    given = {**os.environ, **cache}
-    command = [*start_of(packed), "--list-devices"]
-    both = [subprocess.Popen(command, env=given, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [one.wait(timeout=120) for one in both] == [0, 0]
+def test_two_that_unpack_at_once_leave_what_one_does(packed: Path, cache: dict[str, str], lavapipe: Path) -> None:
+    given = {**os.environ, **cache, "GGML_VK_VISIBLE_DEVICES": "0"}
+    command = [lavapipe, *start_of(packed), "--list-devices"]
+    both = [subprocess.Popen(command, env=given, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert ["llvmpipe" in one.communicate(timeout=120)[0] for one in both] == [True, True]
     unpacked = [path for folder in Path(cache["XDG_CACHE_HOME"]).glob("ape/modules-*") for path in folder.iterdir()]
     assert "libggml-vulkan.so" in {path.name for path in unpacked}
     assert {path.suffix for path in unpacked} <= {".so", ".json", ""}
