@@ -46,6 +46,13 @@ def start_of(program: Path) -> list[str | Path]:
         return [program] if stream.read(4) == b"\x7fELF" else ["sh", program]
 
 
+def devices(program: Path, environment: dict[str, str], *before: object) -> subprocess.CompletedProcess[str]:
+    """What `--list-devices` says, started by `before` if that is given."""
+    command = [str(word) for word in (*before, *start_of(program), "--list-devices")]
+    given = {**os.environ, **environment}
+    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, check=False)
+
+
 @dataclass(frozen=True)
 class Running:
     """A server that answers. `pid` is its own: shells and launchers become it."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.ape_samples.modules import make_elf
 from tests.built import built, server_program, tiny_model
-from tests.packed import ARGUMENTS, Running, package, running, start_of, the_server
+from tests.packed import ARGUMENTS, Running, devices, package, running, start_of, the_server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules are made for Linux")
 
@@ -71,13 +71,6 @@ def completes(server: Running) -> str:
 
 def lines(server: Running, word: str) -> list[str]:
     return [line for line in server.log.read_text(errors="replace").splitlines() if word in line]
-
-
-def devices(program: Path, environment: dict[str, str], *before: object) -> subprocess.CompletedProcess[str]:
-    """What `--list-devices` says."""
-    command = [str(word) for word in (*before, *start_of(program), "--list-devices")]
-    given = {**os.environ, **environment}
-    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_without_a_driver_it_is_one_line_and_the_cpu(packed: Path, cache: dict[str, str], tmp_path: Path) -> None:
@@ -224,6 +217,20 @@ def test_two_that_unpack_at_once_leave_what_one_does(packed: Path, cache: dict[s
     assert {path.suffix for path in unpacked} <= {".so", ".json", ""}
 
 
+def test_a_folder_from_which_nothing_may_be_run_is_passed_over(
+    packed: Path, cache: dict[str, str], lavapipe: Path, tmp_path: Path
+) -> None:
+    cached = Path(cache["XDG_CACHE_HOME"])
+    cached.mkdir()
+    mount = f'mount -t tmpfs -o noexec none "{cached}" && exec "$@"'
+    apart = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no mounts of one's own here")
+    done = devices(packed, cache, *apart, lavapipe)
+    assert "llvmpipe" in done.stdout, done.stderr
+    assert list((tmp_path / ".cache" / "ape").glob("modules-*/libggml-vulkan.so"))
+
+
 def test_where_there_is_no_glibc_the_static_program_goes_on(packed: Path) -> None:
     bwrap = shutil.which("bwrap")
     if not bwrap:
@@ -262,4 +269,5 @@ def test_where_there_is_no_glibc_the_static_program_goes_on(packed: Path) -> Non
     command = [*sandbox, *(["/bin/sh"] if len(start_of(packed)) > 1 else []), "/hello.ape", "--list-devices"]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert "no GPU is used: no mmojo-server of this version for modules starts here" in done.stderr
+    assert "no GPU is used: " in done.stderr
+    assert "it needs a system with glibc 2.28 or later" in done.stderr

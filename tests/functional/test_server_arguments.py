@@ -138,6 +138,20 @@ def test_a_file_that_is_too_large_is_an_error(folder: Path) -> None:
     assert "1 MiB" in answer.stderr.decode()
 
 
+def test_a_file_that_anybody_may_write_to_is_left_alone(folder: Path) -> None:
+    """In /tmp anybody can put one beside the program, and arguments say what code is loaded."""
+    clear(folder)
+    file = folder / "mmojo-server-args"
+    file.write_text("--x")
+    file.chmod(0o666)
+    answer = ask(folder / "mmojo-server", ["--print-args"])
+    assert printed(answer) == []
+    assert f"the arguments in {file} are not used: anybody may write to it" in answer.stderr.decode()
+    file.chmod(0o664)
+    assert printed(ask(folder / "mmojo-server", ["--print-args"])) == [b"--x"]
+    file.unlink()
+
+
 def test_support_names_a_file_in_the_support_folder(folder: Path) -> None:
     clear(folder)
     (folder / "mmojo-server-support").mkdir()

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules are mad
 CHECK = REPOSITORY / "recipes" / "ggml-module" / "check" / "check-module.sh"
 STRANGER = """
 #include <stdio.h>
-extern int nobody_has_this(void), stray(void);
-int ggml_backend_init(void) { return nobody_has_this() + stray(); }
+extern int nobody_has_this(void), stray(void), _dl_signal_error(void);
+int ggml_backend_init(void) { return nobody_has_this() + stray() + _dl_signal_error(); }
 int another(void) { return printf("/build/somewhere"); }
 """
 
@@ -99,6 +99,7 @@ def test_a_library_that_is_no_module_is_named_with_all_that_is_wrong(tmp_path: P
     assert complaints == [
         "needs a library that not every machine has",
         "looks for libraries elsewhere than beside itself",
+        "needs a glibc that not every machine has",
         "does not export ggml_backend_init alone",
         "needs what nobody has",
         "can be unloaded, with destructors left to run",

@@ -40,6 +40,10 @@ if [ "$(printf '%s\nGLIBC_2.28\n' "$newest" | sort -V | tail -n 1)" != GLIBC_2.2
     complain 'needs a newer glibc than 2.28' "$newest"
 fi
 
+# Those that are no number are newer as well (GLIBC_ABI_DT_RELR), or nobody's to rely on (GLIBC_PRIVATE).
+odd=$(grep -o 'GLIBC_[A-Z][A-Z0-9_]*' "$folder/versions" | LC_ALL=C sort -u | paste -s -d ' ')
+if [ -n "$odd" ]; then complain 'needs a glibc that not every machine has' "$odd"; fi
+
 exports=$(awk '$7 != "UND" { print $8 }' "$folder/symbols")
 if [ "$exports" != ggml_backend_init ]; then complain 'does not export ggml_backend_init alone' "$exports"; fi
 

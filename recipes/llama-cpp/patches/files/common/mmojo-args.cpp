@@ -568,6 +568,16 @@ bool read_place(const std::string & path, std::string & content) {
     return true;
 }
 
+// Arguments say what code is loaded: those that somebody else has put beside the program, in /tmp for instance, are
+// told of and left alone.
+bool is_trusted(const std::string & path) {
+    const std::string why = mmojo_is_inside(path.c_str()) ? "" : mmojo_distrusted(path);
+    if (!why.empty()) {
+        fprintf(stderr, "warning: the arguments in %s are not used: %s\n", path.c_str(), why.c_str());
+    }
+    return why.empty();
+}
+
 std::string support_folder() { return mmojo_own_container().folder + "/" + SUPPORT; }
 
 // The files that are there, weakest first.
@@ -576,10 +586,10 @@ std::vector<arguments> read_files() {
     std::string            text;
     for (const std::string & folder : { std::string("/zip"), support_folder(), mmojo_own_container().folder }) {
         const std::string plain = folder + "/" + NAME, yaml = plain + ".yaml";
-        if (read_place(plain, text)) {
+        if (is_trusted(plain) && read_place(plain, text)) {
             files.push_back(mmojo_read_plain_args(text, plain));
         }
-        if (read_place(yaml, text)) {
+        if (is_trusted(yaml) && read_place(yaml, text)) {
             files.push_back(mmojo_read_yaml_args(text, yaml));
         }
     }

@@ -53,6 +53,11 @@ const mmojo_container & mmojo_own_container();
 // The whole content of the file `path`, outside; false if there is none. Throws std::runtime_error.
 bool mmojo_read_outside(const std::string & path, std::string & content);
 
+// Why what lies beside the program at `path`, a file or a folder, is not to be relied on: another user than root, this
+// one and the owner of the program's file may have put it there, or anybody may change it. "" if there is nothing, or
+// no reason: what anybody may do to the program itself is none.
+std::string mmojo_distrusted(const std::string & path);
+
 // The environment variable `name`, in UTF-8; false if it is not set.
 bool mmojo_environment(const std::string & name, std::string & value);
 

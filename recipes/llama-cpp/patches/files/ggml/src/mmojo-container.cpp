@@ -24,6 +24,7 @@
 #    define mmojo_seek _fseeki64
 #    define mmojo_tell _ftelli64
 #else
+#    include <sys/stat.h>
 #    include <unistd.h>
 #    define mmojo_seek fseeko
 #    define mmojo_tell ftello
@@ -197,6 +198,9 @@ std::vector<mmojo_entry> read_directory(FILE * file, uint64_t file_size, const d
         }
         if (method != 0 && method != 8) {
             throw std::runtime_error("its entry " + entry.name + " is packed by a method other than deflate");
+        }
+        if (entry.stored && entry.size != entry.packed) {
+            throw std::runtime_error("its entry " + entry.name + " has two sizes");
         }
         at += DIRECTORY_SIZE + name + extra + number(bytes, at + 32, 2);
         entries.push_back(std::move(entry));
@@ -407,6 +411,25 @@ bool mmojo_read_outside(const std::string & path, std::string & content) {
         fail(path, std::string("cannot be read: ") + error.what());
     }
     return true;
+}
+
+std::string mmojo_distrusted(const std::string & path) {
+#if defined(_WIN32)
+    (void) path; // a folder of Windows has rights of its own, which its files have from it
+    return "";
+#else
+    struct stat program{}, entry{}, target{};
+    if (lstat(path.c_str(), &entry) != 0 || stat(path.c_str(), &target) != 0) {
+        return "";
+    }
+    const bool known = stat(mmojo_own_container().path.c_str(), &program) == 0;
+    for (const uid_t owner : { entry.st_uid, target.st_uid }) {
+        if (owner != 0 && owner != geteuid() && !(known && owner == program.st_uid)) {
+            return "it belongs to another user";
+        }
+    }
+    return target.st_mode & ~program.st_mode & S_IWOTH ? "anybody may write to it" : "";
+#endif
 }
 
 bool mmojo_environment(const std::string & name, std::string & value) {

@@ -28,6 +28,7 @@ void mmojo_load_modules(void) {} // no modules are made for this system
 #    include <spawn.h>
 #    include <sys/file.h>
 #    include <sys/stat.h>
+#    include <sys/statvfs.h>
 #    include <sys/wait.h>
 #    include <unistd.h>
 
@@ -62,6 +63,8 @@ constexpr char   SUPPORT[] = "mmojo-server-support";
 constexpr char   HOST[]    = "host";
 constexpr char   SUMS[]    = "SHA256SUMS";
 constexpr char   PROBE[]   = "MMOJO_PROBE";
+constexpr int    OTHER_VERSION = 3; // what a probed program ends with
+constexpr char   NEEDS_GLIBC[] = "it needs a system with glibc 2.28 or later";
 constexpr size_t LARGEST_NOTE = 64 * 1024;
 
 struct closer {
@@ -148,14 +151,40 @@ std::string variable(const char * name) {
     return value ? value : "";
 }
 
+// Where modules lie if nothing else is asked for, nearest first. Code is run from there: a folder that somebody else has
+// put beside the program is told of and left alone.
+std::vector<place> usual_places() {
+    const std::string  own = mmojo_own_container().folder;
+    std::vector<place> all;
+    for (const std::string & folder : { own, own + "/" + SUPPORT }) {
+        std::string at = folder, why;
+        for (const char * below : { "", "/modules", "/linux-x86_64" }) {
+            at += below;
+            why = why.empty() && at != own ? mmojo_distrusted(at) : why;
+        }
+        if (why.empty()) {
+            all.push_back({ false, at });
+        } else {
+            GGML_LOG_WARN("modules: %s is not used: %s\n", at.c_str(), why.c_str());
+        }
+    }
+    all.push_back({ true, std::string("modules/") + SYSTEM });
+    return all;
+}
+
 // Where modules may be, nearest first.
 std::vector<place> places() {
-    const std::string asked = variable("MMOJO_MODULES"), tail = std::string("modules/") + SYSTEM;
-    if (!asked.empty()) {
-        return { { false, asked } };
+    const std::string asked = variable("MMOJO_MODULES");
+    return asked.empty() ? usual_places() : std::vector<place>{ { false, asked } };
+}
+
+// Whether the folder `below` of a place is as little somebody else's as the place is, or the place was asked for.
+bool is_trusted(const place & one, const std::string & below) {
+    const std::string why = one.inside || one.folder == variable("MMOJO_MODULES") ? "" : mmojo_distrusted(one.folder + "/" + below);
+    if (!why.empty()) {
+        GGML_LOG_WARN("modules: %s/%s is not used: %s\n", one.folder.c_str(), below.c_str(), why.c_str());
     }
-    const mmojo_container & own = mmojo_own_container();
-    return { { false, own.folder + "/" + tail }, { false, own.folder + "/" + SUPPORT + "/" + tail }, { true, tail } };
+    return why.empty();
 }
 
 // The modules that count, by name.
@@ -166,7 +195,7 @@ std::map<std::string, module> find_modules(const std::vector<place> & all) {
         folders.push_back(""); // a module that lies there without a folder of its own
         for (const std::string & folder : folders) {
             for (const std::string & file : folder == HOST ? std::vector<std::string>() : one.list(folder)) {
-                if (begins(file, "libggml-") && ends(file, ".so")) {
+                if (begins(file, "libggml-") && ends(file, ".so") && is_trusted(one, folder)) {
                     const std::string name = file.substr(3, file.size() - 6);
                     found.emplace(name, module{ name, folder, one });
                 }
@@ -220,24 +249,38 @@ bool is_private(const std::string & folder) {
     if (lstat(folder.c_str(), &status) != 0) {
         std::error_code error;
         fs::create_directories(fs::path(folder).parent_path(), error);
-        if (mkdir(folder.c_str(), 0700) != 0 || lstat(folder.c_str(), &status) != 0) {
+        // Another process may be doing the same.
+        if ((mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) || lstat(folder.c_str(), &status) != 0) {
             return false;
         }
     }
     return S_ISDIR(status.st_mode) && status.st_uid == geteuid() && (status.st_mode & 022) == 0;
 }
 
+// Whether a file of the folder may be run, or mapped as code.
+bool is_executable(const std::string & folder) {
+    struct statvfs status{};
+    return statvfs(folder.c_str(), &status) != 0 || !(status.f_flag & ST_NOEXEC);
+}
+
+// Whether the folder is another user's: root often has the HOME of whoever became root.
+bool is_anothers(const std::string & folder) {
+    struct stat status{};
+    return stat(folder.c_str(), &status) == 0 && status.st_uid != geteuid();
+}
+
 // The user's folder for what is unpacked: where the launchers of an APE put slices, too.
 std::string cache_folder() {
     const std::string cache = variable("XDG_CACHE_HOME"), home = variable("HOME"), temporary = variable("TMPDIR");
     const std::string mine  = "/ape-" + std::to_string(geteuid());
-    for (const std::string & folder : { begins(cache, "/") ? cache + "/ape" : "", begins(home, "/") ? home + "/.cache/ape" : "",
+    const bool        homely = begins(home, "/") && !is_anothers(home);
+    for (const std::string & folder : { begins(cache, "/") && !is_anothers(cache) ? cache + "/ape" : "", homely ? home + "/.cache/ape" : "",
                                         begins(temporary, "/") ? temporary + mine : "", "/tmp" + mine }) {
-        if (!folder.empty() && is_private(folder) && access(folder.c_str(), W_OK) == 0) {
+        if (!folder.empty() && is_private(folder) && access(folder.c_str(), W_OK) == 0 && is_executable(folder)) {
             return folder;
         }
     }
-    throw std::runtime_error("nowhere to unpack: need a folder of yours with room in XDG_CACHE_HOME, HOME or TMPDIR");
+    throw std::runtime_error("nowhere to unpack: need a folder of yours, not mounted noexec, in XDG_CACHE_HOME, HOME or TMPDIR");
 }
 
 bool is_there(const std::string & path, uint64_t size) {
@@ -284,20 +327,24 @@ void unpack_file(const place & from, const std::string & name, const sum & wante
     const file_ptr target = create(to, alone, temporary);
     sha256_t       state;
     sha256_init(&state);
-    bool           good = target && fseeko(source.get(), static_cast<off_t>(start), SEEK_SET) == 0;
+    bool           good = target && fseeko(source.get(), static_cast<off_t>(start), SEEK_SET) == 0, short_of = false;
     std::string    bytes(1 << 20, '\0');
     for (uint64_t left = size; good && left > 0;) {
         const size_t count = fread(&bytes[0], 1, std::min<uint64_t>(left, bytes.size()), source.get());
+        short_of = count == 0 && !ferror(source.get());
         good = count > 0 && fwrite(bytes.data(), 1, count, target.get()) == count;
         sha256_update(&state, reinterpret_cast<const unsigned char *>(bytes.data()), count);
         left -= count;
     }
     unsigned char digest[SHA256_DIGEST_SIZE];
     sha256_final(&state, digest);
-    const std::string why = !good || fflush(target.get()) != 0 || fchmod(fileno(target.get()), 0700) != 0 ? std::strerror(errno)
-                            : hex(digest, sizeof digest) != wanted.hash                 ? "it is damaged"
-                            : rename(temporary.c_str(), to.c_str()) != 0                ? std::strerror(errno)
-                                                                                        : "";
+    // On the disk before it has its name: by that and its size it is known from then on.
+    const bool        written = good && fflush(target.get()) == 0 && fchmod(fileno(target.get()), 0700) == 0 && fsync(fileno(target.get())) == 0;
+    const std::string why = short_of                                                ? "it ends too early"
+                            : !written                                              ? std::strerror(errno)
+                            : hex(digest, sizeof digest) != wanted.hash             ? "it is damaged"
+                            : rename(temporary.c_str(), to.c_str()) != 0            ? std::strerror(errno)
+                                                                                    : "";
     if (!why.empty()) {
         unlink(temporary.c_str());
         throw std::runtime_error("cannot unpack " + from.path(name) + " to " + to + ": " + why);
@@ -342,8 +389,9 @@ struct children_waited_for {
     ~children_waited_for() { sigaction(SIGCHLD, &before, nullptr); }
 };
 
-// Whether the program starts at all, so its C library and CPU level are what this system has, and is of this version.
-bool starts(const std::string & path) {
+// Why the program does not start here, so that its C library and CPU level are what this system has; "" if it does, and
+// is of this version.
+std::string why_not(const std::string & path) {
     std::string         probe = std::string(PROBE) + "=" + MMOJO_GGML_ABI;
     std::vector<char *> environment{ &probe[0] };
     for (char ** one = environ; *one; one++) {
@@ -359,11 +407,20 @@ bool starts(const std::string & path) {
     const children_waited_for waited;
     pid_t                     pid    = 0;
     int                       status = -1;
-    const bool                ran    = posix_spawn(&pid, path.c_str(), &quiet, nullptr, argv, environment.data()) == 0;
+    const int                 error  = posix_spawn(&pid, path.c_str(), &quiet, nullptr, argv, environment.data());
     posix_spawn_file_actions_destroy(&quiet);
-    while (ran && waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    if (error == ENOENT && access(path.c_str(), F_OK) == 0) {
+        return NEEDS_GLIBC; // it is there: its loader is not
     }
-    return ran && status == 0;
+    if (error != 0) {
+        return std::string("it cannot be started: ") + std::strerror(error);
+    }
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (WIFSIGNALED(status)) {
+        return "it ended with signal " + std::to_string(WTERMSIG(status));
+    }
+    return status == 0 ? "" : WEXITSTATUS(status) == OTHER_VERSION ? "it is of another version of ggml" : NEEDS_GLIBC;
 }
 
 std::vector<std::string> own_arguments() {
@@ -374,7 +431,7 @@ std::vector<std::string> own_arguments() {
     for (size_t count; file && (count = fread(buffer, 1, sizeof buffer, file.get())) > 0;) {
         text.append(buffer, count);
     }
-    for (size_t at = 0; at < text.size(); at = text.find('\0', at) + 1) {
+    for (size_t at = 0; at < text.size(); at += arguments.back().size() + 1) {
         arguments.push_back(text.c_str() + at);
     }
     return arguments;
@@ -395,27 +452,37 @@ void become(const std::string & path) {
     // Whom it stands for, and that it is meant: children inherit this, and only one of the same file may heed it.
     setenv("MMOJO_HOST", fs::canonical(path).c_str(), 1);
     setenv("MMOJO_HOST_OF", self.c_str(), 1);
+    unsetenv(PROBE);
     execv(path.c_str(), argv.data());
     throw std::runtime_error(path + ": " + std::strerror(errno));
 }
 
-// The program for glibc, of this one's CPU level if there is one, else of the best that starts.
-void hand_over(const std::vector<place> & all) {
-    const std::string program = mmojo_program, best = program + "-" + mmojo_level;
+// The program for glibc, of this one's CPU level if there is one, else of the best that starts. A folder that was asked
+// for has modules, and need not have programs.
+void hand_over(const std::vector<place> & asked) {
+    const std::string  program = mmojo_program, best = program + "-" + mmojo_level;
+    std::vector<place> all = asked;
+    if (!variable("MMOJO_MODULES").empty()) {
+        for (const place & one : usual_places()) {
+            all.push_back(one);
+        }
+    }
+    std::string first;
     for (const place & one : all) {
-        std::vector<std::string> names = one.list(HOST);
+        std::vector<std::string> names = is_trusted(one, HOST) ? one.list(HOST) : std::vector<std::string>();
         std::reverse(names.begin(), names.end());
         std::stable_partition(names.begin(), names.end(), [&](const std::string & name) { return name == best; });
         for (const std::string & name : names) {
             if (begins(name, program + "-")) {
-                const std::string path = unpack(one, HOST, name) + "/" + name;
-                if (starts(path)) {
+                const std::string path = unpack(one, HOST, name) + "/" + name, why = why_not(path);
+                if (why.empty()) {
                     become(path);
                 }
+                first = first.empty() ? path + ": " + why : first;
             }
         }
     }
-    throw std::runtime_error("no " + program + " of this version for modules starts here; it needs a system with glibc 2.28 or later");
+    throw std::runtime_error(!first.empty() ? first : "there is no " + program + " that can load modules; `forge package --module` packs it");
 }
 
 void use(const std::map<std::string, module> & found, const std::vector<place> & all) {
@@ -553,7 +620,8 @@ void load(const module & one) {
 // Shows that it starts, and is of the version that asks; the check of the CPU comes before this.
 __attribute__((constructor)) void answer_probe() {
     if (const char * asked = getenv(PROBE)) {
-        _exit(strcmp(asked, MMOJO_GGML_ABI) == 0 ? 0 : 3);
+        fprintf(stderr, "%s is set, so all that is told is whether ggml here is %s\n", PROBE, asked);
+        _exit(strcmp(asked, MMOJO_GGML_ABI) == 0 ? 0 : OTHER_VERSION);
     }
 }
 
