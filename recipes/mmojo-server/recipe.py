@@ -181,7 +181,8 @@ def build_infos(infos, compiler):
 cat > /build/facts.json <<'END'
 {dumps(facts, indent=1, sort_keys=True)}
 END
-python3 -B /forge/info/build_info.py /build/facts.json -- {compiler}
+abi=$(sh /forge/source/ggml/mmojo-abi.sh /forge/source/ggml | sed 's/.*"\(.*\)"/\1/')
+python3 -B /forge/info/build_info.py /build/facts.json "$abi" -- {compiler}
 """
 
 

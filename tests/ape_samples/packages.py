@@ -25,13 +25,13 @@ SLICES = {
 }
 
 
-def make_server(folder: Path, *, pages: Sequence[str] = ("chat", "complete")) -> Path:
-    """A linked APE with pages, as `mmojo-server.ape` has them."""
+def make_server(folder: Path, *, pages: Sequence[str] = ("chat", "complete"), info: str | None = None) -> Path:
+    """A linked APE with pages, as `mmojo-server.ape` has them; `info` is its build-info.json."""
     spec = write_inputs(folder / "in", SLICES)
     assets = []
     for name in ("build-info.json", *(f"ui/{page}/index.html" for page in pages)):
         path = folder / "in" / name.replace("/", "-")
-        path.write_text(f"{name} " * 50)
+        path.write_text(info if info is not None and name == "build-info.json" else f"{name} " * 50)
         assets.append(Asset(name, path))
     return link(LinkSpec("mmojo-server", spec.slices, spec.launchers, tuple(assets)), folder / "mmojo-server.ape").path
 

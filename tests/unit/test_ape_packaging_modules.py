@@ -67,6 +67,22 @@ def test_one_for_another_ggml_than_the_rest_is_refused(tmp_path: Path, server: P
     assert reason(server, one, other) == "ape-module"
 
 
+def test_one_for_another_ggml_than_the_program_is_refused(tmp_path: Path) -> None:
+    told = make_server(tmp_path / "told", info='{"ggml": {"abi": "abc"}}')
+    package(told, tmp_path / "out.ape", modules=(make_module(tmp_path / "m"), make_hosts(tmp_path / "h")))
+    other = make_module(tmp_path / "a", version="new"), make_hosts(tmp_path / "b", "new")
+    assert reason(told, *other) == "ape-module"
+    for info in ("", "[]", '{"ggml": 1}', '{"ggml": {}}'):
+        untold = make_server(tmp_path / f"untold{info}", info=info)
+        package(untold, tmp_path / "out.ape", modules=other)
+
+
+def test_one_for_another_ggml_than_a_program_for_glibc_is_refused(tmp_path: Path) -> None:
+    program = make_elf(tmp_path / "mmojo-server", "ggml=abc\nneeds=\n")
+    package(program, tmp_path / "out", modules=(make_module(tmp_path / "m"),))
+    assert reason(program, make_module(tmp_path / "a", version="new")) == "ape-module"
+
+
 def test_one_that_says_nothing_of_its_ggml_is_refused(tmp_path: Path, server: Path) -> None:
     module = make_module(tmp_path / "m")
     for text, owner in ((None, b"mmojo\0"), ("ggml=abc\n", b"GNU\0"), ("needs=x\n", b"mmojo\0")):

@@ -25,7 +25,7 @@ from mmojo_forge.ape.gguf import Gguf
 from mmojo_forge.ape.packaging import names
 from mmojo_forge.ape.packaging.contents import SUPPORT_PATH, ZIP_PATH, Contents, Head, InProgram, Item
 from mmojo_forge.ape.packaging.models import look_at_models, look_at_projector, read_item
-from mmojo_forge.ape.packaging.modules import look_at_modules
+from mmojo_forge.ape.packaging.modules import check_fit, look_at_modules
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.sources import look_at, look_at_certificate, read_text, walk_folder
 from mmojo_forge.ape.program import Program, read_program
@@ -67,6 +67,7 @@ def gather(order: PackageOrder) -> Contents:
     if program.facts is not None:
         container.check_program(program)
         container.verify_program(program)
+    check_fit(order.modules, program)
     old = read_old_arguments(program)
     items = [*_keep(order, program, old, {item.name for item in given.items}), *given.items]
     found = [item.name for item in items]

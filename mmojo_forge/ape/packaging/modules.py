@@ -8,21 +8,49 @@ modules/linux-x86_64/…/SHA256SUMS                 of each folder, by which it 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
-from mmojo_forge.ape import content
+from mmojo_forge.ape import content, entries
 from mmojo_forge.ape.error import ApeError, ApeReason
 from mmojo_forge.ape.note import read_note
 from mmojo_forge.ape.packaging import names
 from mmojo_forge.ape.packaging.contents import Item, Made
 from mmojo_forge.ape.packaging.order import NamedFile
 from mmojo_forge.ape.packaging.sources import walk_folder
+from mmojo_forge.ape.program import Kind, Program
 
 SUMS: Final = "SHA256SUMS"
 _WHAT: Final = "module"
+_BUILD_INFO: Final = "build-info.json"
+
+
+def check_fit(modules: Sequence[NamedFile], program: Program) -> None:
+    """Raise ApeError (`ape-module`) if the program says that it is made of another ggml than the modules: it would load
+    none of them. The programs in `host` are no exception, for a static one starts those of its own version only."""
+    wanted = _version_wanted(program) if modules else ""
+    for module in modules:
+        for path in _programs(module, _folder(module)):
+            if wanted and _version(path) != wanted:
+                raise _other(module, program.path.name, _version(path), wanted)
+
+
+def _version_wanted(program: Program) -> str:
+    """What an APE's build-info.json says, or the note of a program for glibc; empty if neither says anything."""
+    if program.kind is Kind.ELF:
+        return read_note(program.path, "package").get("ggml", "")
+    info = next((entry for entry in program.assets if entry.name == _BUILD_INFO), None)
+    if info is None:
+        return ""
+    with content.open_input(program.path, "program") as stream:
+        text = entries.read_text(stream, info, str(program.path))
+    try:
+        return str(json.loads(text)["ggml"]["abi"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""  # of an older recipe, or of somebody else's
 
 
 def look_at_modules(modules: Sequence[NamedFile]) -> list[Item]:
@@ -35,13 +63,17 @@ def look_at_modules(modules: Sequence[NamedFile]) -> list[Item]:
             fits.setdefault(_version(path), module)
         found += [*items, _sums(module, items)]
     if len(fits) > 1:
-        one, other = sorted(fits.items())[:2]
-        raise ApeError(
-            f"package module {one[1].name}: it is for another version of ggml than {other[1].name}",
-            detail=f"{one[0]} and {other[0]} are what their headers hash to. Build both from one workspace.",
-            reason=ApeReason.MODULE,
-        )
+        (version, one), (others, other) = sorted(fits.items())[:2]
+        raise _other(one, other.name, version, others)
     return found
+
+
+def _other(module: NamedFile, than: str, version: str, others: str) -> ApeError:
+    return ApeError(
+        f"package module {module.name}: it is for another version of ggml than {than}",
+        detail=f"{version} and {others} are what their headers hash to. Build both from one workspace.",
+        reason=ApeReason.MODULE,
+    )
 
 
 def _folder(module: NamedFile) -> list[Item]:

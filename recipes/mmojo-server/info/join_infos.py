@@ -12,6 +12,7 @@ def main() -> None:
         "schema": 1,
         "program": one["program"],
         "llama.cpp": one["llama.cpp"],
+        "ggml": one["ggml"],
         "threads": one["threads"],
         "reproducible": all(info["reproducible"] for info in slices.values()),
         "reasons": sorted({reason for info in slices.values() for reason in info["reasons"]}),
