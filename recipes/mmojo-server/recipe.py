@@ -181,7 +181,7 @@ def build_infos(infos, compiler):
 cat > /build/facts.json <<'END'
 {dumps(facts, indent=1, sort_keys=True)}
 END
-abi=$(sh /forge/source/ggml/mmojo-abi.sh /forge/source/ggml | sed 's/.*"\(.*\)"/\1/')
+abi=$(sh /forge/source/ggml/mmojo-abi.sh /forge/source/ggml | cut -d '"' -f 2)
 python3 -B /forge/info/build_info.py /build/facts.json "$abi" -- {compiler}
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -82,6 +83,11 @@ def test_programs_of_another_ggml_are_told_of(program: Path, lavapipe: Path) -> 
     done = devices(program, {}, lavapipe)
     assert not sees_the_device(done)
     assert "it is of another version of ggml" in done.stderr
+
+
+def test_the_program_says_which_ggml_it_is_made_of() -> None:
+    info = json.loads((built("mmojo-server.linux-x86_64-v3") / "build-info.json").read_text())
+    assert info["ggml"] == {"abi": _abi().decode()}
 
 
 def _abi() -> bytes:
