@@ -10,9 +10,11 @@ import pytest
 
 from mmojo_forge.ape.error import ApeError
 from mmojo_forge.ape.note import read_note
+from mmojo_forge.ape.packaging import names
 from mmojo_forge.ape.packaging.order import NamedFile
+from mmojo_forge.ape.packaging.package import warnings_of
 from tests.ape_samples.modules import make_elf, make_hosts, make_module
-from tests.ape_samples.packages import files_below, files_in, make_server, package
+from tests.ape_samples.packages import files_below, files_in, make_server, package, plan
 
 PLACE = "modules/linux-x86_64"
 
@@ -44,13 +46,25 @@ def test_they_lie_inside_with_their_sums(tmp_path: Path, server: Path) -> None:
     }
 
 
-def test_in_a_folder_and_for_an_image_they_lie_beside(tmp_path: Path, server: Path) -> None:
+def test_in_a_folder_they_lie_beside(tmp_path: Path, server: Path) -> None:
     modules = make_module(tmp_path / "m"), make_hosts(tmp_path / "h")
     package(server, tmp_path / "out", ["folder"], modules=modules)
     found = files_below(tmp_path / "out")
     assert f"mmojo-server-support/{PLACE}/ggml-test/libggml-test.so" in found
     host = tmp_path / "out" / "mmojo-server-support" / PLACE / "host" / "mmojo-server-v3"
     assert host.stat().st_mode & 0o111
+
+
+def test_an_image_has_none_and_says_so(tmp_path: Path, server: Path) -> None:
+    modules = make_module(tmp_path / "m"), make_hosts(tmp_path / "h")
+    package(server, tmp_path / "with.ape", modules=modules)
+    for program, given in ((server, modules), (tmp_path / "with.ape", ())):
+        plans = plan(program, tmp_path / "out", ("ape", "oci"), modules=given)
+        inside, image = plans
+        assert any(names.is_module(item.name) for item in inside.layout.inside)
+        assert not any(names.is_module(item.name) for item in (*image.layout.inside, *image.layout.beside))
+        assert [one for one in warnings_of(plans) if "no glibc" in one]
+    assert not warnings_of(plan(server, tmp_path / "out", ("oci",)))
 
 
 def test_a_module_that_is_given_again_replaces_all_of_the_old_one(tmp_path: Path, server: Path) -> None:

@@ -12,7 +12,7 @@ from mmojo_forge.ape.append import append
 from mmojo_forge.ape.arguments import head
 from mmojo_forge.ape.oci.image import Image, ImageOptions
 from mmojo_forge.ape.oci.packaged import measure_reading, write_packaged_image
-from mmojo_forge.ape.packaging.contents import Contents, lay_out_models_beside
+from mmojo_forge.ape.packaging.contents import Contents, lay_out_for_image
 from mmojo_forge.ape.packaging.gather import gather
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.package import write_package
@@ -91,7 +91,7 @@ def test_progress_ends_where_it_was_said_to(order: PackageOrder, tmp_path: Path,
 
     write_packaged_image(contents, ImageOptions(), tmp_path / "out", on_progress, archive=archive)
     # What packaging writes itself, arguments and the zip's records, it does not tell of.
-    assert 0 <= measure_reading(lay_out_models_beside(contents), archive=archive) - told[0] < 65536
+    assert 0 <= measure_reading(lay_out_for_image(contents), archive=archive) - told[0] < 65536
 
 
 def reason_of(call: Callable[[], object]) -> str:

@@ -13,7 +13,7 @@ from mmojo_forge.ape.oci.error import OciError, OciReason
 from mmojo_forge.ape.oci.image import Image, ImageOptions, Target, stage_image
 from mmojo_forge.ape.oci.source import Bytes, Counted, FilePart, Source
 from mmojo_forge.ape.packaging import files
-from mmojo_forge.ape.packaging.contents import Contents, InProgram, Item, Layout, Made, OnDisk, lay_out_models_beside
+from mmojo_forge.ape.packaging.contents import Contents, InProgram, Item, Layout, Made, OnDisk, lay_out_for_image
 from mmojo_forge.ape.packaging.sources import stamp_of
 from mmojo_forge.ape.staging import Staging
 
@@ -48,7 +48,7 @@ def write_packaged_image(
     """Writes the image to `out`; `on_progress` hears of `measure_reading` bytes. Raises OciError and ApeError."""
     titled = replace(options, title=options.title or contents.head.alias)
     with Staging("write image") as staging:
-        made = stage_packaged_image(lay_out_models_beside(contents), titled, out, staging, on_progress, archive=archive)
+        made = stage_packaged_image(lay_out_for_image(contents), titled, out, staging, on_progress, archive=archive)
         staging.commit()
     return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmojo_forge.ape.arguments import head
@@ -157,6 +157,12 @@ def lay_out_models_beside(contents: Contents) -> Layout:
     """All in one file but the models, and what would have to be unpacked: for a system that starts no large program, or
     where nothing can be written."""
     return _lay_out(contents, lambda item: names.is_model(item.name) or names.is_module(item.name), args_beside=False)
+
+
+def lay_out_for_image(contents: Contents) -> Layout:
+    """All in one file but the models, and no GPU modules: an image has no glibc, so that nothing could load them."""
+    kept = tuple(item for item in contents.items if not names.is_module(item.name))
+    return lay_out_models_beside(replace(contents, items=kept))
 
 
 def _lay_out(contents: Contents, is_beside: Callable[[Item], bool], *, args_beside: bool) -> Layout:

@@ -29,6 +29,7 @@ from mmojo_forge.ape.packaging.contents import (
     Layout,
     OnDisk,
     lay_out_beside,
+    lay_out_for_image,
     lay_out_inside,
     lay_out_models_beside,
 )
@@ -62,13 +63,14 @@ class Product:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What will be written for one output: the layout, and the name of the program below the output's path, or an
-    image's title."""
+    image's title. `left_out` says that there are GPU modules and that they are not in it."""
 
     output: Output
     layout: Layout
     program: str
     size: int
     windows: bool
+    left_out: bool = False
 
     def product(self) -> Product:
         """What comes of it."""
@@ -99,12 +101,13 @@ def _plan(contents: Contents, output: Output) -> Plan:
     program = contents.program
     layout = lay_out_inside(contents)
     name = output.path.name
-    windows = False
+    windows = left_out = False
     if output.format is Format.EXE and files.measure_program(layout) >= WINDOWS_LIMIT:
         layout = lay_out_models_beside(contents)
     elif output.format in IMAGES:
         # Whatever the output is called, the same order gives the same digests.
-        layout, name = lay_out_models_beside(contents), contents.head.alias
+        layout, name = lay_out_for_image(contents), contents.head.alias
+        left_out = any(names.is_module(item.name) for item in contents.items)
     elif output.format in {Format.FOLDER, Format.ZIP}:
         layout = lay_out_beside(contents)
         windows = program.kind is Kind.APE and program.starts_on_windows
@@ -112,11 +115,11 @@ def _plan(contents: Contents, output: Output) -> Plan:
     for item in layout.beside:
         names.check_portable(item.name)
     names.check_unique([item.name for item in layout.beside], folded=True)
-    return Plan(output, layout, name, files.measure_program(layout), windows)
+    return Plan(output, layout, name, files.measure_program(layout), windows, left_out)
 
 
 def warnings_of(plans: Sequence[Plan]) -> list[str]:
-    """What should be said of the sizes beforehand."""
+    """What should be said beforehand of the sizes, and of what is left out."""
     found = []
     formats = {plan.output.format for plan in plans}
     for plan in plans:
@@ -127,6 +130,8 @@ def warnings_of(plans: Sequence[Plan]) -> list[str]:
                 f"{plan.output.path} will have {plan.size / 1e9:.2f} GB: Windows starts no program of 4 GiB "
                 f"(4.29 GB) or more{hint}"
             )
+        if plan.left_out:
+            found.append(f"{plan.output.path}: an image has no glibc, which GPU modules need; they are not in it")
         if plan.output.format is Format.EXE and plan.layout.beside:
             found.append(
                 f"{plan.output.path} would be larger than what Windows starts (4 GiB), so the model lies "

@@ -587,6 +587,64 @@ void check_driver(const std::map<std::string, std::string> & facts) {
     }
 }
 
+// What a backend warns of while it starts: told with the reason why it is not used, in one line, or else as it came.
+struct warnings {
+    ggml_log_callback     before = nullptr;
+    void *                data   = nullptr;
+    ggml_abort_callback_t abort_before;
+    std::vector<std::pair<ggml_log_level, std::string>> lines;
+
+    warnings() {
+        ggml_log_get(&before, &data);
+        ggml_log_set(keep, this);
+        current()    = this;
+        abort_before = ggml_set_abort_callback(aborted);
+    }
+    warnings(const warnings &) = delete;
+    warnings & operator=(const warnings &) = delete;
+    ~warnings() {
+        ggml_log_set(before, data);
+        ggml_set_abort_callback(abort_before);
+        current() = nullptr;
+    }
+
+    void tell() const {
+        for (const auto & line : lines) {
+            before(line.first, line.second.c_str(), data);
+        }
+    }
+
+    // All of it, to be put behind a reason.
+    std::string said() const {
+        std::string text;
+        for (const auto & line : lines) {
+            text += (text.empty() ? ": " : "; ") + line.second.substr(0, line.second.find_last_not_of('\n') + 1);
+        }
+        return text;
+    }
+
+  private:
+    static warnings *& current() {
+        static warnings * one = nullptr;
+        return one;
+    }
+    static void keep(ggml_log_level level, const char * text, void * self) {
+        warnings & kept = *static_cast<warnings *>(self);
+        if (level == GGML_LOG_LEVEL_WARN || level == GGML_LOG_LEVEL_ERROR) {
+            kept.lines.emplace_back(level, text);
+        } else {
+            kept.before(level, text, kept.data);
+        }
+    }
+    // A backend that ends the program is the last one that should do so without a word.
+    static void aborted(const char * message) {
+        for (const auto & line : current()->lines) {
+            fputs(line.second.c_str(), stderr);
+        }
+        fprintf(stderr, "%s\n", message);
+    }
+};
+
 void load(const module & one) {
     const std::string name = one.folder + "/lib" + one.name + ".so";
     uint64_t          start = 0, size = 0;
@@ -602,6 +660,7 @@ void load(const module & one) {
     if (!library) {
         throw std::runtime_error(dlerror());
     }
+    const warnings           told;
     const auto               init    = reinterpret_cast<ggml_backend_init_t>(dlsym(library, "ggml_backend_init"));
     const ggml_backend_reg_t backend = init ? init() : nullptr;
     if (backend && backend->api_version != GGML_BACKEND_API_VERSION) {
@@ -609,8 +668,9 @@ void load(const module & one) {
                                  std::to_string(GGML_BACKEND_API_VERSION));
     }
     if (!backend || ggml_backend_reg_dev_count(backend) == 0) {
-        throw std::runtime_error("there is a driver, but no device that it can use");
+        throw std::runtime_error("there is a driver, but no device that it can use" + told.said());
     }
+    told.tell();
     ggml_backend_register(backend);
     GGML_LOG_INFO("modules: %s is used, from %s\n", one.name.c_str(), path.c_str());
 }
