@@ -171,6 +171,10 @@ abi=$(sed -n 's/.*MMOJO_GGML_ABI "\(.*\)"/\1/p' /forge/source/src/mmojo-abi.h)
 printf '%s\n' FACTS | sed "s/@ABI@/$abi/" > /forge/out/out/module.json
 """
 
+# Where they have been run, as who ran them says.
+LOADED = "built; loaded by the server, with a stand-in for the driver that has no device; never on a GPU"
+UNBUILT = "never built: seven architectures of eleven minutes; the quick one was"
+
 # What NVIDIA's driver has to know at least, as cuDriverGetVersion counts: 13.0.
 DRIVER = 13000
 LINKED_BY_ZIG = ("compiler-rt", "glibc", "libunwind")
@@ -213,7 +217,12 @@ def described(chosen, fa):
     }
 
 
-@recipe("ggml-cuda.lean", variants={"lean-quick": {"archs": FREE}}, group="module")
+@recipe(
+    "ggml-cuda.lean",
+    variants={"lean-quick": {"archs": FREE}},
+    group="module",
+    ran={"ggml-cuda.lean": UNBUILT, "ggml-cuda.lean-quick": LOADED},
+)
 def module(gcc: Package, zig: Package, userland: Package, *, archs: str = DEFAULT, fa: bool = True) -> Spec:
     """ggml's CUDA backend as a module without cuBLAS: for machines that have NVIDIA's toolkit, or cuBLAS 13 from it.
 
@@ -254,7 +263,7 @@ def module(gcc: Package, zig: Package, userland: Package, *, archs: str = DEFAUL
     )
 
 
-@recipe("ggml-cuda.blas", group="module")
+@recipe("ggml-cuda.blas", group="module", ran={"ggml-cuda.blas": LOADED})
 def blas(userland: Package) -> Spec:
     """cuBLAS 13.1 to lie beside the CUDA module, for machines without NVIDIA's toolkit: 595 MB."""
     install = r"""
@@ -268,7 +277,12 @@ cp /forge/blas/nvidia/cu13/lib/libcublas.so.13 /forge/blas/nvidia/cu13/lib/libcu
     )
 
 
-@recipe("ggml-cuda", variants={"quick": {"archs": FREE}}, group="module")
+@recipe(
+    "ggml-cuda",
+    variants={"quick": {"archs": FREE}},
+    group="module",
+    ran={"ggml-cuda": UNBUILT, "ggml-cuda.quick": LOADED},
+)
 def full(userland: Package, *, archs: str = DEFAULT, fa: bool = True) -> Spec:
     """ggml's CUDA backend as a module, with cuBLAS beside it: for machines that have NVIDIA's driver, and no more.
 

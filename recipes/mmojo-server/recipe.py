@@ -217,7 +217,7 @@ NEVER_ON_MACOS = "never; a signed Mach-O, as far as its structure tells"
     group="server",
     ran={
         "mmojo-server.linux-x86_64": f"{DEBIAN}, every level: completions",
-        "mmojo-server.linux-x86_64-gnu": f"{DEBIAN}, v3: completions",
+        "mmojo-server.linux-x86_64-gnu": f"{DEBIAN}, v3: completions; with a module too, on lavapipe",
         "mmojo-server.linux-aarch64": f"{QEMU}, every level: completions",
         "mmojo-server.windows-x86_64": f"{WINE}, every level: completions",
         "mmojo-server.macos-aarch64": NEVER_ON_MACOS,
@@ -389,7 +389,10 @@ def with_gpu(module, package, userland, level, program):
     "mmojo-server.cuda",
     variants={"cuda-quick": {"quick": True}},
     group="server",
-    ran=dict.fromkeys(("mmojo-server.cuda", "mmojo-server.cuda-quick"), "never on a GPU: there was none"),
+    ran={
+        "mmojo-server.cuda": "never built: its default list takes an hour and more; cuda-quick was",
+        "mmojo-server.cuda-quick": f"{DEBIAN}, without a card: completions by the CPU; never on a GPU",
+    },
 )
 def cuda(
     userland: Package,

@@ -15,17 +15,13 @@ from typing import Any
 import pytest
 
 from tests.built import REPOSITORY, built, find
+from tests.cuda_driver import make_driver
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules are made for Linux")
 
 CHECK = REPOSITORY / "recipes" / "ggml-module" / "check" / "check-module.sh"
 NAME = "libggml-cuda.so"
 
-# A driver that knows CUDA 13.0 and has no device: what the module links to, and what is asked of it at the start.
-DRIVER = """
-int cuInit(unsigned flags) { (void) flags; return 100; }
-int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
-"""
 STRANGER = """
 extern int nobody_has_this(void);
 int ggml_backend_init(void) { return nobody_has_this(); }
@@ -137,13 +133,7 @@ def test_all_that_it_wants_of_ggml_is_in_the_program(module: Path, tmp_path: Pat
     libraries = find("ggml-cuda.blas")
     if libraries is None:
         pytest.skip("ggml-cuda.blas is not built")
-    calls = re.findall(rb"\0(cu[A-Z][A-Za-z]+)(?=\0)", (module / NAME).read_bytes())
-    names = {name.decode() for name in calls} - {"cuInit", "cuDriverGetVersion"}
-    (tmp_path / "driver.c").write_text(
-        DRIVER + "".join(f"int {name}(void) {{ return 100; }}\n" for name in sorted(names))
-    )
-    driver = tmp_path / "libcuda.so.1"
-    read("cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", tmp_path / "driver.c", "-o", driver)
+    make_driver(tmp_path, module / NAME)
     done = run(trial, module / NAME, LD_LIBRARY_PATH=f"{tmp_path}:{libraries}")
     assert (done.returncode, done.stdout) == (2, "")
     assert "it has no device" in done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.built import built, server_program
+from tests.cuda_driver import make_driver
 from tests.packed import devices
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules are made for Linux")
@@ -70,6 +71,20 @@ def test_a_folder_that_is_asked_for_needs_no_programs_of_its_own(program: Path, 
     (program.parent / PLACE / "ggml-vulkan").rename(tmp_path / "vulkan")
     assert not sees_the_device(devices(program, {}, lavapipe))
     assert sees_the_device(devices(program, {"MMOJO_MODULES": str(tmp_path / "vulkan")}, lavapipe))
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a compiler")
+def test_cuda_with_a_driver_and_no_card_is_one_line(program: Path, tmp_path: Path) -> None:
+    """The real module, loaded by the real server, with a stand-in for the driver that says there is no device."""
+    libraries = built("ggml-cuda.blas")
+    module = built("ggml-cuda.lean-quick")
+    shutil.rmtree(program.parent / PLACE / "ggml-vulkan")
+    shutil.copytree(module, program.parent / PLACE / "ggml-cuda")
+    make_driver(tmp_path, module / "libggml-cuda.so")
+    done = devices(program, {"LD_LIBRARY_PATH": f"{tmp_path}:{libraries}"})
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "cuda" in line.lower()]
+    assert "ggml-cuda is not used: there is a driver, but no device that it can use: ggml_cuda_init: failed" in line
 
 
 def test_programs_of_another_ggml_are_told_of(program: Path, lavapipe: Path) -> None:

@@ -85,6 +85,29 @@ def test_without_a_driver_it_is_one_line_and_the_cpu(packed: Path, cache: dict[s
     assert "no driver here: libvulkan.so.1" in said[0] or "no device that it can use" in said[0]
 
 
+def test_with_both_modules_and_no_driver_it_answers_and_says_a_line_for_each(
+    vulkan: Path, hosts: Path, cache: dict[str, str], tmp_path: Path
+) -> None:
+    """The file that is for everybody, on a machine that has nothing: drivers are hidden where there are some."""
+    (tmp_path / "args").write_text(ARGUMENTS)
+    both = tmp_path / "both.ape"
+    folders = [word for one in (built("ggml-cuda.lean-quick"), vulkan, hosts) for word in ("--module", one)]
+    package(the_server(), both, "--model", tiny_model(), "--args", tmp_path / "args", *folders)
+    for name in ("libcuda.so.1", "libvulkan.so.1"):
+        (tmp_path / "none" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "none" / name).touch()
+    environment = {**cache, "LD_LIBRARY_PATH": str(tmp_path / "none")}
+    with running(start_of(both), tmp_path / "log", environment=environment) as server:
+        completes(server)
+        said = lines(server, "modules: ")
+    assert [line.partition("modules: ")[2].partition(":")[0] for line in said] == [
+        "ggml-cuda is not used",
+        "ggml-vulkan is not used",
+    ]
+    assert "libcuda.so.1" in said[0]
+    assert "libvulkan.so.1" in said[1]
+
+
 def test_with_a_driver_the_model_lies_on_the_device(
     packed: Path, cache: dict[str, str], lavapipe: Path, tmp_path: Path
 ) -> None:
