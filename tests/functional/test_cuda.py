@@ -1,7 +1,8 @@
-"""The CUDA module as it was built: what it says, needs and shows, and that it loads. No test here needs a GPU."""
+"""The CUDA module as it was built: what it says, needs and shows, and that it loads. One test needs a GPU."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -30,6 +31,14 @@ int another(void) { return 1; }
 
 needs_binutils = pytest.mark.skipif(not shutil.which("readelf"), reason="needs binutils")
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+
+
+def has_a_card() -> bool:
+    """Whether NVIDIA's driver is here and has a device."""
+    try:
+        return bool(ctypes.CDLL("libcuda.so.1").cuInit(0) == 0)
+    except (OSError, AttributeError):
+        return False
 
 
 @pytest.fixture(scope="module", params=["ggml-cuda.lean-quick", "ggml-cuda.lean"])
@@ -117,6 +126,16 @@ def test_a_library_that_is_no_module_is_named_with_all_that_is_wrong(tmp_path: P
     ]
 
 
+@pytest.mark.skipif(not has_a_card(), reason="no card of NVIDIA's here")
+def test_on_a_card_it_computes_what_the_cpu_does() -> None:
+    """F16 and Q4_K, one column and many; the driver compiles the PTX the first time, which takes minutes."""
+    done = run(built("ggml-vulkan.trial") / "bin" / "module-trial", built("ggml-cuda.quick") / NAME)
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rows[0][:2] == ["device", "CUDA0"]
+    assert [row[:2] for row in rows[1:]] == [["agrees", name] for name in ("f16", "f16", "q4_K", "q4_K")]
+
+
 def test_without_a_driver_it_is_refused_by_name(module: Path, tmp_path: Path) -> None:
     """The machine may have one; an empty file is found before it."""
     trial = built("ggml-vulkan.trial") / "bin" / "module-trial"
@@ -138,6 +157,18 @@ def test_all_that_it_wants_of_ggml_is_in_the_program(module: Path, tmp_path: Pat
     assert (done.returncode, done.stdout) == (2, "")
     assert "it has no device" in done.stderr
     assert "undefined symbol" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("archs", "cause"),
+    [("90 sm_91", "nvcc 13.0 makes no code of ggml for sm_91; it does for 75 80 "), (" ", "empty, so that the module")],
+)
+def test_an_architecture_that_nvcc_does_not_know_is_refused_before_anything_is_built(archs: str, cause: str) -> None:
+    command = [sys.executable, "-m", "mmojo_forge", "-C", str(REPOSITORY), "realize", "mmojo-server.cuda"]
+    done = run(*command, "--set", f"archs={archs}", PYTHONPATH=str(REPOSITORY))
+    assert done.returncode == 2
+    assert cause in done.stderr
+    assert "build " not in done.stderr
 
 
 def test_the_device_code_of_an_architecture_is_not_in_the_output_of_another() -> None:
