@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import zipfile
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -30,8 +32,10 @@ ARCHIVE = "cosmocc-4.0.2.zip"
 
 @pytest.fixture(scope="module")
 def archive(zig: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of its own for each run: the store, which outlives it, knows what was brought."""
     folder = tmp_path_factory.mktemp("standin")
-    standin_cosmocc.write_archive(folder / ARCHIVE, standin_cosmocc.build_loader(zig, folder))
+    readme = (stat.S_IFREG | 0o444, uuid4().hex.encode())
+    standin_cosmocc.write_archive(folder / ARCHIVE, standin_cosmocc.build_loader(zig, folder), {"README.md": readme})
     return folder / ARCHIVE
 
 
