@@ -8,6 +8,8 @@ import shutil
 import stat
 import subprocess
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -69,6 +71,18 @@ def forge(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Forge:
 def brought(forge: Forge, archive: Path) -> None:
     forge.run("lock")
     forge.run("store", "add-source", str(archive))
+
+
+@contextmanager
+def changed(path: Path, old: str, new: str) -> Iterator[None]:
+    """The file with something else in it for a while."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(text)
 
 
 # Without cosmocc
@@ -170,12 +184,8 @@ def test_a_zip_in_which_something_is_not_as_expected_stops_before_the_server(
     """The same toolchain with another expectation: the node of the check fails, and nothing above it is tried."""
     brought(forge, archive)
     check = forge.root / "toolchains" / "cosmocc" / "checks" / "headers.sh"
-    text = check.read_text()
-    try:
-        check.write_text(text.replace("unistd.h", "unistd.h missing.h"))
+    with changed(check, "unistd.h", "unistd.h missing.h"):
         done = forge.run("realize", "mmojo-server-cosmo.ape", expect=1)
-    finally:
-        check.write_text(text)
     assert "cosmocc-check-headers" in done.stderr
     assert "not as expected: there is no include/missing.h" in done.stderr
     begun = [line for line in done.stderr.splitlines() if line.startswith("build ")]
@@ -185,13 +195,8 @@ def test_a_zip_in_which_something_is_not_as_expected_stops_before_the_server(
 
 def test_a_server_that_answers_with_http_400_is_not_handed_out(forge: Forge, archive: Path) -> None:
     brought(forge, archive)
-    ninja = forge.root / "toolchains" / "ninja" / "recipe.py"
-    text = ninja.read_text()
-    try:
-        ninja.write_text(text.replace("self.do_GET()", "self.send_error(400)"))
+    with changed(forge.root / "toolchains" / "ninja" / "recipe.py", "self.do_GET()", "self.send_error(400)"):
         done = forge.run("realize", "mmojo-server-cosmo.ape", expect=1)
-    finally:
-        ninja.write_text(text)
     assert "every question got HTTP 400" in done.stderr
     assert "build mmojo-server-cosmo-compatible.ape" not in done.stderr.splitlines()
 

@@ -25,7 +25,7 @@ from mmojo_forge.ape.gguf import Gguf
 from mmojo_forge.ape.packaging import names
 from mmojo_forge.ape.packaging.contents import SUPPORT_PATH, ZIP_PATH, Contents, Head, InProgram, Item
 from mmojo_forge.ape.packaging.models import look_at_models, look_at_projector, read_item
-from mmojo_forge.ape.packaging.modules import check_fit, look_at_modules
+from mmojo_forge.ape.packaging.modules import Modules, look_at_modules
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.sources import look_at, look_at_certificate, read_text, walk_folder
 from mmojo_forge.ape.program import Program, read_program
@@ -42,10 +42,12 @@ class Old:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What an order gives, looked through. Models come with what they say of themselves."""
+    """What an order gives, looked through. Models come with what they say of themselves; modules are among the items
+    too."""
 
     items: tuple[Item, ...]
     models: tuple[tuple[Item, Gguf], ...]
+    modules: Modules
     plain: bytes | None
     yaml: bytes | None
 
@@ -54,10 +56,11 @@ def look_through(order: PackageOrder) -> Given:
     """All that is given with the program, which need not be there yet; raises ApeError."""
     models = look_at_models(order.models) + ([look_at_projector(order.mmproj)] if order.mmproj else [])
     items = [item for item, _ in models] + _page(order) + _certificate(order) + _files(order.files)
-    items += look_at_modules(order.modules)
+    modules = look_at_modules(order.modules)
+    items += modules.items
     names.check_unique([item.name for item in items], folded=False)
     plain_args, yaml_args = _arguments(order)
-    return Given(tuple(items), tuple(models), plain_args, yaml_args)
+    return Given(tuple(items), tuple(models), modules, plain_args, yaml_args)
 
 
 def gather(order: PackageOrder) -> Contents:
@@ -67,7 +70,7 @@ def gather(order: PackageOrder) -> Contents:
     if program.facts is not None:
         container.check_program(program)
         container.verify_program(program)
-    check_fit(order.modules, program)
+    given.modules.check_fit(program)
     old = read_old_arguments(program)
     items = [*_keep(order, program, old, {item.name for item in given.items}), *given.items]
     found = [item.name for item in items]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
@@ -28,14 +29,19 @@ _WHAT: Final = "module"
 _BUILD_INFO: Final = "build-info.json"
 
 
-def check_fit(modules: Sequence[NamedFile], program: Program) -> None:
-    """Raise ApeError (`ape-module`) if the program says that it is made of another ggml than the modules: it would load
-    none of them. The programs in `host` are no exception, for a static one starts those of its own version only."""
-    wanted = _version_wanted(program) if modules else ""
-    for module in modules:
-        for path in _programs(module, _folder(module)):
-            if wanted and _version(path) != wanted:
-                raise _other(module, program.path.name, _version(path), wanted)
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """The folders as items, and what headers of ggml they are all for: a hash, empty if there are none."""
+
+    items: tuple[Item, ...]
+    ggml: str
+
+    def check_fit(self, program: Program) -> None:
+        """Raise ApeError (`ape-module`) if the program says that it is made of another ggml: it would load none of
+        them, and start none of the programs in `host` either."""
+        wanted = _version_wanted(program) if self.ggml else ""
+        if wanted and wanted != self.ggml:
+            raise _other("modules", program.path.name, self.ggml, wanted)
 
 
 def _version_wanted(program: Program) -> str:
@@ -53,8 +59,8 @@ def _version_wanted(program: Program) -> str:
         return ""  # of an older recipe, or of somebody else's
 
 
-def look_at_modules(modules: Sequence[NamedFile]) -> list[Item]:
-    """The folders as items; raises ApeError (`ape-module`) for what no program could load, or not together."""
+def look_at_modules(modules: Sequence[NamedFile]) -> Modules:
+    """What is in the folders; raises ApeError (`ape-module`) for what no program could load, or not together."""
     fits: dict[str, NamedFile] = {}
     found: list[Item] = []
     for module in modules:
@@ -64,13 +70,13 @@ def look_at_modules(modules: Sequence[NamedFile]) -> list[Item]:
         found += [*items, _sums(module, items)]
     if len(fits) > 1:
         (version, one), (others, other) = sorted(fits.items())[:2]
-        raise _other(one, other.name, version, others)
-    return found
+        raise _other(f"module {one.name}", other.name, version, others)
+    return Modules(tuple(found), next(iter(fits), ""))
 
 
-def _other(module: NamedFile, than: str, version: str, others: str) -> ApeError:
+def _other(what: str, than: str, version: str, others: str) -> ApeError:
     return ApeError(
-        f"package module {module.name}: it is for another version of ggml than {than}",
+        f"package {what}: for another version of ggml than {than}",
         detail=f"{version} and {others} are what their headers hash to. Build both from one workspace.",
         reason=ApeReason.MODULE,
     )
