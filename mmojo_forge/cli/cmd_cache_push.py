@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from mmojo_forge.cli import units
+from mmojo_forge.cli import left_out, units
 from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.meter import Meter
 from mmojo_forge.engine.cache_access import open_place
@@ -24,6 +24,7 @@ from mmojo_forge.store.remote.writer import Care, Pushed
 @click.option("--to", "caches", multiple=True, metavar="NAME|URL|FOLDER", help="Where to; may be given several times.")
 @click.option("--closure", is_flag=True, help="With all that TARGET… were built from, sources and toolchains.")
 @click.option("--host-specific", is_flag=True, help="Also what was built for this very machine.")
+@click.option("--not-redistributable", is_flag=True, help="Also what its licence keeps from others.")
 @click.option(
     "--care",
     type=click.Choice([care.value for care in Care]),
@@ -40,6 +41,7 @@ def command(
     caches: tuple[str, ...],
     closure: bool,
     host_specific: bool,
+    not_redistributable: bool,
     care: str,
     settings: tuple[str, ...],
     quiet: bool,
@@ -51,14 +53,23 @@ def command(
         context.workspace.read_lock(), overrides=(request := Request.parse(targets, settings)).overrides
     )
     plan = make_plan(graph_of(request.instantiate(evaluator)), context.store)
-    shipment = pack(plan, context.store, context.keys().own(), closure=closure, host_specific=host_specific)
+    shipment = pack(
+        plan,
+        context.store,
+        context.keys().own(),
+        closure=closure,
+        host_specific=host_specific,
+        not_redistributable=not_redistributable,
+    )
     rows = {
         name: _push_to(context, name, table, shipment, Care(care), quiet=quiet or as_json)
         for name, table in tables.items()
     }
     if as_json:
-        print(json.dumps({"schema": 1, "caches": {name: _document(row) for name, row in rows.items()}}))
+        documents = {name: _document(row) for name, row in rows.items()}
+        print(json.dumps({"schema": 1, "caches": documents, "left_out": list(shipment.left_out)}))
         return
+    left_out.tell(shipment.left_out)
     for name, row in rows.items():
         click.echo(f"{name}: {_summary(row)}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mmojo_forge.cli import units
+from mmojo_forge.cli import left_out, units
 from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.meter import Meter
 from mmojo_forge.engine.transfer import export_request
@@ -20,28 +20,38 @@ from mmojo_forge.store.bundle import Contents
 @click.argument("targets", nargs=-1, required=True)
 @click.option("-o", "--output", "path", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
 @click.option("--closure", is_flag=True, help="With all that TARGET… were built from, sources and toolchains.")
+@click.option("--not-redistributable", is_flag=True, help="Also what its licence keeps from others.")
 @click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def export(
-    context: Context, targets: tuple[str, ...], path: Path, closure: bool, settings: tuple[str, ...], as_json: bool
+    context: Context,
+    targets: tuple[str, ...],
+    path: Path,
+    closure: bool,
+    not_redistributable: bool,
+    settings: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Write TARGET…, which must be built, to one FILE that `forge store import` takes in elsewhere."""
     path = context.folder / path
     with Meter("exporting", sys.stderr) as meter:
-        contents = export_request(
+        exported = export_request(
             context.workspace,
             Request.parse(targets, settings),
             context.store,
             path,
             closure=closure,
+            not_redistributable=not_redistributable,
             on_progress=meter,
         )
     if as_json:
-        print(json.dumps({**_document(contents), "path": str(path), "file_bytes": path.stat().st_size}))
+        more = {"path": str(path), "file_bytes": path.stat().st_size, "left_out": list(exported.left_out)}
+        print(json.dumps({**_document(exported.contents), **more}))
         return
+    left_out.tell(exported.left_out)
     print(path)
-    click.echo(f"{_summary(contents)}; {units.size(path.stat().st_size)} compressed", err=True)
+    click.echo(f"{_summary(exported.contents)}; {units.size(path.stat().st_size)} compressed", err=True)
 
 
 @click.command("import")

@@ -169,7 +169,7 @@ class Builder:
             trace = replace(trace, signatures=(Signature(str(signer.public), signer.sign(trace.fingerprint())),))
         self._store.record(trace)
         if trace.signatures and node.label.reproducible and (publisher := self._world.publisher()):
-            publisher.built(trace)
+            publisher.built(node, trace)
         return {name: output.tree for name, output in outputs.items()}
 
     def rebuild(self, node: Derivation, trees: Mapping[str, TreeId], jobs: int) -> Resolution:

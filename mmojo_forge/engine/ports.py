@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mmojo_forge.engine.graph import Graph
-from mmojo_forge.model.derivation import Download, Source
+from mmojo_forge.model.derivation import Derivation, Download, Source
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
 
@@ -89,8 +89,11 @@ class Substituter(Protocol):
 class Publisher(Protocol):
     """Shares with others what is built here."""
 
-    def built(self, trace: Trace) -> None:
-        """Note a result that is valid, and its signed trace. Does not wait."""
+    def begin(self, graph: Graph) -> None:
+        """Nodes of `graph` are built from now on."""
+
+    def built(self, node: Derivation, trace: Trace) -> None:
+        """Note a result that is valid, and its signed trace, unless it may not be passed on. Does not wait."""
 
     def finish(self, graph: Graph | None) -> None:
         """Return when all that was noted is shared; then also what leads to the roots of `graph`, if all was built."""

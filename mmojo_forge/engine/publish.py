@@ -8,7 +8,7 @@ there was a key is signed now. Nothing is signed that somebody else built.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -17,6 +17,7 @@ from typing import BinaryIO
 from mmojo_forge.engine.build import object_name
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.passing_on import check_passed_on, kept_back
 from mmojo_forge.engine.plan import Plan, input_trees
 from mmojo_forge.engine.ports import Signer
 from mmojo_forge.model.derivation import Derivation, Node, action_key
@@ -36,26 +37,42 @@ from mmojo_forge.store.trace_entry import IMPORTED
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """What is pushed: trees by what they are called, traces that tell of them, and each root's closure of traces."""
+    """What is pushed: trees by what they are called, traces that tell of them, and each root's closure of traces.
+
+    `left_out` are the names of what would be in it, but may not be passed on."""
 
     trees: Mapping[TreeId, str]
     traces: tuple[Trace, ...]
     indexes: Mapping[DerivationId, tuple[Trace, ...]]
+    left_out: tuple[str, ...] = ()
 
 
-def pack(plan: Plan, store: Store, signer: Signer, *, closure: bool, host_specific: bool) -> Shipment:
+def pack(
+    plan: Plan,
+    store: Store,
+    signer: Signer,
+    *,
+    closure: bool,
+    host_specific: bool = False,
+    not_redistributable: bool = False,
+) -> Shipment:
     """What has to be in a cache for others to get the roots of `plan`; with `closure` also to build on what is below.
 
-    Raises EngineError (`not-built`, `host-specific`, `trace-missing`, `unsigned-trace`).
+    What may not be passed on is left out unless `not_redistributable`: others fetch it themselves. Raises EngineError
+    (`not-built`, `host-specific`, `not-redistributable`, `trace-missing`, `unsigned-trace`), ContentsError.
     """
     roots = [node for root in plan.graph.roots if isinstance(node := plan.graph.nodes[root], Derivation)]
+    withheld = {} if not_redistributable else kept_back(plan.graph)
     _check_roots(roots, plan, host_specific=host_specific)
+    check_passed_on("push", roots, withheld)
     traces = _signed_traces(plan, store, signer)
-    shipped = list(plan.graph.nodes.values()) if closure else roots
+    wanted: Sequence[Node] = list(plan.graph.nodes.values()) if closure else roots
+    shipped = [node for node in wanted if node.id not in withheld]
     trees = {tree: name for node in shipped for tree, name in _trees_of(node, plan) if tree in plan.valid}
     indexes = {root.id: tuple(traces[node.id] for node in Graph.of([root]).derivations()) for root in roots}
     told = {trace.key: trace for several in indexes.values() for trace in several}
-    return Shipment(trees, tuple(told.values()), indexes)
+    left_out = tuple(sorted(node.name for node in wanted if node.id in withheld))
+    return Shipment(trees, tuple(told.values()), indexes, left_out)
 
 
 def push(

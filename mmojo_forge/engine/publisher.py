@@ -13,6 +13,7 @@ from queue import SimpleQueue
 
 from mmojo_forge.engine.build import object_name
 from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.passing_on import kept_back
 from mmojo_forge.engine.plan import make_plan
 from mmojo_forge.engine.ports import Signer
 from mmojo_forge.engine.publish import Shipment, pack, push
@@ -39,11 +40,22 @@ class BackgroundPublisher:
         self._signer = signer
         self._reporter = reporter
         self._queue: SimpleQueue[Shipment | None] = SimpleQueue()
+        self._withheld: frozenset[str] = frozenset()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def built(self, trace: Trace) -> None:
-        """Note a result that is in the store, signed; whether it may be shared is for the caller to know."""
+    def begin(self, graph: Graph) -> None:
+        """Find out what of the graph may not be passed on. Nothing is pushed where recipes do not make sense of it."""
+        try:
+            self._withheld = frozenset(kept_back(graph))
+        except ForgeError as error:
+            self._places.clear()
+            self._reporter.warning(f"nothing is pushed: {error.message}")
+
+    def built(self, node: Derivation, trace: Trace) -> None:
+        """Note a result that is in the store, signed; whether it is for other machines is for the caller to know."""
+        if node.id in self._withheld:
+            return
         trees = {output.tree: object_name(trace.name, name) for name, output in trace.outputs.items()}
         self._queue.put(Shipment(trees, (trace,), {}))
         with self._starting:
@@ -59,7 +71,8 @@ class BackgroundPublisher:
         if waiting > 1:
             self._reporter.note(f"pushing {waiting} results to {', '.join(self._places)}")
         roots = [graph.nodes[root] for root in graph.roots] if graph else []
-        portable = [root for root in roots if isinstance(root, Derivation) and root.label.reproducible]
+        derivations = [root for root in roots if isinstance(root, Derivation) and root.id not in self._withheld]
+        portable = [root for root in derivations if root.label.reproducible]
         if portable:
             self._offer(portable)
         self._queue.put(None)
@@ -83,7 +96,7 @@ class BackgroundPublisher:
     def _offer(self, roots: list[Derivation]) -> None:
         plan = make_plan(Graph.of(roots), self._store)
         try:
-            self._queue.put(pack(plan, self._store, self._signer, closure=False, host_specific=False))
+            self._queue.put(pack(plan, self._store, self._signer, closure=False))
         except ForgeError as error:
             self._reporter.warning(f"what leads to {roots[0].name} is not pushed: {error.message}")
 

@@ -90,6 +90,8 @@ def realise_plan(plan: Plan, world: World, settings: Settings) -> Mapping[Deriva
     if not plan.steps:
         return plan.resolved
     publisher = world.publisher()
+    if publisher:
+        publisher.begin(plan.graph)
     built = False
     try:
         resolved = Realisation(plan, world, settings).run()

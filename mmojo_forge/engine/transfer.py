@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmojo_forge.engine.build import object_name
 from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.passing_on import check_passed_on, kept_back
 from mmojo_forge.engine.plan import Plan, input_trees, make_plan
 from mmojo_forge.engine.workspace import Request, Workspace, graph_of
-from mmojo_forge.model.derivation import Derivation, action_key
+from mmojo_forge.model.derivation import Derivation, Node, action_key
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.store.bundle import BundledTarget, Contents
 from mmojo_forge.store.bundle_writer import OnProgress, write_bundle
 from mmojo_forge.store.protocol import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What a bundle has, and the names of what was left out of it as it may not be passed on."""
+
+    contents: Contents
+    left_out: tuple[str, ...]
 
 
 def export_request(
@@ -24,15 +34,19 @@ def export_request(
     path: Path,
     *,
     closure: bool,
+    not_redistributable: bool = False,
     on_progress: OnProgress | None = None,
-) -> Contents:
-    """Write the request's targets to a bundle; raises EngineError (`not-built`), RecipeError, StoreError.
+) -> Exported:
+    """Write the request's targets to a bundle; raises EngineError (`not-built`, `not-redistributable`), ContentsError,
+    RecipeError, StoreError.
 
     The traces of all that the targets were built from go along, as far as they are known: by them the other store
-    finds what a target is without having any of it. With `closure` the content of all that goes along too.
+    finds what a target is without having any of it. With `closure` the content of all that goes along too, but for
+    what may not be passed on unless `not_redistributable`.
     """
     instances = request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))
     plan = make_plan(graph_of(instances), store)
+    withheld = {} if not_redistributable else kept_back(plan.graph)
     targets = []
     for target, instance in instances.items():
         tree = plan.resolved.get(instance.node.id, {}).get(instance.output)
@@ -42,16 +56,20 @@ def export_request(
                 detail=f"Build it with `forge realize {target}`.",
                 reason="not-built",
             )
+        check_passed_on("export", [instance.node], withheld)
         name = object_name(instance.node.name, instance.output)
         targets.append(BundledTarget(target, name, tree, str(instance.node.label)))
-    trees = _closure(plan) if closure else {one.tree for one in targets}
-    return write_bundle(store, path, targets, trees, _traces(plan, store), on_progress)
+    wanted = [node for node in plan.graph.nodes.values() if closure and node.id not in withheld]
+    trees = {one.tree for one in targets} | _trees(plan, wanted)
+    left_out = sorted(node.name for node in plan.graph.nodes.values() if closure and node.id in withheld)
+    written = write_bundle(store, path, targets, trees, _traces(plan, store), on_progress)
+    return Exported(written, tuple(left_out))
 
 
-def _closure(plan: Plan) -> set[TreeId]:
-    """The trees of all nodes, as far as they are here."""
+def _trees(plan: Plan, nodes: Iterable[Node]) -> set[TreeId]:
+    """The trees of the nodes, as far as they are here."""
     trees: set[TreeId] = set()
-    for node in plan.graph.nodes.values():
+    for node in nodes:
         if isinstance(node, Derivation):
             trees.update(plan.resolved.get(node.id, {}).values())
         else:

@@ -184,6 +184,34 @@ def test_a_closure_goes_along_if_that_is_asked_for(forge: Forge, tmp_path: Path)
     assert forge.built("base.top", "base", "busybox") == []
 
 
+RESTRICTED = """
+from mmojo_forge.recipe import Component
+
+@recipe("compiler")
+def compiler():
+    spec = sh("compiler", "wc -l < /forge/source > /forge/out/out", inputs={"source": Files("compiler.txt")})
+    kept = Component("compiler.txt", licence="LicenseRef-vendor", redistributable=False, of="source")
+    return spec.made_of(kept).containing("source")
+
+@recipe("compiler.program")
+def program(compiler: Package):
+    return sh("program", "wc -c < /forge/compiler > /forge/out/out", inputs={"compiler": compiler}).containing()
+"""
+
+
+def test_what_may_not_be_passed_on_goes_along_only_if_that_is_asked_for(forge: Forge, tmp_path: Path) -> None:
+    forge.recipe("compiler", RESTRICTED).with_name("compiler.txt").write_text("compiler")
+    forge.realize("compiler.program")
+    bundle = str(tmp_path / "file")
+    assert forge.error("store", "export", "compiler", "-o", bundle)["reason"] == "not-redistributable"
+    said = answer(forge, "export", "compiler.program", "--closure", "-o", bundle)
+    assert said["left_out"] == ["compiler", "compiler.txt"]
+    told = forge.run("store", "export", "compiler.program", "--closure", "-o", bundle).stderr
+    assert "left out, as it may not be passed on: compiler" in told
+    whole = answer(forge, "export", "compiler.program", "--closure", "--not-redistributable", "-o", bundle)
+    assert (whole["left_out"], whole["trees"]) == ([], said["trees"] + 2)
+
+
 def test_what_is_not_built_is_not_exported(forge: Forge, tmp_path: Path) -> None:
     forge.recipe("base", CHAIN)
     assert forge.error("store", "export", "base.top", "-o", str(tmp_path / "file"))["reason"] == "not-built"

@@ -22,9 +22,11 @@ from mmojo_forge.engine.publisher import BackgroundPublisher
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.executor.request import BuildRequest
+from mmojo_forge.model.component import ALL, Component
 from mmojo_forge.model.derivation import Derivation, Node, action_key
 from mmojo_forge.model.label import Label
 from mmojo_forge.model.signature import PrivateKey, PublicKey
+from mmojo_forge.model.trace import Trace
 from mmojo_forge.recipe.evaluate import Instance
 from mmojo_forge.store.local import LocalStore
 from mmojo_forge.store.protocol import Store
@@ -86,12 +88,25 @@ Open = Callable[[str, PrivateKey], Bench]
 
 
 def publish(
-    bench: Bench, transport: Transport, *roots: Node, closure: bool = False, host_specific: bool = False
-) -> None:
+    bench: Bench,
+    transport: Transport,
+    *roots: Node,
+    closure: bool = False,
+    host_specific: bool = False,
+    not_redistributable: bool = False,
+) -> tuple[str, ...]:
     plan = make_plan(Graph.of(roots), bench.store)
     assert bench.signer is not None
-    shipment = pack(plan, bench.store, bench.signer, closure=closure, host_specific=host_specific)
+    shipment = pack(
+        plan,
+        bench.store,
+        bench.signer,
+        closure=closure,
+        host_specific=host_specific,
+        not_redistributable=not_redistributable,
+    )
     push(shipment, transport, bench.store, bench.signer)
+    return shipment.left_out
 
 
 def warnings(bench: Bench) -> Warnings:
@@ -351,6 +366,76 @@ def test_what_is_not_built_or_fits_one_machine_only_is_not_pushed(open_bench: Op
     assert make_plan(Graph.of([other]), b.store, b.substituter).count(Action.BUILD) == 1
 
 
+def with_a_compiler() -> tuple[Derivation, Derivation]:
+    """A compiler that may not be passed on though its runtime may, and what is made with it, runtime inside."""
+    parts = (
+        Component("wheel", licence="LicenseRef-vendor", redistributable=False),
+        Component("runtime", "1", "LicenseRef-vendor", of="wheel", redistributable=True),
+    )
+    compiler = replace(node("compiler", "args", "compiles", wheel=source(b"wheel")), components=parts)
+    return compiler, replace(node("program", "args", "code", compiler=compiler), contents={"compiler": ("runtime",)})
+
+
+def names_in(transport: MemoryTransport, bench: Bench, *nodes: Node) -> set[str]:
+    """Those of the nodes whose content somebody with nothing could have from the cache."""
+    reader = CacheReader(transport, (ALICE.public, BOB.public), PATIENT)
+    plan = make_plan(Graph.of(nodes), bench.store)
+    trees = {node.name: plan.resolved[node.id]["out"] if isinstance(node, Derivation) else node.tree for node in nodes}
+    return {name for name, tree in trees.items() if tree in reader.has_trees(trees.values())}
+
+
+def test_what_may_not_be_passed_on_stays_here_with_the_source_that_it_came_in(open_bench: Open) -> None:
+    compiler, program = with_a_compiler()
+    wheel = compiler.inputs["wheel"].node
+    a, transport = open_bench("a", ALICE), MemoryTransport()
+    a.fetcher = DictFetcher({"url:wheel": b"wheel"})
+    a.realise(program)
+    assert publish(a, transport, program, closure=True) == ("compiler", "wheel")
+    assert names_in(transport, a, program, compiler, wheel) == {"program"}
+    assert refusal(lambda: publish(a, transport, compiler)) == "not-redistributable"
+    assert publish(a, transport, program, closure=True, not_redistributable=True) == ()
+    assert names_in(transport, a, program, compiler, wheel) == {"program", "compiler", "wheel"}
+
+
+def test_a_program_that_has_it_in_it_is_not_pushed_either(open_bench: Open) -> None:
+    _, program = with_a_compiler()
+    a, transport = open_bench("a", ALICE), MemoryTransport()
+    a.fetcher = DictFetcher({"url:wheel": b"wheel"})
+    careless = replace(program, contents={"compiler": ALL})
+    a.realise(careless)
+    assert refusal(lambda: publish(a, transport, careless)) == "not-redistributable"
+    assert not transport.objects
+
+
+def test_what_may_not_be_passed_on_is_not_pushed_after_a_build(open_bench: Open) -> None:
+    compiler, program = with_a_compiler()
+    a, transport = open_bench("a", ALICE), MemoryTransport()
+    a.fetcher = DictFetcher({"url:wheel": b"wheel"})
+    a.realise(program)
+    publisher = BackgroundPublisher({"team": lambda: transport}, a.store, ALICE, a.reporter)
+    publisher.begin(Graph.of([program]))
+    for result in built_here(a, program):
+        publisher.built(*result)
+    publisher.finish(Graph.of([program, compiler]))
+    assert names_in(transport, a, program, compiler) == {"program"}
+    assert warnings(a).said == []
+
+
+def test_nothing_is_pushed_after_a_build_whose_recipes_do_not_say_what_is_in_it(open_bench: Open) -> None:
+    _, program = with_a_compiler()
+    a, transport = open_bench("a", ALICE), MemoryTransport()
+    a.fetcher = DictFetcher({"url:wheel": b"wheel"})
+    unclear = replace(program, contents={"compiler": ("runtine",)})
+    a.realise(unclear)
+    publisher = BackgroundPublisher({"team": lambda: transport}, a.store, ALICE, a.reporter)
+    publisher.begin(Graph.of([unclear]))
+    for result in built_here(a, program):
+        publisher.built(*result)
+    publisher.finish(None)
+    assert not transport.objects
+    assert [said.partition(":")[0] for said in warnings(a).said] == ["nothing is pushed"]
+
+
 def test_what_was_built_before_there_was_a_key_is_signed_when_it_is_pushed(open_bench: Open) -> None:
     a, transport = open_bench("a", ALICE), MemoryTransport()
     a.signer = None
@@ -414,14 +499,21 @@ class Slow(MemoryTransport):
         self.free.set()
 
 
+def built_here(bench: Bench, root: Derivation) -> list[tuple[Derivation, Trace]]:
+    """What a builder tells a publisher of the graph below `root`, which is built."""
+    plan = make_plan(Graph.of([root]), bench.store)
+    traces = {trace.name: trace for trace in pack(plan, bench.store, ALICE, closure=False).traces}
+    return [(node, traces[node.name]) for node in plan.graph.derivations()]
+
+
 def test_results_that_come_at_once_are_pushed_by_one_thread(open_bench: Open) -> None:
     a, transport = open_bench("a", ALICE), MemoryTransport()
     a.realise(graph())
-    traces = pack(make_plan(Graph.of([graph()]), a.store), a.store, ALICE, closure=False, host_specific=False).traces
+    results = built_here(a, graph())
     for _ in range(20):
         publisher = BackgroundPublisher({"team": lambda: transport}, a.store, ALICE, a.reporter)
         with ThreadPoolExecutor(3) as pool:
-            list(pool.map(publisher.built, traces))
+            list(pool.map(publisher.built, *zip(*results, strict=True)))
         publisher.finish(None)
         assert not [one for one in threading.enumerate() if one.name == "forge-publish"]
 
@@ -429,10 +521,10 @@ def test_results_that_come_at_once_are_pushed_by_one_thread(open_bench: Open) ->
 def test_a_push_is_given_up_with_the_run(open_bench: Open) -> None:
     a, transport = open_bench("a", ALICE), Slow()
     a.realise(graph())
-    traces = pack(make_plan(Graph.of([graph()]), a.store), a.store, ALICE, closure=False, host_specific=False).traces
+    results = built_here(a, graph())
     publisher = BackgroundPublisher({"team": lambda: transport}, a.store, ALICE, a.reporter)
-    for trace in traces:
-        publisher.built(trace)
+    for result in results:
+        publisher.built(*result)
     while not publisher._open:
         time.sleep(0.001)
     publisher.abandon()
