@@ -8,7 +8,8 @@ derivation once the inputs are instantiated:
     def hello(zig: Package, userland: Package, *, greeting: str = "hello") -> Spec:
         return build("hello", userland=userland, inputs={"zig": zig}, phases={"build": "..."})
 
-A parameter called `host` receives the facts of this machine, and labels the result host-specific.
+A parameter called `host` receives the facts of this machine, and labels the result host-specific. What the type of
+an option cannot say of its values, the function says by raising BadOption.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mmojo_forge.recipe.host import Host
 from mmojo_forge.recipe.unvaried import aspects_of
 
 __all__ = [
+    "BadOption",
     "Component",
     "Debian",
     "DebianFile",
@@ -49,6 +51,16 @@ __all__ = [
 ]
 
 OptionValue = str | int | bool
+
+
+class BadOption(ValueError):
+    """Raised by a recipe for the value of an option that makes no sense; `hint` says which do.
+
+    Whoever evaluates the recipe gets a RecipeError (`bad-option`)."""
+
+    def __init__(self, option: str, value: OptionValue, problem: str, *, hint: str = "") -> None:
+        super().__init__(f"option {option} is {value!r}: {problem}")
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)

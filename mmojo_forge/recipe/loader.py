@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import mmojo_forge.recipe as recipe_api
@@ -153,13 +153,20 @@ def run_recipe_file(file: Path) -> dict[str, Any]:
 
 def failure(operation: str, error: Exception, file: Path) -> RecipeError:
     """The error of a recipe that raised, with the line in the recipe's own file."""
+    line = _line_in(file, error.__traceback__)
+    if isinstance(error, recipe_api.BadOption):
+        return RecipeError(f"{operation}: {error}", detail=error.hint, reason="bad-option", file=file, line=line)
+    return RecipeError(f"{operation}: {type(error).__name__}: {error}", reason="recipe-failed", file=file, line=line)
+
+
+def _line_in(file: Path, trace: TracebackType | None) -> int | None:
+    """The innermost line of the file in a traceback."""
     line = None
-    trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(file):
             line = trace.tb_lineno
         trace = trace.tb_next
-    return RecipeError(f"{operation}: {type(error).__name__}: {error}", reason="recipe-failed", file=file, line=line)
+    return line
 
 
 def _unknown(target: str, known: Iterable[str]) -> RecipeError:

@@ -1,7 +1,7 @@
 from json import dumps
 from typing import Literal
 
-from mmojo_forge.recipe import Component, Files, Package, Spec, build, quote, recipe
+from mmojo_forge.recipe import BadOption, Component, Files, Package, Spec, build, quote, recipe
 
 # What nvcc 13.0 compiles for, in its own words. A plain number runs on devices of that compute capability and of later
 # ones of the same major version, `a` on that one alone, `f` on its family.
@@ -68,15 +68,18 @@ HEADERS = ("cuda-fp16", "libdevice", "cub", "libcudacxx")
 
 
 def architectures(archs):
-    """Those of the list in ascending order, each once; raises ValueError if nvcc does not know one of them."""
+    """Those of the list in ascending order, each once; raises BadOption if nvcc does not know one of them."""
     wanted = archs.split()
     if not wanted:
-        raise ValueError("option archs: empty, so that the module would have code for no device")
+        raise BadOption("archs", archs, "the module would have code for no device", hint=f"The default is {DEFAULT}.")
     unknown = ", ".join(one for one in wanted if one not in ARCHITECTURES)
     if unknown:
         known = " ".join(one for one in ARCHITECTURES if not one.endswith(VIRTUAL))
-        raise ValueError(
-            f"option archs: nvcc 13.0 makes no code of ggml for {unknown}; it does for {known}, each also with {VIRTUAL}"
+        raise BadOption(
+            "archs",
+            archs,
+            f"nvcc 13.0 makes no code of ggml for {unknown}",
+            hint=f"It does for {known}, each also with {VIRTUAL}.",
         )
     return tuple(one for one in ARCHITECTURES if one in wanted)
 
@@ -209,7 +212,7 @@ def described(chosen, fa):
         "system": "linux-x86_64",
         "needs": "libcuda.so.1",
         "driver": DRIVER,
-        "ggml": {"version": "0.21.0", "commit": "0c1e57098", "abi": "@ABI@"},
+        "ggml": {"version": "0.25.3", "commit": "0c1e57098", "abi": "@ABI@"},
         "compiler": {"name": "nvcc", "version": "13.0.88", "host": "gcc 12.2"},
         "architectures": list(chosen),
         "flash_attention": fa,

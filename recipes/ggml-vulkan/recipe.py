@@ -3,7 +3,7 @@ from typing import Literal
 
 from mmojo_forge.recipe import Files, Package, Spec, build, quote, recipe
 
-GGML_VERSION = "0.21.0"
+GGML_VERSION = "0.25.3"
 GGML_COMMIT = "0c1e57098"
 NEEDS = "libvulkan.so.1"
 

@@ -73,15 +73,15 @@ def test_the_quick_one_compiles_for_no_architecture_of_its_own() -> None:
 def test_an_architecture_that_nvcc_does_not_know_is_refused_before_anything_is_built(archs: str) -> None:
     with pytest.raises(RecipeError) as caught:
         module(archs=archs)
-    assert caught.value.reason == "recipe-failed"
-    assert "121a" in caught.value.message  # names those that there are
+    assert caught.value.reason == "bad-option"
+    assert "121a" in caught.value.detail  # names those that there are
 
 
 @pytest.mark.parametrize("archs", ["", "  "])
 def test_no_architecture_is_refused(archs: str) -> None:
     with pytest.raises(RecipeError) as caught:
         module(archs=archs)
-    assert caught.value.reason == "recipe-failed"
+    assert caught.value.reason == "bad-option"
 
 
 def test_an_architecture_of_its_own_is_checked_as_well() -> None:
