@@ -13,6 +13,7 @@ from mmojo_forge.ape import inspect as inspection
 from mmojo_forge.ape.container import Container
 from mmojo_forge.ape.gguf import Gguf
 from mmojo_forge.cli import table, units
+from mmojo_forge.engine.module_report import described
 from mmojo_forge.engine.package_report import PackageReport, report_on
 
 
@@ -79,6 +80,10 @@ def _show_report(report: PackageReport) -> None:
             for one in report.models
         ]
         table.show(("model", "size", "what", "how"), rows)
+        print()
+    if report.modules:
+        modules = [(one.name, units.size(one.size), described(one)) for one in report.modules]
+        table.show(("module", "size", "what"), modules)
         print()
     facts = list(_facts(report))
     if facts:

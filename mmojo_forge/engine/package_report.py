@@ -1,4 +1,4 @@
-"""What a packaged program has in it, for people and for programs: arguments, models, pages, the certificate.
+"""What a packaged program has in it, for people and for programs: arguments, models, modules, pages, the certificate.
 
 What is wrong with one of them is part of the report and no error: whoever looks wants to know of all of them.
 """
@@ -17,6 +17,7 @@ from mmojo_forge.ape.error import ApeError
 from mmojo_forge.ape.gguf import Gguf, read_gguf
 from mmojo_forge.ape.packaging import names
 from mmojo_forge.engine.certificates import Certificate, CertificateError, check_key, read_certificate
+from mmojo_forge.engine.module_report import PackagedModule, modules_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,18 @@ class PackageReport:
 
     arguments: tuple[ArgumentFile, ...]
     models: tuple[Model, ...]
+    modules: tuple[PackagedModule, ...]
     pages: tuple[str, ...]
     certificate: Certificate | None
     faults: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The fields `arguments`, `models`, `pages`, `certificate`, `faults` of `forge ape inspect --json`."""
+        """Fields of `forge ape inspect --json`: arguments, models, modules, pages, certificate, faults."""
         found = self.certificate
         return {
             "arguments": [asdict(one) for one in self.arguments],
             "models": [asdict(one) for one in self.models],
+            "modules": [one.to_json() for one in self.modules],
             "pages": list(self.pages),
             "certificate": found
             and {
@@ -72,10 +75,13 @@ def report_on(path: Path, found: Sequence[Entry], now: float) -> PackageReport:
     """What the zip entries of the program at `path` are."""
     models = tuple(_model(path, entry) for entry in found if names.is_mapped(entry.name))
     arguments = tuple(_arguments(path, entry) for entry in found if entry.name in names.ARGUMENTS)
+    modules = modules_in(path, found)
     certificate, faults = _certificate(path, {entry.name: entry for entry in found}, now)
     faults += [f"{one.name}: {one.fault}" for one in models if one.fault]
+    faults += [f"{one.name}: {one.fault}" for one in modules if one.fault]
     faults += [one.fault for one in arguments if one.fault]
-    return PackageReport(arguments, models, names.pages_of(entry.name for entry in found), certificate, tuple(faults))
+    pages = names.pages_of(entry.name for entry in found)
+    return PackageReport(arguments, models, modules, pages, certificate, tuple(faults))
 
 
 def _model(path: Path, entry: Entry) -> Model:

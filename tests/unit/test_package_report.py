@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from mmojo_forge.ape.container import read_container
 from mmojo_forge.ape.packaging.order import PackageOrder
 from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.module_report import described
 from mmojo_forge.engine.package_report import PackageReport, report_on
 from mmojo_forge.engine.packaging import check_inputs, find_program
 from mmojo_forge.errors import ForgeError
@@ -80,6 +82,48 @@ def test_faults_are_part_of_the_report(server: Path) -> None:
     with zipfile.ZipFile(server, "a") as archive:
         archive.writestr("certs/server.key", pem(key))
     assert "expired" in "\n".join(report(server).faults)
+
+
+ABOUT = {
+    "backend": "cuda",
+    "needs": "libcuda.so.1",
+    "driver": 13010,
+    "ggml": {"version": "1.2.3", "abi": "abc"},
+    "architectures": ["75", "90-virtual"],
+}
+
+
+def about(facts: object) -> list[tuple[str, str]]:
+    """What is told of modules in a program for ggml `abc`, one of which says `facts` of itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_server(Path(folder), info='{"ggml": {"abi": "abc"}}')
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("modules/linux-x86_64/ggml-cuda/libggml-cuda.so", "module")
+            archive.writestr("modules/linux-x86_64/ggml-cuda/module.json", json.dumps(facts))
+            archive.writestr("modules/linux-x86_64/ggml-own/libggml-own.so", "module")
+            archive.writestr("modules/linux-x86_64/host/mmojo-server-v3", "program")
+            archive.writestr("modules/linux-x86_64/host/SHA256SUMS", "")
+        found = report(path)
+        assert found.to_json()["modules"][0]["name"] == "ggml-cuda"
+        return [*((one.name, described(one)) for one in found.modules), *(("fault", one) for one in found.faults)]
+
+
+def test_of_gpu_modules_it_is_told_what_they_need() -> None:
+    assert about(ABOUT) == [
+        ("ggml-cuda", "cuda, ggml 1.2.3, needs libcuda.so.1 of 13.1 or later, code for 75 90-virtual"),
+        ("ggml-own", "says nothing of itself"),
+        ("host", "what loads them: mmojo-server-v3"),
+    ]
+
+
+def test_a_module_for_another_ggml_is_told() -> None:
+    told = dict(about({**ABOUT, "ggml": {"abi": "other"}}))
+    assert "another version of ggml (other) than the program (abc)" in told["fault"]
+
+
+@pytest.mark.parametrize("facts", [[], "x", {"ggml": 7, "needs": [], "driver": "x", "architectures": {}}, {"ggml": {}}])
+def test_nobody_has_checked_what_a_module_says_of_itself(facts: object) -> None:
+    assert about(facts)[0] == ("ggml-cuda", "says nothing of itself")
 
 
 def test_another_certificates_key_is_told(server: Path) -> None:
