@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from mmojo_forge.executor import availability, personality
 
 ENOUGH_BYTES = 12_000_000_000
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
+_NVIDIA = Path("/sys/module/nvidia/version")
+_CUDA_DRIVER = 580
+"""The first driver of CUDA 13.0, by which `ggml-cuda` is built (NVIDIA, "CUDA Toolkit 13.0 Release Notes")."""
+_DRIVER_VERSION = re.compile(r"(\d+)(?:\.\d+)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +36,9 @@ class Finding:
         return not self.reason
 
 
-def examine(store: Path, binfmt: Path = _BINFMT) -> list[Finding]:
-    """Everything that is looked at, in the order a build would meet it. Changes nothing."""
-    return [_python(), *_sandbox(), *_addresses(), *_disk(store), *_binfmt(binfmt)]
+def examine(store: Path, binfmt: Path = _BINFMT, nvidia: Path = _NVIDIA) -> list[Finding]:
+    """Everything that is looked at, in the order a build would meet it, then what is built. Changes nothing."""
+    return [_python(), *_sandbox(), *_addresses(), *_disk(store), *_binfmt(binfmt), *_nvidia(nvidia)]
 
 
 def _python() -> Finding:
@@ -93,6 +98,23 @@ def _binfmt(folder: Path) -> Iterator[Finding]:
             "binfmt-takes-mz",
             f"An APE started directly goes to {entry.name}. Start it with `sh FILE`, make a native copy with\n"
             f"`sh FILE --assimilate`, or turn the handler off: echo 0 | sudo tee {entry}",
+            fatal=False,
+        )
+
+
+def _nvidia(version: Path) -> Iterator[Finding]:
+    """Said only where there is such a driver: nobody needs one."""
+    if found := _DRIVER_VERSION.fullmatch(_read(version).strip()):
+        state = f"driver {found[0]}"
+        if int(found[1]) >= _CUDA_DRIVER:
+            yield Finding("nvidia", state)
+            return
+        yield Finding(
+            "nvidia",
+            state,
+            "driver-too-old",
+            f"ggml-cuda needs driver {_CUDA_DRIVER} or later, and does nothing with an older one: the CPU computes.\n"
+            "ggml-vulkan may do with it.",
             fatal=False,
         )
 

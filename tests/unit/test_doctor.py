@@ -40,3 +40,27 @@ def test_a_machine_where_memory_cannot_lie_still_is_told(tmp_path: Path, monkeyp
     monkeypatch.setattr(personality, "_LIBC", Refuses())
     (finding,) = [finding for finding in examine(tmp_path, tmp_path) if finding.subject == "memory layout"]
     assert (finding.reason, finding.fatal) == ("addresses-not-fixed", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("580.65.06\n", [("driver 580.65.06", "")]),
+        ("595.10\n", [("driver 595.10", "")]),
+        ("570.133.20\n", [("driver 570.133.20", "driver-too-old")]),
+        ("99.1\n", [("driver 99.1", "driver-too-old")]),
+        ("", []),
+        ("something else\n", []),
+    ],
+)
+def test_a_driver_that_is_too_old_for_the_cuda_module_is_told(
+    tmp_path: Path, text: str, told: list[tuple[str, str]]
+) -> None:
+    (tmp_path / "version").write_text(text)
+    findings = examine(tmp_path, tmp_path, tmp_path / "version")
+    found = [(finding.state, finding.reason) for finding in findings if finding.subject == "nvidia"]
+    assert found == told
+
+
+def test_without_a_driver_nothing_is_said_of_one(tmp_path: Path) -> None:
+    assert "nvidia" not in {finding.subject for finding in examine(tmp_path, tmp_path, tmp_path / "none")}
