@@ -13,7 +13,7 @@ import click
 
 from mmojo_forge.ape.packaging.contents import Contents
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
-from mmojo_forge.ape.packaging.outputs import FOLDERS, Format
+from mmojo_forge.ape.packaging.outputs import FOLDERS, IMAGES, Format
 from mmojo_forge.ape.packaging.package import Product
 from mmojo_forge.ape.program import Kind
 from mmojo_forge.cli import packed, table
@@ -113,6 +113,10 @@ def command(
         raise click.UsageError("--sbom and --sign leave something beside a file, and a folder is none.")
     order = _order(**given)
     warnings = packaging.check_inputs(order, time.time())
+    if modules and IMAGES.issuperset(chosen):
+        # Nor are they built, and no bill lists them.
+        warnings.append("an image has no glibc, which GPU modules need: --module is left out")
+        modules = ()
     realised = _Realised(context, quiet=quiet, as_json=as_json)
     order = realised.completed(order, target, modules)
     documents = _Documents(context, target, modules, realised.targets, order.program, wish, Hashes(skip=dry_run))

@@ -69,6 +69,16 @@ def test_modules_are_realised_with_the_programs_that_load_them(forge: Forge, ser
     assert not (forge.root / "two.ape").exists()
 
 
+def test_for_an_image_alone_no_module_is_built(forge: Forge, server: Path) -> None:
+    forge.recipe("ggml-test", '@recipe("ggml-test")\ndef f():\n    return sh("ggml-test", "exit 1")\n')
+    done = answer(
+        forge.run("package", str(server), "--module", "ggml-test", "-o", "x.ape", "--format", "oci", "--json")
+    )
+    assert [one for one in done["warnings"] if "--module is left out" in one]
+    command = ["package", str(server), "--module", "ggml-test", "-o", "x.ape", "--format", "oci", "--format", "ape"]
+    assert "mmojo-server.hosts" in forge.run(*command, expect=2).stderr  # which would load it
+
+
 def test_of_a_module_that_is_a_folder_it_is_told_that_nothing_is_known_of_it(forge: Forge, server: Path) -> None:
     make_module(forge.root / "ggml-test", "ggml-test")
     make_hosts(forge.root / "host")
