@@ -39,7 +39,7 @@ def check_passed_on(operation: str, nodes: Iterable[Node], withheld: Mapping[str
             raise EngineError(
                 f"{operation} {node.name}: {described(parts)} in it may not be passed on",
                 detail="--not-redistributable does it all the same: where it goes has to stay among those who may have "
-                "it.",
+                "it.\nA recipe that has it for an input, and not in its result, says so with Spec.containing(…).",
                 reason="not-redistributable",
             )
 

@@ -202,7 +202,11 @@ def program(compiler: Package):
 def test_what_may_not_be_passed_on_goes_along_only_if_that_is_asked_for(forge: Forge, tmp_path: Path) -> None:
     forge.recipe("compiler", RESTRICTED).with_name("compiler.txt").write_text("compiler")
     forge.realize("compiler.program")
-    bundle = str(tmp_path / "file")
+    bundle, cache = str(tmp_path / "file"), ("--to", str(tmp_path / "cache"))
+    assert forge.error("cache", "push", "compiler", *cache)["reason"] == "not-redistributable"
+    pushed = json.loads(forge.run("cache", "push", "compiler.program", "--closure", *cache, "--json").stdout)
+    assert pushed["left_out"] == ["compiler", "compiler.txt"]
+    forge.run("cache", "push", "compiler", "--not-redistributable", *cache)
     assert forge.error("store", "export", "compiler", "-o", bundle)["reason"] == "not-redistributable"
     said = answer(forge, "export", "compiler.program", "--closure", "-o", bundle)
     assert said["left_out"] == ["compiler", "compiler.txt"]
