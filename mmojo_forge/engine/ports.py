@@ -90,7 +90,7 @@ class Publisher(Protocol):
     """Shares with others what is built here."""
 
     def begin(self, graph: Graph) -> None:
-        """Nodes of `graph` are built from now on."""
+        """Nodes of `graph` are built from now on; no others are shared."""
 
     def built(self, node: Derivation, trace: Trace) -> None:
         """Note a result that is valid, and its signed trace, unless it may not be passed on. Does not wait."""

@@ -40,21 +40,23 @@ class BackgroundPublisher:
         self._signer = signer
         self._reporter = reporter
         self._queue: SimpleQueue[Shipment | None] = SimpleQueue()
-        self._withheld: frozenset[str] = frozenset()
+        self._shared: frozenset[str] = frozenset()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
     def begin(self, graph: Graph) -> None:
-        """Find out what of the graph may not be passed on. Nothing is pushed where recipes do not make sense of it."""
+        """Find out what of the graph may be passed on: nothing, where recipes do not make sense of it."""
         try:
-            self._withheld = frozenset(kept_back(graph))
+            self._shared = frozenset(graph.nodes).difference(kept_back(graph))
         except ForgeError as error:
-            self._places.clear()
+            self._shared = frozenset()
             self._reporter.warning(f"nothing is pushed: {error.message}")
 
     def built(self, node: Derivation, trace: Trace) -> None:
-        """Note a result that is in the store, signed; whether it is for other machines is for the caller to know."""
-        if node.id in self._withheld:
+        """Note a result that is in the store, signed; whether it is for other machines is for the caller to know.
+
+        What nobody began with is not pushed: its graph was not looked at."""
+        if node.id not in self._shared:
             return
         trees = {output.tree: object_name(trace.name, name) for name, output in trace.outputs.items()}
         self._queue.put(Shipment(trees, (trace,), {}))
@@ -71,7 +73,7 @@ class BackgroundPublisher:
         if waiting > 1:
             self._reporter.note(f"pushing {waiting} results to {', '.join(self._places)}")
         roots = [graph.nodes[root] for root in graph.roots] if graph else []
-        derivations = [root for root in roots if isinstance(root, Derivation) and root.id not in self._withheld]
+        derivations = [root for root in roots if isinstance(root, Derivation) and root.id in self._shared]
         portable = [root for root in derivations if root.label.reproducible]
         if portable:
             self._offer(portable)

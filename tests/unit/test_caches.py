@@ -421,6 +421,16 @@ def test_what_may_not_be_passed_on_is_not_pushed_after_a_build(open_bench: Open)
     assert warnings(a).said == []
 
 
+def test_what_no_run_began_with_is_not_pushed(open_bench: Open) -> None:
+    a, transport = open_bench("a", ALICE), MemoryTransport()
+    a.realise(graph())
+    publisher = BackgroundPublisher({"team": lambda: transport}, a.store, ALICE, a.reporter)
+    for result in built_here(a, graph()):
+        publisher.built(*result)
+    publisher.finish(Graph.of([graph()]))
+    assert not transport.objects
+
+
 def test_nothing_is_pushed_after_a_build_whose_recipes_do_not_say_what_is_in_it(open_bench: Open) -> None:
     _, program = with_a_compiler()
     a, transport = open_bench("a", ALICE), MemoryTransport()
@@ -512,6 +522,7 @@ def test_results_that_come_at_once_are_pushed_by_one_thread(open_bench: Open) ->
     results = built_here(a, graph())
     for _ in range(20):
         publisher = BackgroundPublisher({"team": lambda: transport}, a.store, ALICE, a.reporter)
+        publisher.begin(Graph.of([graph()]))
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(publisher.built, *zip(*results, strict=True)))
         publisher.finish(None)
@@ -523,6 +534,7 @@ def test_a_push_is_given_up_with_the_run(open_bench: Open) -> None:
     a.realise(graph())
     results = built_here(a, graph())
     publisher = BackgroundPublisher({"team": lambda: transport}, a.store, ALICE, a.reporter)
+    publisher.begin(Graph.of([graph()]))
     for result in results:
         publisher.built(*result)
     while not publisher._open:
