@@ -112,11 +112,8 @@ def command(
     if (wish.beside or sign) and FOLDERS.issuperset(chosen):
         raise click.UsageError("--sbom and --sign leave something beside a file, and a folder is none.")
     order = _order(**given)
-    warnings = packaging.check_inputs(order, time.time())
-    if modules and IMAGES.issuperset(chosen):
-        # Nor are they built, and no bill lists them.
-        warnings.append("an image has no glibc, which GPU modules need: --module is left out")
-        modules = ()
+    modules, warnings = _usable_modules(modules, chosen)
+    warnings += packaging.check_inputs(order, time.time())
     realised = _Realised(context, quiet=quiet, as_json=as_json)
     order = realised.completed(order, target, modules)
     documents = _Documents(context, target, modules, realised.targets, order.program, wish, Hashes(skip=dry_run))
@@ -138,8 +135,19 @@ def command(
         for line in packed.starts(products, portable=planned.contents.program.kind is Kind.APE):
             click.echo(line, err=True)
         if sign:
-            public = MinisignKey.of(context.any_keys().own().public)
-            click.echo(f"verify with: minisign -V -P {public.text} -m FILE, or forge verify FILE", err=True)
+            _tell_how_to_verify(context)
+
+
+def _tell_how_to_verify(context: Context) -> None:
+    public = MinisignKey.of(context.any_keys().own().public)
+    click.echo(f"verify with: minisign -V -P {public.text} -m FILE, or forge verify FILE", err=True)
+
+
+def _usable_modules(given: tuple[str, ...], formats: list[Format]) -> tuple[tuple[str, ...], list[str]]:
+    """None for images alone, with a warning: they are not built for nothing, and no bill lists them."""
+    if given and IMAGES.issuperset(formats):
+        return (), ["an image has no glibc, which GPU modules need: --module is left out"]
+    return given, []
 
 
 @dataclass(slots=True)

@@ -62,14 +62,15 @@ class Builder:
         self._world.reporter.finished(node, self._world.clock() - started)
         return resolution
 
-    def substitute(self, step: Step, outputs: Resolution) -> Resolution | None:
-        """The outputs of a derivation, now valid, from other stores; None if those do not have all of them."""
+    def substitute(self, step: Step, outputs: Resolution, needed: Resolution) -> Resolution | None:
+        """The outputs of a derivation, of which those needed are valid now, from other stores; None if those do not
+        have all of them."""
         node = step.node
         assert isinstance(node, Derivation)
         started = self._world.clock()
         self._world.reporter.started(step)
         sizes = {name: output.size for name, output in step.claim.outputs.items()} if step.claim else {}
-        for name, tree in outputs.items():
+        for name, tree in needed.items():
             if not self._receive(Wanted(tree, node.name, name, sizes.get(name)), node):
                 self._world.reporter.missed(node)
                 return None

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mmojo_forge.engine.caches import Caches, NamedCache
-from mmojo_forge.engine.graph import Graph
-from mmojo_forge.engine.plan import Action, Plan, make_plan
+from mmojo_forge.engine.plan import Action, Plan, make_plan, resolution_of
 from mmojo_forge.engine.ports import Clock, Observation
+from mmojo_forge.engine.workspace import graph_of
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.recipe.evaluate import Instance
@@ -88,7 +88,9 @@ def cache_status(
     warnings: list[str] = []
     caches = Caches([cache], store, agree=agree, warn=warnings.append, clock=clock)
     caches.expect([instance.node.id for instance in instances.values()])
-    plans = {target: make_plan(Graph.of([instance.node]), _Empty(), caches) for target, instance in instances.items()}
+    plans = {
+        target: make_plan(graph_of({target: instance}), _Empty(), caches) for target, instance in instances.items()
+    }
     claimed = {
         output.tree
         for target, instance in instances.items()
@@ -108,11 +110,13 @@ def _target(target: str, instance: Instance, plan: Plan, there: set[TreeId]) -> 
     nodes = sum(1 for _ in plan.graph.derivations())
     if claim is None:
         return TargetStatus(target, False, 0, "", 0.0, len(plan.claims), nodes)
+    needed = set(plan.graph.needed(instance.node, resolution_of(claim)).values())
+    sizes = {output.tree: output.size for output in claim.outputs.values()}
     builds = any(step.action is Action.BUILD for step in plan.steps)
     return TargetStatus(
         target,
-        not builds and there.issuperset(output.tree for output in claim.outputs.values()),
-        sum({output.tree: output.size for output in claim.outputs.values()}.values()),
+        not builds and there.issuperset(needed),
+        sum(sizes[tree] for tree in needed),
         ", ".join(one.key.partition(":")[0] for one in claim.signatures),
         claim.started,
         len(plan.claims),

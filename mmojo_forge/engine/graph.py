@@ -1,39 +1,67 @@
-"""The derivation graph of some targets: every node once, inputs before what uses them."""
+"""The derivation graph of some targets: every node once, inputs before what uses them.
+
+Of a derivation with several outputs often one is used: the others need not be there, be fetched or be built again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import chain
 
 from mmojo_forge.model.derivation import Derivation, Node
+from mmojo_forge.model.digest import TreeId
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Nodes by id in topological order (inputs first), and who uses each."""
+    """Nodes by id in topological order (inputs first), who uses each, and `outputs`: of derivations with several, those
+    that are wanted of a root or used by another node."""
 
     roots: tuple[str, ...]
     nodes: Mapping[str, Node]
     users: Mapping[str, Sequence[str]]
+    outputs: Mapping[str, Set[str]]
 
     @classmethod
     def of(cls, roots: Iterable[Node]) -> Graph:
-        """The closure of `roots`. Derivations cannot be cyclic: an input exists before what names it."""
-        wanted = list(roots)
+        """The closure of `roots`, of which all outputs are wanted."""
+        return cls.of_outputs((root, output) for root in roots for output in root.outputs)
+
+    @classmethod
+    def of_outputs(cls, wanted: Iterable[tuple[Node, str]]) -> Graph:
+        """The closure of these outputs. Derivations cannot be cyclic: an input exists before what names it."""
+        pairs = list(wanted)
         nodes: dict[str, Node] = {}
         users: dict[str, list[str]] = {}
-        for root in wanted:
+        for root, _ in pairs:
             _add(root, nodes, users)
-        return cls(tuple(dict.fromkeys(root.id for root in wanted)), nodes, users)
+        return cls(tuple(dict.fromkeys(root.id for root, _ in pairs)), nodes, users, _outputs(pairs, nodes.values()))
 
     def derivations(self) -> Iterator[Derivation]:
         """The nodes that are built, inputs first."""
         return (node for node in self.nodes.values() if isinstance(node, Derivation))
 
+    def needed(self, node: Derivation, trees: Mapping[str, TreeId]) -> Mapping[str, TreeId]:
+        """Of the tree of each output, by name, those that somebody wants."""
+        wanted = self.outputs.get(node.id)
+        return trees if wanted is None else {name: tree for name, tree in trees.items() if name in wanted}
+
 
 def inputs_of(node: Node) -> Iterator[Node]:
     """The nodes that `node` is directly built from."""
     return (edge.node for edge in node.inputs.values()) if isinstance(node, Derivation) else iter(())
+
+
+def _outputs(wanted: Iterable[tuple[Node, str]], nodes: Iterable[Node]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    edges = (
+        (edge.node, edge.output) for node in nodes if isinstance(node, Derivation) for edge in node.inputs.values()
+    )
+    for node, output in chain(wanted, edges):
+        if len(node.outputs) > 1:
+            found.setdefault(node.id, set()).add(output)
+    return found
 
 
 def _add(root: Node, nodes: dict[str, Node], users: dict[str, list[str]]) -> None:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -104,19 +104,18 @@ def _make_plan(graph: Graph, store: Metadata, substituter: Substituter | None) -
     steps = []
     for identifier, node in graph.nodes.items():
         if identifier in wanted and wanted[identifier] and isinstance(node, Derivation):
-            steps.append(substitution(node, claims.get(node.id), valid))
+            steps.append(substitution(node, graph, claims.get(node.id), valid))
         elif identifier in wanted:
             observed = history.get(node.name)
             steps.append(_step(node, resolved, observed.seconds if observed else None))
     return Plan(graph, resolved, valid, tuple(steps), claims, offered)
 
 
-def substitution(node: Derivation, claim: Trace | None, valid: frozenset[TreeId] | set[TreeId]) -> Step:
-    """The step that fetches what is absent of a node's outputs from another store."""
-    absent = (
-        {output.tree: output.size for output in claim.outputs.values() if output.tree not in valid} if claim else {}
-    )
-    return Step(node, Action.SUBSTITUTE, size=sum(absent.values()), claim=claim)
+def substitution(node: Derivation, graph: Graph, claim: Trace | None, valid: Set[TreeId]) -> Step:
+    """The step that fetches what is needed and absent of a node's outputs from another store."""
+    sizes = {output.tree: output.size for output in claim.outputs.values()} if claim else {}
+    needed = set(graph.needed(node, resolution_of(claim)).values()) if claim else set[TreeId]()
+    return Step(node, Action.SUBSTITUTE, size=sum(sizes[tree] for tree in needed - valid), claim=claim)
 
 
 def input_trees(node: Derivation, resolved: Mapping[DerivationId, Resolution]) -> dict[str, TreeId] | None:
@@ -197,16 +196,16 @@ def _known_trees(graph: Graph, resolved: Mapping[DerivationId, Resolution]) -> I
 
 
 def _outputs(nodes: Iterable[str], graph: Graph, resolved: Mapping[DerivationId, Resolution]) -> set[TreeId]:
-    """The trees of those of the nodes that are derivations, as far as they are resolved."""
+    """The trees that are needed of those of the nodes that are derivations, as far as they are resolved."""
     made = (node for one in nodes if isinstance(node := graph.nodes[one], Derivation))
-    return {tree for node in made for tree in resolved.get(node.id, {}).values()}
+    return {tree for node in made for tree in graph.needed(node, resolved.get(node.id, {})).values()}
 
 
-def is_valid(node: Node, resolved: Mapping[DerivationId, Resolution], valid: frozenset[TreeId] | set[TreeId]) -> bool:
-    """Whether every output of the node is known and present."""
+def is_valid(node: Node, graph: Graph, resolved: Mapping[DerivationId, Resolution], valid: Set[TreeId]) -> bool:
+    """Whether every output of the node that is needed is known and present."""
     if isinstance(node, Derivation):
         outputs = resolved.get(node.id)
-        return outputs is not None and all(tree in valid for tree in outputs.values())
+        return outputs is not None and all(tree in valid for tree in graph.needed(node, outputs).values())
     return node.tree in valid
 
 
@@ -224,9 +223,9 @@ def _wanted(
     for identifier in reversed(tuple(graph.nodes)):
         node = graph.nodes[identifier]
         needed = identifier in roots or not made.isdisjoint(graph.users[identifier])
-        if not needed or is_valid(node, resolved, valid):
+        if not needed or is_valid(node, graph, resolved, valid):
             continue
-        wanted[identifier] = isinstance(node, Derivation) and is_valid(node, resolved, valid | offered)
+        wanted[identifier] = isinstance(node, Derivation) and is_valid(node, graph, resolved, valid | offered)
         if not wanted[identifier]:
             made.add(identifier)
     return wanted

@@ -108,7 +108,7 @@ def sign_own(trace: Trace, signer: Signer) -> Trace:
 def _check_roots(roots: Iterable[Derivation], plan: Plan, *, host_specific: bool) -> None:
     for node in roots:
         outputs = plan.resolved.get(node.id)
-        if outputs is None or not plan.valid.issuperset(outputs.values()):
+        if outputs is None or not plan.valid.issuperset(plan.graph.needed(node, outputs).values()):
             raise EngineError(
                 f"push {node.name}: it is not built",
                 detail="Build it first, with `forge realize`.",

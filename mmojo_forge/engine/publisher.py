@@ -75,8 +75,8 @@ class BackgroundPublisher:
         roots = [graph.nodes[root] for root in graph.roots] if graph else []
         derivations = [root for root in roots if isinstance(root, Derivation) and root.id in self._shared]
         portable = [root for root in derivations if root.label.reproducible]
-        if portable:
-            self._offer(portable)
+        if graph and portable:
+            self._offer(portable, graph)
         self._queue.put(None)
         try:
             self._thread.join()
@@ -95,8 +95,9 @@ class BackgroundPublisher:
             self._thread.join(_PATIENCE)
             self._thread = None
 
-    def _offer(self, roots: list[Derivation]) -> None:
-        plan = make_plan(Graph.of(roots), self._store)
+    def _offer(self, roots: list[Derivation], graph: Graph) -> None:
+        outputs = ((root, output) for root in roots for output in graph.outputs.get(root.id, root.outputs))
+        plan = make_plan(Graph.of_outputs(outputs), self._store)
         try:
             self._queue.put(pack(plan, self._store, self._signer, closure=False))
         except ForgeError as error:

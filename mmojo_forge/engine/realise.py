@@ -133,8 +133,8 @@ class Realisation:
         if not isinstance(node, Derivation):
             return functools.partial(self._builder.make, _step(node), {}, grant.jobs)
         if job.substituted:
-            step = substitution(node, self._claims.get(node.id), self._valid)
-            return functools.partial(self._builder.substitute, step, self._resolved[node.id])
+            step = substitution(node, self._plan.graph, self._claims.get(node.id), self._valid)
+            return functools.partial(self._builder.substitute, step, self._resolved[node.id], self._needed(node))
         return functools.partial(self._builder.make, _step(node), input_trees(node, self._resolved) or {}, grant.jobs)
 
     def _finish(self, job: _Job, grant: Grant, future: Future[Resolution | None]) -> None:
@@ -153,7 +153,7 @@ class Realisation:
         if isinstance(job.node, Derivation) and outputs is not None:
             self._compare_with_claim(job.node, outputs)
             self._resolved[job.node.id] = outputs
-            self._valid.update(outputs.values())
+            self._valid.update(self._needed(job.node).values() if job.substituted else outputs.values())
         elif not isinstance(job.node, Derivation):
             self._valid.add(job.node.tree)
         self._move(job, _S.VALID)
@@ -218,7 +218,7 @@ class Realisation:
             self._await_inputs(job)
 
     def _is_present(self, node: Node) -> bool:
-        trees = tuple(self._resolved[node.id].values()) if isinstance(node, Derivation) else (node.tree,)
+        trees = tuple(self._needed(node).values()) if isinstance(node, Derivation) else (node.tree,)
         unknown = [tree for tree in trees if tree not in self._valid]
         if unknown:
             self._valid.update(self._world.store.valid_trees(unknown))
@@ -303,7 +303,10 @@ class Realisation:
     def _is_offered(self, job: _Job) -> bool:
         if job.refused or not isinstance(job.node, Derivation) or job.node.id not in self._resolved:
             return False
-        return all(tree in self._valid or tree in self._offered for tree in self._resolved[job.node.id].values())
+        return all(tree in self._valid or tree in self._offered for tree in self._needed(job.node).values())
+
+    def _needed(self, node: Derivation) -> Resolution:
+        return self._plan.graph.needed(node, self._resolved[node.id])
 
     def _make_ready(self, job: _Job) -> None:
         self._move(job, _S.READY)

@@ -129,5 +129,5 @@ def as_package(target: str) -> Package:
 
 
 def graph_of(instances: Mapping[str, Instance]) -> Graph:
-    """The graph of instantiated targets."""
-    return Graph.of(instance.node for instance in instances.values())
+    """The graph of instantiated targets, of each the output that it is."""
+    return Graph.of_outputs((instance.node, instance.output) for instance in instances.values())
