@@ -329,6 +329,20 @@ def test_state_of_a_recipe_file_does_not_last(tmp_path: Path) -> None:
     assert caught.value.reason == "recipe-failed"
 
 
+def test_a_recipe_says_which_values_of_an_option_make_sense(tmp_path: Path) -> None:
+    text = """from mmojo_forge.recipe import BadOption, Spec, recipe
+
+@recipe("picky")
+def f(*, of: str = "a"):
+    raise BadOption("of", of, "there is none", hint="There are a and b.")
+"""
+    write(tmp_path, "picky", text)
+    with pytest.raises(RecipeError) as caught:
+        instantiate(tmp_path, "picky")
+    assert (caught.value.reason, caught.value.detail) == ("bad-option", "There are a and b.")
+    assert "picky/recipe.py:5: evaluate recipe picky: option of is 'a': there is none" in caught.value.message
+
+
 _DUMP = """
 import sys
 from pathlib import Path
