@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -49,13 +49,16 @@ class Builder:
         self._began = world.clock()
         self._secrets: tuple[float, tuple[leaks.Secret, ...]] | None = None
 
-    def make(self, step: Step, trees: Mapping[str, TreeId], jobs: int) -> Resolution | None:
-        """The output trees of a derivation, now valid; None for a source. Raises ForgeError."""
+    def make(
+        self, step: Step, trees: Mapping[str, TreeId], jobs: int, wanted: Set[str] | None = None
+    ) -> Resolution | None:
+        """The output trees of a derivation, of which all or those wanted are valid now; None for a source. Raises
+        ForgeError."""
         node = step.node
         started = self._world.clock()
         self._world.reporter.started(step)
         if isinstance(node, Derivation):
-            resolution: Resolution | None = self._build_once(node, trees, jobs)
+            resolution: Resolution | None = self._build_once(node, trees, jobs, wanted)
         else:
             self._import(node)
             resolution = None
@@ -136,15 +139,17 @@ class Builder:
             )
         self._store.add_tree(tree, lambda entry: (path / entry.path if entry.path else path).open("rb"))
 
-    def _build_once(self, node: Derivation, trees: Mapping[str, TreeId], jobs: int) -> Resolution:
+    def _build_once(
+        self, node: Derivation, trees: Mapping[str, TreeId], jobs: int, wanted: Set[str] | None
+    ) -> Resolution:
         preimage = node.preimage(trees)
         key = action_key(preimage)
         with self._lock(key, node):
             known = self._store.lookup([key]).get(key)
-            if known and len(self._store.valid_trees(row.tree for row in known.outputs.values())) == len(
-                {row.tree for row in known.outputs.values()}
-            ):
-                resolution: Resolution = {name: row.tree for name, row in known.outputs.items()}
+            rows = known.outputs if known else {}
+            needed = {row.tree for name, row in rows.items() if wanted is None or name in wanted}
+            if known and self._store.valid_trees(needed) == needed:
+                resolution: Resolution = {name: row.tree for name, row in rows.items()}
             else:
                 resolution = self._build(node, trees, jobs, key, preimage)
             self._store.record_resolved({node.id: resolution})

@@ -19,6 +19,8 @@ from mmojo_forge.engine.workspace import Request, Workspace, graph_of
 from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
+from mmojo_forge.model.tree import Tree
+from mmojo_forge.store.protocol import Store
 
 HERE = "this store"
 
@@ -85,8 +87,8 @@ def challenge_request(
 
 def _inputs_of(nodes: Sequence[Derivation], world: World, settings: Settings) -> Mapping[DerivationId, Resolution]:
     """Make valid what the nodes are built from, from wherever it comes."""
-    inputs = {edge.node.id: edge.node for node in nodes for edge in node.inputs.values()}
-    plan = make_plan(Graph.of(inputs.values()), world.store, world.substituter())
+    inputs = ((edge.node, edge.output) for node in nodes for edge in node.inputs.values())
+    plan = make_plan(Graph.of_outputs(inputs), world.store, world.substituter())
     world.reporter.planned(plan)
     try:
         return Realisation(plan, world, settings).run() if plan.steps else plan.resolved
@@ -145,8 +147,11 @@ def _differing(outputs: Resolution, reference: Resolution, caches: Caches, world
         ours = reference.get(name)
         if ours is None or ours == tree:
             continue
-        theirs = world.store.read_tree(tree) if world.store.has_tree(tree) else caches.read_manifest(tree)
-        if theirs is not None:
-            yield from (
-                f"{name}/{path}" if path else name for path in differing_paths(theirs, world.store.read_tree(ours))
-            )
+        here, there = (_read(one, caches, world.store) for one in (ours, tree))
+        if here is not None and there is not None:
+            yield from (f"{name}/{path}" if path else name for path in differing_paths(there, here))
+
+
+def _read(tree: TreeId, caches: Caches, store: Store) -> Tree | None:
+    """From here or from a cache: of several outputs not all need be here."""
+    return store.read_tree(tree) if store.has_tree(tree) else caches.read_manifest(tree)

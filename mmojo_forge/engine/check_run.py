@@ -234,8 +234,9 @@ def _clock(evaluator: Evaluator) -> Instance | None:
 
 def _make_valid(nodes: Sequence[Derivation], world: World, settings: Settings) -> dict[DerivationId, Resolution]:
     """Realise each of the nodes and what it is built from, which is needed again; the trees of all of them."""
-    inputs = (edge.node for node in nodes for edge in node.inputs.values())
-    plan = make_plan(Graph.of([*nodes, *inputs]), world.store, world.substituter())
+    outputs = ((node, output) for node in nodes for output in node.outputs)
+    inputs = ((edge.node, edge.output) for node in nodes for edge in node.inputs.values())
+    plan = make_plan(Graph.of_outputs([*outputs, *inputs]), world.store, world.substituter())
     if not plan.steps:
         return dict(plan.resolved)
     world.reporter.planned(plan)

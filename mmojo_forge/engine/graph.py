@@ -45,7 +45,10 @@ class Graph:
     def needed(self, node: Derivation, trees: Mapping[str, TreeId]) -> Mapping[str, TreeId]:
         """Of the tree of each output, by name, those that somebody wants."""
         wanted = self.outputs.get(node.id)
-        return trees if wanted is None else {name: tree for name, tree in trees.items() if name in wanted}
+        if wanted is None:
+            return trees
+        assert trees.keys() >= wanted, f"{node.name} has no {', '.join(wanted - trees.keys())}"
+        return {name: tree for name, tree in trees.items() if name in wanted}
 
 
 def inputs_of(node: Node) -> Iterator[Node]:

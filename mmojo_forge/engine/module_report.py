@@ -1,31 +1,58 @@
-"""The GPU modules in a packaged program: what each says of itself in its module.json, and whether it fits."""
+"""The GPU modules in a packaged program: what each says of itself in its module.json, and whether it fits.
+
+Nobody has checked what is in such a file: of what it says only what is known is taken, if it is of the right type and
+of a size that makes sense.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from mmojo_forge.ape import content, entries
 from mmojo_forge.ape.directory import Entry
 from mmojo_forge.ape.error import ApeError
+from mmojo_forge.ape.note import read_note
 from mmojo_forge.ape.packaging import names
 from mmojo_forge.ape.packaging.modules import SUMS
 from mmojo_forge.engine import build_info
 
 FACTS: Final = "module.json"
+_LARGEST: Final = 1 << 16
+_LONGEST: Final = 100
+_MOST: Final = 100
+_NEWEST_DRIVER: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFacts:
+    """What a module says of itself; what it does not say is empty.
+
+    `backend` is ggml's name of it, `needs` the library of the driver, `driver` the least version of that as
+    cuDriverGetVersion counts (13000 for 13.0), `ggml_abi` what the headers hash to that it was compiled with,
+    `architectures` those of CUDA that it has code for.
+    """
+
+    backend: str = ""
+    needs: str = ""
+    driver: int | None = None
+    ggml_version: str = ""
+    ggml_abi: str = ""
+    architectures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PackagedModule:
-    """A folder of modules/: `size` in bytes of all files, `facts` of module.json, empty where it has none."""
+    """A folder of modules/: `size` in bytes of all files, `fault` what is wrong with it, empty if nothing is."""
 
     name: str
     size: int
     files: tuple[str, ...]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: ModuleFacts = ModuleFacts()
     fault: str = ""
 
     @property
@@ -35,13 +62,7 @@ class PackagedModule:
 
     def to_json(self) -> dict[str, Any]:
         """A row of `modules` in `forge ape inspect --json`."""
-        return {
-            "name": self.name,
-            "size": self.size,
-            "files": list(self.files),
-            "facts": dict(self.facts),
-            "fault": self.fault,
-        }
+        return asdict(self)
 
 
 def modules_in(path: Path, found: Sequence[Entry]) -> tuple[PackagedModule, ...]:
@@ -50,27 +71,52 @@ def modules_in(path: Path, found: Sequence[Entry]) -> tuple[PackagedModule, ...]
     for entry in found:
         if entry.name.startswith(names.MODULES):
             folders.setdefault(entry.name.removeprefix(names.MODULES).partition("/")[0], []).append(entry)
-    infos = [entry for entry in found if folders and entry.name == build_info.NAME]
-    wanted = next((_text(_object(path, entry)[0].get("ggml"), "abi") for entry in infos), "")
+    wanted = _abi_wanted(path, found) if folders else ""
     return tuple(_module(path, name, inside, wanted) for name, inside in sorted(folders.items()))
+
+
+def described(module: PackagedModule) -> str:
+    """In one line for a person: for what, which ggml, what of a driver it needs, for which architectures."""
+    if module.is_host:
+        return f"what loads them: {', '.join(name for name in module.files if name != SUMS)}"
+    facts = module.facts
+    version = f" of {facts.driver // 1000}.{facts.driver % 1000 // 10} or later" if facts.driver else ""
+    rows = (
+        ("", facts.backend),
+        ("ggml ", facts.ggml_version),
+        ("needs ", f"{facts.needs}{version}" if facts.needs else ""),
+        ("code for ", " ".join(facts.architectures)),
+    )
+    return ", ".join(f"{word}{value}" for word, value in rows if value) or "says nothing of itself"
+
+
+def _abi_wanted(path: Path, found: Sequence[Entry]) -> str:
+    """The ggml that the program is made of: a program for glibc says so itself, an APE in a file; empty if neither."""
+    with contextlib.suppress(ApeError):
+        if note := read_note(path, "program").get("ggml", ""):
+            return note
+    infos = [entry for entry in found if entry.name == build_info.NAME]
+    return next((_text(_object(path, entry)[0].get("ggml"), "abi") for entry in infos), "")
 
 
 def _module(path: Path, name: str, inside: Sequence[Entry], wanted: str) -> PackagedModule:
     files = tuple(entry.name.rpartition("/")[2] for entry in inside)
     size = sum(entry.size for entry in inside)
-    facts: Mapping[str, Any] = {}
+    said: Mapping[str, Any] = {}
     fault = ""
     for entry in inside:
         if entry.name == f"{names.MODULES}{name}/{FACTS}":
-            facts, fault = _object(path, entry)
-    given = _text(facts.get("ggml"), "abi")
-    if given and wanted and given != wanted:
-        fault = f"for another version of ggml ({given}) than the program ({wanted}), which will not load it"
+            said, fault = _object(path, entry)
+    facts = _facts(said)
+    if facts.ggml_abi and wanted and facts.ggml_abi != wanted:
+        fault = f"for another version of ggml ({facts.ggml_abi}) than the program ({wanted}), which will not load it"
     return PackagedModule(name, size, files, facts, fault)
 
 
 def _object(path: Path, entry: Entry) -> tuple[Mapping[str, Any], str]:
     """The JSON object that an entry is, and what is wrong with it."""
+    if entry.size > _LARGEST:
+        return {}, f"{entry.name} is too large to be what it is called"
     try:
         with content.open_input(path, "program") as stream:
             document = json.loads(entries.read_text(stream, entry, str(path)))
@@ -81,24 +127,24 @@ def _object(path: Path, entry: Entry) -> tuple[Mapping[str, Any], str]:
     return (document, "") if isinstance(document, dict) else ({}, f"{entry.name} is not a JSON object")
 
 
-def described(module: PackagedModule) -> str:
-    """In one line for a person: for what, which ggml, what of a driver it needs, for which architectures."""
-    if module.is_host:
-        return f"what loads them: {', '.join(name for name in module.files if name != SUMS)}"
-    facts = module.facts
-    driver = facts.get("driver")
-    version = f" of {driver // 1000}.{driver % 1000 // 10} or later" if isinstance(driver, int) else ""
-    architectures = facts.get("architectures")
-    rows = (
-        ("", _text(facts, "backend")),
-        ("ggml ", _text(facts.get("ggml"), "version")),
-        ("needs ", f"{_text(facts, 'needs')}{version}" if _text(facts, "needs") else ""),
-        ("code for ", " ".join(map(str, architectures)) if isinstance(architectures, list) else ""),
+def _facts(said: Mapping[str, Any]) -> ModuleFacts:
+    driver = said.get("driver")
+    listed = said.get("architectures")
+    words = listed if isinstance(listed, list) and len(listed) <= _MOST else ()
+    return ModuleFacts(
+        _text(said, "backend"),
+        _text(said, "needs"),
+        driver if type(driver) is int and 0 < driver <= _NEWEST_DRIVER else None,
+        _text(said.get("ggml"), "version"),
+        _text(said.get("ggml"), "abi"),
+        tuple(word for word in words if _is_text(word)),
     )
-    return ", ".join(f"{word}{value}" for word, value in rows if value) or "says nothing of itself"
 
 
 def _text(value: object, key: str) -> str:
-    """A text in a JSON object, empty where there is none: nobody has checked what is in the file."""
     found = value.get(key) if isinstance(value, Mapping) else None
-    return found if isinstance(found, str) else ""
+    return found if isinstance(found, str) and _is_text(found) else ""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST and value.isprintable()

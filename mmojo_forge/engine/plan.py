@@ -137,7 +137,10 @@ def _resolve(
 ) -> dict[DerivationId, Resolution]:
     """What every derivation is resolved to as far as anybody knows; `claims` gets what only others know."""
     derivations = list(graph.derivations())
-    resolved: dict[DerivationId, Resolution] = dict(store.lookup_resolved([node.id for node in derivations]))
+    known = store.lookup_resolved([node.id for node in derivations])
+    resolved: dict[DerivationId, Resolution] = {
+        node.id: trees for node in derivations if (trees := known.get(node.id)) and trees.keys() >= set(node.outputs)
+    }
     waiting = {node.id: _unresolved_inputs(node, resolved) for node in derivations if node.id not in resolved}
     wave = [node for node in derivations if waiting.get(node.id) == 0]
     while wave:
@@ -197,8 +200,8 @@ def _known_trees(graph: Graph, resolved: Mapping[DerivationId, Resolution]) -> I
 
 def _outputs(nodes: Iterable[str], graph: Graph, resolved: Mapping[DerivationId, Resolution]) -> set[TreeId]:
     """The trees that are needed of those of the nodes that are derivations, as far as they are resolved."""
-    made = (node for one in nodes if isinstance(node := graph.nodes[one], Derivation))
-    return {tree for node in made for tree in graph.needed(node, resolved.get(node.id, {})).values()}
+    made = (node for one in nodes if isinstance(node := graph.nodes[one], Derivation) and node.id in resolved)
+    return {tree for node in made for tree in graph.needed(node, resolved[node.id]).values()}
 
 
 def is_valid(node: Node, graph: Graph, resolved: Mapping[DerivationId, Resolution], valid: Set[TreeId]) -> bool:

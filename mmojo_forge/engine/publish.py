@@ -67,8 +67,10 @@ def pack(
     check_passed_on("push", roots, withheld)
     traces = _signed_traces(plan, store, signer)
     wanted: Sequence[Node] = list(plan.graph.nodes.values()) if closure else roots
-    shipped = [node for node in wanted if node.id not in withheld]
-    trees = {tree: name for node in shipped for tree, name in _trees_of(node, plan) if tree in plan.valid}
+    # By their trees: another node may have come out as what may not be passed on.
+    kept = {tree for node in plan.graph.nodes.values() if node.id in withheld for tree, _ in _trees_of(node, plan)}
+    free = plan.valid - kept
+    trees = {tree: name for node in wanted for tree, name in _trees_of(node, plan) if tree in free}
     indexes = {root.id: tuple(traces[node.id] for node in Graph.of([root]).derivations()) for root in roots}
     told = {trace.key: trace for several in indexes.values() for trace in several}
     left_out = tuple(sorted(node.name for node in wanted if node.id in withheld))

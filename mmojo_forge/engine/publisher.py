@@ -40,22 +40,22 @@ class BackgroundPublisher:
         self._signer = signer
         self._reporter = reporter
         self._queue: SimpleQueue[Shipment | None] = SimpleQueue()
+        self._graph: Graph | None = None
         self._shared: frozenset[str] = frozenset()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
     def begin(self, graph: Graph) -> None:
-        """Find out what of the graph may be passed on: nothing, where recipes do not make sense of it."""
-        try:
-            self._shared = frozenset(graph.nodes).difference(kept_back(graph))
-        except ForgeError as error:
-            self._shared = frozenset()
-            self._reporter.warning(f"nothing is pushed: {error.message}")
+        """Nodes of this graph are built from now on."""
+        with self._starting:
+            self._graph, self._shared = graph, frozenset()
 
     def built(self, node: Derivation, trace: Trace) -> None:
         """Note a result that is in the store, signed; whether it is for other machines is for the caller to know.
 
         What nobody began with is not pushed: its graph was not looked at."""
+        with self._starting:
+            self._look_at_graph()
         if node.id not in self._shared:
             return
         trees = {output.tree: object_name(trace.name, name) for name, output in trace.outputs.items()}
@@ -64,6 +64,15 @@ class BackgroundPublisher:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="forge-publish", daemon=True)
                 self._thread.start()
+
+    def _look_at_graph(self) -> None:
+        """Find out what of the graph may be passed on: nothing, where recipes do not make sense of it."""
+        graph, self._graph = self._graph, None
+        if graph:
+            try:
+                self._shared = frozenset(graph.nodes).difference(kept_back(graph))
+            except ForgeError as error:
+                self._reporter.warning(f"nothing is pushed: {error.message}")
 
     def finish(self, graph: Graph | None) -> None:
         """Return when the queue is empty, and the indexes of the graph's roots are written."""

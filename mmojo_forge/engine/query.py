@@ -69,8 +69,7 @@ def list_targets(workspace: Workspace, store: Store) -> list[TargetSummary]:
             rows.append(TargetSummary(target, summary, errors[target], False, errors[target]))
             continue
         node = instances[target].node
-        trees = plan.resolved.get(node.id, {})
-        valid = bool(trees) and all(tree in plan.valid for tree in trees.values())
+        valid = plan.resolved.get(node.id, {}).get(instances[target].output) in plan.valid
         label = "reproducible" if node.label.reproducible else "host-specific"
         rows.append(TargetSummary(target, summary, label, valid))
     return rows

@@ -135,7 +135,9 @@ class Realisation:
         if job.substituted:
             step = substitution(node, self._plan.graph, self._claims.get(node.id), self._valid)
             return functools.partial(self._builder.substitute, step, self._resolved[node.id], self._needed(node))
-        return functools.partial(self._builder.make, _step(node), input_trees(node, self._resolved) or {}, grant.jobs)
+        trees = input_trees(node, self._resolved) or {}
+        wanted = self._plan.graph.outputs.get(node.id)
+        return functools.partial(self._builder.make, _step(node), trees, grant.jobs, wanted)
 
     def _finish(self, job: _Job, grant: Grant, future: Future[Resolution | None]) -> None:
         self._schedule.give_back(grant)

@@ -6,7 +6,7 @@ of the workspace whose tree was lost is fetched, imported or built, and what it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mmojo_forge.engine.errors import BuildsFailed
@@ -59,7 +59,8 @@ def make_anew(workspace: Workspace, mended: Mended, world: World, settings: Sett
     makers = _makers(plan, lost)
     known = {tree for node in makers for tree in _trees_of(node, plan)}
     pinned = [source for source in _pinned(workspace.read_lock()) if source.tree in lost - known]
-    failures = _realise([*makers, *pinned], world, settings)
+    outputs = [(node, output) for node in makers for output in _lost_outputs(node, plan, lost)]
+    failures = _realise([*outputs, *((source, source.outputs[0]) for source in pinned)], world, settings)
     users = _users(plan, instances)
     valid = world.store.valid_trees(lost)
     remade = []
@@ -94,9 +95,15 @@ def _pinned(lock: Lock) -> Iterator[Source]:
         yield from map(source_of, closure.packages())
 
 
-def _realise(nodes: Iterable[Node], world: World, settings: Settings) -> Mapping[str, str]:
-    """Make the nodes valid; the reasons of those that failed, by name, with those that could not be tried."""
-    plan = make_plan(Graph.of(nodes), world.store, world.substituter())
+def _lost_outputs(node: Node, plan: Plan, lost: set[TreeId]) -> Sequence[str]:
+    if not isinstance(node, Derivation):
+        return node.outputs
+    return [output for output, tree in plan.resolved[node.id].items() if tree in lost]
+
+
+def _realise(outputs: Iterable[tuple[Node, str]], world: World, settings: Settings) -> Mapping[str, str]:
+    """Make the outputs valid; the reasons of those that failed, by name, with those that could not be tried."""
+    plan = make_plan(Graph.of_outputs(outputs), world.store, world.substituter())
     if not plan.steps:
         return {}
     world.reporter.planned(plan)

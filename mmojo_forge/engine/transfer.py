@@ -59,9 +59,11 @@ def export_request(
         check_passed_on("export", [instance.node], withheld)
         name = object_name(instance.node.name, instance.output)
         targets.append(BundledTarget(target, name, tree, str(instance.node.label)))
-    wanted = [node for node in plan.graph.nodes.values() if closure and node.id not in withheld]
-    trees = {one.tree for one in targets} | _trees(plan, wanted)
-    left_out = sorted(node.name for node in plan.graph.nodes.values() if closure and node.id in withheld)
+    below = plan.graph.nodes.values() if closure else ()
+    kept = [node for node in below if node.id in withheld]
+    # By their trees: another node may have come out as what may not be passed on.
+    trees = {one.tree for one in targets} | (_trees(plan, below) - _trees(plan, kept))
+    left_out = sorted(node.name for node in kept)
     written = write_bundle(store, path, targets, trees, _traces(plan, store), on_progress)
     return Exported(written, tuple(left_out))
 

@@ -89,5 +89,9 @@ def forget_traces(database: Database, before: float) -> int:
             connection.execute(
                 "DELETE FROM signatures WHERE key NOT IN (SELECT key FROM traces UNION SELECT key FROM conflicts)"
             )
-        connection.execute("DELETE FROM resolved WHERE tree NOT IN (SELECT id FROM trees)")
+        # Of several outputs one may be all that was ever fetched: what is here is still known by them all.
+        connection.execute(
+            "DELETE FROM resolved WHERE derivation NOT IN "
+            "(SELECT derivation FROM resolved JOIN trees ON trees.id = resolved.tree)"
+        )
     return gone

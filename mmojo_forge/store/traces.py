@@ -92,7 +92,9 @@ class Traces:
             connection.executemany("DELETE FROM traces WHERE key = ?", [(key,) for key, _ in rows])
             connection.execute(f"DELETE FROM signatures WHERE {_KEY} IN {_LISTED}", listed)
             connection.execute(
-                "DELETE FROM resolved WHERE tree IN (SELECT value FROM json_each(?))", (json_list(trees),)
+                "DELETE FROM resolved WHERE derivation IN "
+                "(SELECT derivation FROM resolved WHERE tree IN (SELECT value FROM json_each(?)))",
+                (json_list(trees),),
             )
         return len(rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.executor.request import BuildRequest
 from mmojo_forge.model.component import ALL, Component
-from mmojo_forge.model.derivation import Derivation, Node, action_key
+from mmojo_forge.model.derivation import Derivation, Download, Node, action_key, downloading
+from mmojo_forge.model.digest import Sha256
 from mmojo_forge.model.label import Label
 from mmojo_forge.model.signature import PrivateKey, PublicKey
 from mmojo_forge.model.trace import Trace
@@ -405,6 +407,37 @@ def test_a_program_that_has_it_in_it_is_not_pushed_either(open_bench: Open) -> N
     a.realise(careless)
     assert refusal(lambda: publish(a, transport, careless)) == "not-redistributable"
     assert not transport.objects
+
+
+def downloaded(name: str) -> Derivation:
+    """A source of which its publisher's SHA-256 alone is known."""
+    content = name.encode()
+    return downloading(Download(name, f"url:{name}", Sha256(hashlib.sha256(content).hexdigest()), len(content)))
+
+
+def test_a_source_is_kept_back_for_a_part_of_it_and_in_whatever_it_is_unpacked_by(open_bench: Open) -> None:
+    archive = downloaded("archive")
+    part = Component("compiler", "1", "LicenseRef-vendor", of="archive", redistributable=False)
+    told = replace(node("told", "args", "a", source=archive), components=(part,))
+    untold = node("untold", "args", "b", source=archive)
+    free = replace(node("free", "args", "c", source=archive), contents={})
+    roots = replace(node("top", "args", "d", told=told, untold=untold, free=free), contents={})
+    a, transport = open_bench("a", ALICE), MemoryTransport()
+    a.fetcher = DictFetcher({"url:archive": b"archive"})
+    a.realise(roots)
+    assert publish(a, transport, roots, closure=True) == ("archive", "told", "untold")
+    assert names_in(transport, a, roots, told, untold, free, archive) == {"top", "free"}
+
+
+def test_what_came_out_as_something_that_may_not_be_passed_on_is_that(open_bench: Open) -> None:
+    compiler, program = with_a_compiler()
+    twin = replace(node("twin", "args", "compiles"), contents={})
+    top = replace(node("top", "args", "top", program=program, twin=twin), contents={})
+    a, transport = open_bench("a", ALICE), MemoryTransport()
+    a.fetcher = DictFetcher({"url:wheel": b"wheel"})
+    a.realise(top)
+    publish(a, transport, top, closure=True)
+    assert names_in(transport, a, top, program, twin, compiler) == {"top", "program"}
 
 
 def test_what_may_not_be_passed_on_is_not_pushed_after_a_build(open_bench: Open) -> None:

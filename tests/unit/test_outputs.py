@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mmojo_forge.executor.request import BuildRequest
 from mmojo_forge.model.derivation import Derivation, Input
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.recipe.evaluate import Instance
+from mmojo_forge.store.gc import Policy
 from mmojo_forge.store.local import LocalStore
 from mmojo_forge.store.remote.memory import MemoryTransport
 from mmojo_forge.store.remote.reader import CacheReader
@@ -129,3 +131,21 @@ def test_what_is_there_in_part_can_be_passed_on_and_status_says_so(benches: tupl
         "small": (True, len(SMALL)),
     }
     assert CacheReader(transport, (ALICE.public,), PATIENT).has_trees(trees.values()) == {trees["small"]}
+
+
+def test_what_is_known_of_a_build_is_known_of_all_its_outputs_or_not_at_all(benches: tuple[Bench, Bench]) -> None:
+    b, trees = with_the_small_one_only(benches)
+    b.store.add_root(b.folder / "link", trees["small"], "kit")
+    b.store.maintenance.collect(Policy(0, forget=True), time.time() + 1e6)
+    assert b.store.valid_trees(trees.values()) == {trees["small"]}
+    assert b.store.lookup_resolved([KIT.id]) == {KIT.id: trees}
+    assert steps_of(plan_of(b, (KIT, "small"))) == []
+    user = Derivation("user", "copy", (), {}, {"kit": Input(KIT, "large", "/forge/kit")})
+    assert [step.node.name for step in plan_of(b, (user, "out")).steps] == ["kit", "user"]
+
+
+def test_a_store_that_knows_of_one_output_only_knows_nothing(benches: tuple[Bench, Bench]) -> None:
+    a, _ = benches
+    a.store.record_resolved({KIT.id: {"small": TreeId("1" * 64)}})
+    user = Derivation("user", "copy", (), {}, {"kit": Input(KIT, "large", "/forge/kit")})
+    assert [step.node.name for step in plan_of(a, (user, "out")).steps] == ["kit", "user"]

@@ -18,6 +18,7 @@ from mmojo_forge.engine.package_report import PackageReport, report_on
 from mmojo_forge.engine.packaging import check_inputs, find_program
 from mmojo_forge.errors import ForgeError
 from tests.ape_samples.gguf import make_gguf
+from tests.ape_samples.modules import make_elf
 from tests.ape_samples.packages import make_folder, make_model, make_server, named, package, write
 from tests.unit.test_certificates import NOW, make_certificate, make_key, pem
 
@@ -121,9 +122,29 @@ def test_a_module_for_another_ggml_is_told() -> None:
     assert "another version of ggml (other) than the program (abc)" in told["fault"]
 
 
-@pytest.mark.parametrize("facts", [[], "x", {"ggml": 7, "needs": [], "driver": "x", "architectures": {}}, {"ggml": {}}])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        [],
+        "x",
+        {"ggml": 7, "needs": [], "driver": "x", "architectures": {}},
+        {"ggml": {}, "driver": True},
+        {"backend": "\ud800"},
+        {"backend": "\x1b[2J", "needs": "a\nb", "architectures": ["\t", 7, "x" * 101]},
+        {"backend": "x" * 101, "architectures": ["75"] * 101},
+        {"driver": 10**9, "backend": float("nan")},
+        {"backend": "cuda", "more": "x" * 70000},
+    ],
+)
 def test_nobody_has_checked_what_a_module_says_of_itself(facts: object) -> None:
     assert about(facts)[0] == ("ggml-cuda", "says nothing of itself")
+
+
+def test_a_program_for_glibc_says_itself_which_ggml_it_is_made_of(tmp_path: Path) -> None:
+    program = make_elf(tmp_path / "server", "ggml=abc\nneeds=\n")
+    with zipfile.ZipFile(program, "a") as archive:
+        archive.writestr("modules/linux-x86_64/ggml-cuda/module.json", json.dumps({"ggml": {"abi": "other"}}))
+    assert "another version of ggml (other) than the program (abc)" in report(program).faults[0]
 
 
 def test_another_certificates_key_is_told(server: Path) -> None:
