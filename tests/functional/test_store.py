@@ -184,6 +184,29 @@ def test_a_closure_goes_along_if_that_is_asked_for(forge: Forge, tmp_path: Path)
     assert forge.built("base.top", "base", "busybox") == []
 
 
+KIT = """
+@recipe("kit")
+def kit():
+    return sh("kit", "echo a > /forge/out/out; echo b > /forge/out/more", outputs=("out", "more"))
+
+@recipe("kit.user")
+def user(kit: Package):
+    return sh("user", "cat /forge/kit > /forge/out/out", inputs={"kit": kit})
+"""
+
+
+def test_what_a_collection_leaves_of_a_build_is_enough_where_it_is_all_that_is_asked_for(forge: Forge) -> None:
+    forge.recipe("kit", KIT)
+    forge.realize("kit")
+    forge.run("store", "gc", "--older-than", "0", "--forget")
+    assert ["kit", "yes"] in [line.split("\t")[:2] for line in forge.run("list").stdout.splitlines()]
+    assert "kit" not in forge.built("kit.user")
+    assert forge.built("kit^more") == ["kit"]
+    damage(forge, b"b\n")
+    assert answer(forge, "repair")["trees"]
+    assert forge.built("kit^more") == []
+
+
 RESTRICTED = """
 from mmojo_forge.recipe import Component
 
