@@ -176,7 +176,6 @@ printf '%s\n' FACTS | sed "s/@ABI@/$abi/" > /forge/out/out/module.json
 
 # Where they have been run, as who ran them says.
 LOADED = "built; loaded by the server, with a stand-in for the driver that has no device; never on a GPU"
-UNBUILT = "never built: seven architectures of eleven minutes; the quick one was"
 
 # What NVIDIA's driver has to know at least, as cuDriverGetVersion counts: 13.0.
 DRIVER = 13000
@@ -224,7 +223,7 @@ def described(chosen, fa):
     "ggml-cuda.lean",
     variants={"lean-quick": {"archs": FREE}},
     group="module",
-    ran={"ggml-cuda.lean": UNBUILT, "ggml-cuda.lean-quick": LOADED},
+    ran=dict.fromkeys(("ggml-cuda.lean", "ggml-cuda.lean-quick"), LOADED),
 )
 def module(gcc: Package, zig: Package, userland: Package, *, archs: str = DEFAULT, fa: bool = True) -> Spec:
     """ggml's CUDA backend as a module without cuBLAS: for machines that have NVIDIA's toolkit, or cuBLAS 13 from it.
@@ -284,7 +283,7 @@ cp /forge/blas/nvidia/cu13/lib/libcublas.so.13 /forge/blas/nvidia/cu13/lib/libcu
     "ggml-cuda",
     variants={"quick": {"archs": FREE}},
     group="module",
-    ran={"ggml-cuda": UNBUILT, "ggml-cuda.quick": LOADED},
+    ran=dict.fromkeys(("ggml-cuda", "ggml-cuda.quick"), LOADED),
 )
 def full(userland: Package, *, archs: str = DEFAULT, fa: bool = True) -> Spec:
     """ggml's CUDA backend as a module, with cuBLAS beside it: for machines that have NVIDIA's driver, and no more.

