@@ -37,7 +37,7 @@ class Finding:
 
 
 def examine(store: Path, binfmt: Path = _BINFMT, nvidia: Path = _NVIDIA) -> list[Finding]:
-    """Everything that is looked at, in the order a build would meet it, then what is built. Changes nothing."""
+    """Everything that is looked at, in the order a build would meet it, then what its results need. Changes nothing."""
     return [_python(), *_sandbox(), *_addresses(), *_disk(store), *_binfmt(binfmt), *_nvidia(nvidia)]
 
 
