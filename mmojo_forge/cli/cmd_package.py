@@ -60,6 +60,7 @@ _PATH = click.Path(path_type=Path)
     metavar="TARGET|FOLDER",
     help="A GPU backend: ggml-cuda, ggml-vulkan. It is used where there is a driver for it (docs/modules.md).",
 )
+@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
 @click.option("--remove", multiple=True, metavar="NAME", help="Leave this file or folder of the program out.")
 @click.option("--name", default="", help="What the server is called: in its answers, and the program in a folder.")
 @click.option(
@@ -90,6 +91,7 @@ def command(
     out: Path,
     formats: tuple[str, ...],
     modules: tuple[str, ...],
+    settings: tuple[str, ...],
     sbom: bool | None,
     notices: bool,
     sign: bool,
@@ -114,16 +116,15 @@ def command(
     order = _order(**given)
     modules, warnings = _usable_modules(modules, chosen)
     warnings += packaging.check_inputs(order, time.time())
-    realised = _Realised(context, quiet=quiet, as_json=as_json)
-    order = realised.completed(order, target, modules)
-    documents = _Documents(context, target, modules, realised.targets, order.program, wish, Hashes(skip=dry_run))
+    realised = _Realised(context, target, modules, packaging.request_of(target, modules, settings), quiet, as_json)
+    order = realised.completed(order)
+    documents = _Documents(realised, order.program, wish, Hashes(skip=dry_run))
     planned = packaging.plan(order, out, chosen, documents.add_to)
     warnings += planned.warnings
-    for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+    _warn(warnings)
     products, left = planned.products, list[Leaving]()
     if not dry_run:
-        beside = documents.beside(_parameters(target, order, chosen))
+        beside = documents.beside(_parameters(realised, order, chosen))
         products = _write(planned, quiet=quiet or as_json)
         left = list(beside.leave(planned.plans)) if beside else []
     if as_json:
@@ -136,6 +137,11 @@ def command(
             click.echo(line, err=True)
         if sign:
             _tell_how_to_verify(context)
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _tell_how_to_verify(context: Context) -> None:
@@ -151,52 +157,92 @@ def _usable_modules(given: tuple[str, ...], formats: list[Format]) -> tuple[tupl
 
 
 @dataclass(slots=True)
-class _Documents:
-    """What is said of the package, in it and beside it. A target has a bill; of a file nobody knows what is in it, but
-    it may tell itself. `modules` are the targets that the modules come from, `given` what was asked for."""
+class _Realised:
+    """What the target and the GPU modules came to. `given` are the modules as they were asked for, `request` has the
+    options of all that are targets; `targets` are those that the modules turned out to come from."""
 
     context: Context
     target: str
     given: tuple[str, ...]
-    modules: tuple[str, ...]
+    request: Request
+    quiet: bool
+    as_json: bool
+    targets: tuple[str, ...] = ()
+
+    @property
+    def is_target(self) -> bool:
+        """Whether the program is one, and not a file that was there."""
+        return "/" not in self.target
+
+    def completed(self, order: PackageOrder) -> PackageOrder:
+        """The order with the program file of the target, or the one that is named by its path, and with the folders of
+        modules."""
+        packaging.check_settings(self.context.workspace, self.request)
+        order = packaging.with_program(order, self._program())
+        return replace(order, modules=self._modules(order.program))
+
+    def bill_of(self, target: str) -> Bill:
+        """The bill of one of the targets."""
+        return bill_of(self.context.workspace, self.request.part(target), self.context.store)
+
+    def _program(self) -> Path:
+        if not self.is_target:
+            return Path(self.target)
+        return packaging.realise_program(self.context.workspace, self.request.part(self.target), *self._how())
+
+    def _modules(self, program: Path) -> tuple[NamedFile, ...]:
+        self.targets = targets_of(self.given, program)
+        if not self.targets:
+            return find_modules(self.given, (), lambda _: ())
+        request = self.request.part(*self.targets)
+        return packaging.realise_modules(self.context.workspace, self.given, request, *self._how())
+
+    def _how(self) -> tuple[World, Settings]:
+        settings = self.context.settings()
+        return self.context.world(make_reporter(settings.jobs, as_json=self.as_json, quiet=self.quiet)), settings
+
+
+@dataclass(slots=True)
+class _Documents:
+    """What is said of the package, in it and beside it. A target has a bill; of a file nobody knows what is in it, but
+    it may tell itself."""
+
+    realised: _Realised
     program: Path
     wish: Wish
     hashes: Hashes
     _bill: Bill | None = None
 
-    @property
-    def _is_target(self) -> bool:
-        return "/" not in self.target
-
     def bill(self) -> Bill:
         """What is known of the program; raises SbomError if something in it may not be passed on."""
         if self._bill is None:
-            of_program = self._bill_of(self.target) if self._is_target else package_documents.bill_of_file(self.program)
-            self._bill = of_program.joined(self._bill_of(one) for one in self.modules)
+            self._bill = self._of_program().joined(map(self.realised.bill_of, self.realised.targets))
             check_redistributable(self._bill)
         return self._bill
 
-    def _bill_of(self, target: str) -> Bill:
-        return bill_of(self.context.workspace, Request.parse((target,)), self.context.store)
+    def _of_program(self) -> Bill:
+        if self.realised.is_target:
+            return self.realised.bill_of(self.realised.target)
+        return package_documents.bill_of_file(self.program)
 
     def add_to(self, contents: Contents) -> Contents:
         """The same with the documents that go into it; raises SbomError for what may not be passed on."""
-        if self._is_target or self.modules:
+        if self.realised.is_target or self.realised.targets:
             self.bill()
-        contents = package_documents.with_folders_told(contents, (one for one in self.given if "/" in one))
+        contents = package_documents.with_folders_told(contents, (one for one in self.realised.given if "/" in one))
         if self.wish.notices:
             contents = self._with_notices(contents)
         if not self.wish.sbom:
             return package_documents.without_sbom(contents)
-        if self._is_target:
+        if self.realised.is_target:
             return package_documents.with_sbom(contents, self.bill(), self.hashes)
         return package_documents.with_sbom_renewed(contents, self.hashes)
 
     def _with_notices(self, contents: Contents) -> Contents:
-        if self._is_target:
-            return package_documents.with_notices(contents, self.bill(), self.context.store)
-        for one in self.modules:
-            contents = package_documents.with_notices_added(contents, self._bill_of(one), self.context.store)
+        if self.realised.is_target:
+            return package_documents.with_notices(contents, self.bill(), self.realised.context.store)
+        for bill in map(self.realised.bill_of, self.realised.targets):
+            contents = package_documents.with_notices_added(contents, bill, self.realised.context.store)
         return contents
 
     def beside(self, parameters: dict[str, Any]) -> Beside | None:
@@ -204,13 +250,14 @@ class _Documents:
         if not (self.wish.beside or self.wish.sign):
             return None
         bill = self.bill() if self.wish.beside else None
-        return Beside(bill, parameters, self.context.any_keys().own(), self.hashes, self.wish.sign)
+        return Beside(bill, parameters, self.realised.context.any_keys().own(), self.hashes, self.wish.sign)
 
 
-def _parameters(target: str, order: PackageOrder, formats: list[Format]) -> dict[str, Any]:
+def _parameters(realised: _Realised, order: PackageOrder, formats: list[Format]) -> dict[str, Any]:
     """What was asked for, by names: where files lay on this machine is nobody's business."""
     given = {
-        "target": target.rpartition("/")[2],
+        "target": realised.target.rpartition("/")[2],
+        "options": {name: dict(options) for name, options in realised.request.overrides.items()},
         "formats": [str(one) for one in formats],
         "models": [one.name for one in order.models],
         "mmproj": order.mmproj.name if order.mmproj else "",
@@ -270,37 +317,6 @@ def _parse_file(text: str) -> NamedFile:
     source, equals, name = text.rpartition("=")
     path = Path(source if equals else text)
     return NamedFile(name if equals else path.name, path)
-
-
-@dataclass(slots=True)
-class _Realised:
-    """What targets came to, and which ones the GPU modules were."""
-
-    context: Context
-    quiet: bool
-    as_json: bool
-    targets: tuple[str, ...] = ()
-
-    def completed(self, order: PackageOrder, target: str, modules: tuple[str, ...]) -> PackageOrder:
-        """The order with the program file of a target, or the one that is named by its path, and with the folders of
-        modules."""
-        order = packaging.with_program(order, self._program(target))
-        return replace(order, modules=self._modules(modules, order.program))
-
-    def _program(self, target: str) -> Path:
-        if "/" in target:
-            return Path(target)
-        return packaging.realise_program(self.context.workspace, target, *self._how())
-
-    def _modules(self, given: tuple[str, ...], program: Path) -> tuple[NamedFile, ...]:
-        self.targets = targets_of(given, program)
-        if not self.targets:
-            return find_modules(given, (), lambda _: ())
-        return packaging.realise_modules(self.context.workspace, given, self.targets, *self._how())
-
-    def _how(self) -> tuple[World, Settings]:
-        settings = self.context.settings()
-        return self.context.world(make_reporter(settings.jobs, as_json=self.as_json, quiet=self.quiet)), settings
 
 
 def _write(planned: Planned, *, quiet: bool) -> list[Product]:

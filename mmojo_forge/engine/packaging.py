@@ -9,7 +9,7 @@ and what needs a workspace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,21 +52,34 @@ def check_inputs(order: PackageOrder, now: float) -> list[str]:
     return certificate.warnings(now)
 
 
-def realise_program(workspace: Workspace, target: str, world: World, settings: Settings) -> Path:
-    """The program file of a target, which is realised; raises ForgeError (`no-program`)."""
-    (result,) = realise_request(workspace, Request.parse((target,)), world, settings)
-    return find_program(result.path, target)
+def request_of(target: str, modules: Iterable[str], settings: Iterable[str]) -> Request:
+    """Of the program and its GPU modules those that are targets, with the options set; what is a path has none. Raises
+    WorkspaceError (`bad-setting`)."""
+    return Request.parse((one for one in (target, *modules) if "/" not in one), settings)
+
+
+def check_settings(workspace: Workspace, request: Request) -> None:
+    """Raises RecipeError for an option that there is not, before anything is realised."""
+    if request.overrides:
+        request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))
+
+
+def realise_program(workspace: Workspace, request: Request, world: World, settings: Settings) -> Path:
+    """The program file of the request's one target, which is realised; raises ForgeError (`no-program`)."""
+    (result,) = realise_request(workspace, request, world, settings)
+    return find_program(result.path, result.target)
 
 
 def realise_modules(
-    workspace: Workspace, given: Sequence[str], targets: Sequence[str], world: World, settings: Settings
+    workspace: Workspace, given: Sequence[str], request: Request, world: World, settings: Settings
 ) -> tuple[NamedFile, ...]:
-    """The GPU modules that are given as folders, and those that targets are realised to; raises ForgeError."""
+    """The GPU modules that are given as folders, and those that the request's targets are realised to; raises
+    ForgeError."""
 
     def realise(names: Sequence[str]) -> list[Path]:
-        return [result.path for result in realise_request(workspace, Request.parse(names), world, settings)]
+        return [result.path for result in realise_request(workspace, request.part(*names), world, settings)]
 
-    return find_modules(given, targets, realise)
+    return find_modules(given, request.targets, realise)
 
 
 def find_program(result: Path, target: str) -> Path:

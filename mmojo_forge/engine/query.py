@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -92,15 +93,15 @@ def describe(workspace: Workspace, request: Request, store: Store) -> Descriptio
     )
 
 
-def target_path(workspace: Workspace, target: str, store: Store) -> Path:
-    """Where the target lies in the store; raises EngineError (`not-built`)."""
-    shown = describe(workspace, Request.parse((target,)), store)
+def target_path(workspace: Workspace, request: Request, store: Store) -> Path:
+    """Where the request's one target lies in the store; raises EngineError (`not-built`)."""
+    (target,) = request.targets
+    shown = describe(workspace, request, store)
     node, output = shown.instance.node, shown.instance.output
     tree = shown.outputs.get(output)
     if tree is None or not store.valid_trees([tree]):
-        raise EngineError(
-            f"find {target}: it is not built", detail=f"Build it with `forge realize {target}`.", reason="not-built"
-        )
+        hint = f"Build it with `forge realize {shlex.join(request.words())}`."
+        raise EngineError(f"find {target}: it is not built", detail=hint, reason="not-built")
     return store.checkout(tree, object_name(node.name, output))
 
 
@@ -122,8 +123,9 @@ def find_result(workspace: Workspace, what: str, folder: Path, store: Store) -> 
     if path.exists() and (os.sep in what or path.is_file()):
         tree = read_local_tree(path.resolve())
         return ResultInfo(path, tree.id, tree.size, sum(1 for _ in tree.files()))
-    path = target_path(workspace, what, store)
-    shown = describe(workspace, Request.parse((what,)), store)
+    request = Request.parse((what,))
+    path = target_path(workspace, request, store)
+    shown = describe(workspace, request, store)
     tree = store.read_tree(shown.outputs[shown.instance.output])
     trace = store.lookup([shown.key]).get(shown.key) if shown.key else None
     trace = store.signed(trace) if trace else None

@@ -57,8 +57,7 @@ def realise_request(
     finally:
         world.reporter.ended()
     results = [_result(target, instance, resolved, world) for target, instance in instances.items()]
-    if not request.overrides:
-        _check_expected(results, instances, lock, world.store)
+    _check_expected(results, instances, lock, world.store)
     if link:
         for result in results:
             node, output = instances[result.target].node, instances[result.target].output

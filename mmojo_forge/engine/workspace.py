@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmojo_forge.engine import host_facts
@@ -93,14 +93,17 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Targets as the user names them, with the options set for each package."""
+    """Targets as the user names them, with the options set for each package. Of a request that is not `whole` some of
+    the options are for the rest."""
 
     targets: tuple[str, ...]
     overrides: Mapping[str, Mapping[str, str]]
+    whole: bool = True
 
     @classmethod
     def parse(cls, targets: Iterable[str], settings: Iterable[str] = ()) -> Request:
-        """The request of `TARGET…` and `--set [TARGET:]NAME=VALUE…`; a bare NAME is set for every target named."""
+        """The request of `TARGET…` and `--set [TARGET:]NAME=VALUE…`; a bare NAME is set for every target named. Raises
+        WorkspaceError (`bad-setting`)."""
         names = tuple(dict.fromkeys(targets))
         overrides: dict[str, dict[str, str]] = {}
         for setting in settings:
@@ -108,13 +111,35 @@ class Request:
             package, colon, option = left.rpartition(":")
             if not equals or not option:
                 raise WorkspaceError(f"set {setting!r}: not NAME=VALUE or TARGET:NAME=VALUE", reason="bad-setting")
+            if not colon and not names:
+                raise WorkspaceError(
+                    f"set {setting!r}: no target is named that it could be set of",
+                    detail="Say of which: TARGET:NAME=VALUE",
+                    reason="bad-setting",
+                )
             for name in (package,) if colon else (target_name(target) for target in names):
                 overrides.setdefault(name, {})[option.replace("-", "_")] = value
         return cls(names, overrides)
 
+    def part(self, *targets: str) -> Request:
+        """The request of some of the targets, or of what they turn out to need, with the same options."""
+        return replace(self, targets=targets, whole=False)
+
+    def words(self) -> list[str]:
+        """What is typed for it after `forge realize`."""
+        every = ((name, option, value) for name, given in self.overrides.items() for option, value in given.items())
+        return [
+            *self.targets,
+            *(word for name, option, value in every for word in ("--set", f"{name}:{option}={value}")),
+        ]
+
     def instantiate(self, evaluator: Evaluator) -> dict[str, Instance]:
-        """Each target's derivation and output."""
-        return {target: evaluator.instantiate(as_package(target)) for target in self.targets}
+        """Each target's derivation and output; raises RecipeError, with `unused-setting` for an option that is set and
+        that nothing heeds, LockError."""
+        instances = {target: evaluator.instantiate(as_package(target)) for target in self.targets}
+        if self.whole:
+            evaluator.check_overrides()
+        return instances
 
 
 def target_name(target: str) -> str:

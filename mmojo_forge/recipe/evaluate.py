@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Derivation, Download, Input, LocalSource, Source, downloading
@@ -27,6 +26,7 @@ from mmojo_forge.recipe.errors import RecipeError
 from mmojo_forge.recipe.host import Host
 from mmojo_forge.recipe.loader import Loader
 from mmojo_forge.recipe.local import read_local_tree
+from mmojo_forge.recipe.options import Overrides, validate_option
 
 _PLACEHOLDER = "0" * 64
 
@@ -96,7 +96,7 @@ class Evaluator:
         self._lock = lock
         self._forge_root = forge_root
         self._host_facts = host_facts
-        self._overrides = overrides or {}
+        self._overrides = Overrides(overrides or {})
         self._locking = locking
         self._targets: dict[str, _Target] = {}
         self._instances: dict[Package, Instance] = {}
@@ -125,6 +125,10 @@ class Evaluator:
         """All that was instantiated so far, by what it was asked for as."""
         return self._instances
 
+    def check_overrides(self) -> None:
+        """Raises RecipeError (`unused-setting`) for an option set that nothing instantiated so far heeds."""
+        self._overrides.check(self._targets)
+
     def recipe_files(self) -> list[Path]:
         """The recipe files that were read."""
         return self._loader.loaded_files()
@@ -139,7 +143,7 @@ class Evaluator:
     def _target(self, name: str) -> _Target:
         if name not in self._targets:
             recipe, preset = self._loader.find(name)
-            options = {**preset, **self._overrides.get(name, {})}
+            options = {**preset, **self._overrides.of(name)}
             arguments = {one: Package(one.replace("_", "-")) for one in recipe.inputs if one != "host"}
             file, folder = self._loader.file(name), self._loader.folder(name)
             self._targets[name] = _Target(recipe, file, folder, options, arguments, "host" in recipe.inputs)
@@ -147,6 +151,7 @@ class Evaluator:
 
     def _call(self, package: Package, target: _Target) -> tuple[Spec | Package, Label]:
         recipe, file = target.recipe, target.file
+        self._overrides.called(package)
         # What a recipe sets on purpose stands; what a user sets takes the place of defaults and presets.
         given = {**target.options, **dict(package.options)}
         options = {name: validate_option(recipe, name, value, file) for name, value in given.items()}
@@ -325,33 +330,6 @@ def _check_portable(name: str, label: Label, inputs: Mapping[str, Input]) -> Non
                 detail=f"{name} is for any machine, so that all it is made of must be reproducible.",
                 reason="host-specific-input",
             )
-
-
-def validate_option(recipe: Recipe, name: str, value: OptionValue, file: Path) -> Any:
-    """`value` as the option's annotation wants it; raises RecipeError (`no-such-option`, `bad-option`)."""
-    if name not in recipe.options:
-        known = ", ".join(sorted(recipe.options)) or "none"
-        raise RecipeError(
-            f"set option {name} of {recipe.name}: it does not exist",
-            detail=f"Options: {known}.",
-            reason="no-such-option",
-        )
-    default = recipe.options[name]
-    annotation = recipe.function.__annotations__.get(name, type(default))
-    if isinstance(annotation, type) and type(value) is annotation:
-        return value
-    # pydantic takes longer to import than a small graph takes to evaluate.
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(annotation).validate_python(value)
-    except ValidationError as error:
-        raise RecipeError(
-            f"set option {name} of {recipe.name} to {value!r}: {error.errors()[0]['msg']}",
-            detail=f"The default is {default!r}.",
-            reason="bad-option",
-            file=file,
-        ) from error
 
 
 def _cycle(stack: Iterable[Package], package: Package) -> RecipeError:

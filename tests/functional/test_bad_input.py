@@ -42,6 +42,20 @@ def test_an_option_that_does_not_exist_or_validate_is_refused(forge: Forge) -> N
     assert forge.error("realize", "o", "--set", "n")["reason"] == "bad-setting"
 
 
+def test_an_option_that_nothing_heeds_is_refused_before_anything_is_built(forge: Forge) -> None:
+    forge.recipe("low", '@recipe("low")\ndef f(*, n: int = 1, m: int = 1):\n    return sh("low", "exit 1")')
+    inputs = 'inputs={"low": Package("low").with_options(n=2)}'
+    forge.recipe("top", f'@recipe("top")\ndef f():\n    return sh("top", "", {inputs})')
+    error = forge.error("realize", "top", "--set", "lwo:m=3")
+    assert error["reason"] == "unused-setting"
+    assert "lwo is no part of what is asked for" in error["message"]
+    assert error["detail"] == "Did you mean low?"
+    error = forge.error("realize", "top", "--set", "low:m=3", "--set", "low:n=3")
+    assert error["reason"] == "unused-setting"
+    assert "set low:n=3: what is made of low here sets n by itself" in error["message"]
+    assert "low" in forge.run("plan", "top", "--set", "low:m=3").stdout
+
+
 def test_a_pin_missing_from_the_lock_is_named(forge: Forge) -> None:
     forge.recipe("p", '@recipe("p")\ndef f():\n    return sh("p", "", inputs={"s": Pypi("x", "1", "x.whl")})')
     error = forge.error("realize", "p")

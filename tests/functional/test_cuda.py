@@ -41,9 +41,13 @@ def has_a_card() -> bool:
         return False
 
 
-@pytest.fixture(scope="module", params=["ggml-cuda.lean-quick", "ggml-cuda.lean"])
+@pytest.fixture(scope="module", params=["ggml-cuda.lean-quick", "ggml-cuda.lean", "without flash attention"])
 def module(request: pytest.FixtureRequest) -> Path:
-    return built(request.param)
+    return built(request.param) if request.param.startswith("ggml") else without_flash_attention()
+
+
+def without_flash_attention() -> Path:
+    return built("ggml-cuda.lean-quick", fa="false")
 
 
 def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -75,6 +79,13 @@ def test_it_says_which_ggml_it_is_for_and_what_it_needs(module: Path) -> None:
 
 def test_the_list_of_architectures_is_in_it(module: Path) -> None:
     assert (",".join(facts(module)["architectures"]) + "\0").encode() in (module / NAME).read_bytes()
+
+
+def test_flash_attention_is_in_it_or_not() -> None:
+    """Of a kernel that is left out there is an empty one, which says so; no code of it."""
+    full, bare = built("ggml-cuda.lean-quick"), without_flash_attention()
+    assert (facts(full)["flash_attention"], facts(bare)["flash_attention"]) == (True, False)
+    assert (bare / NAME).stat().st_size < (full / NAME).stat().st_size
 
 
 @needs_binutils

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -67,6 +68,40 @@ def test_modules_are_realised_with_the_programs_that_load_them(forge: Forge, ser
     refused = forge.run("package", str(server), "--module", "ggml-none", "-o", "two.ape", expect=2)
     assert "ggml-none" in refused.stderr
     assert not (forge.root / "two.ape").exists()
+
+
+def test_options_of_modules_are_set_and_told(forge: Forge, server: Path) -> None:
+    copy = "mkdir /forge/out/out; cp /forge/files/* /forge/out/out"
+    files = 'inputs={"files": Files("files")}'
+    text = f'def f(*, word: str = "a"):\n    return sh("x", f"{copy}; echo {{word}} > /forge/out/out/word", {files})\n'
+    make_module(forge.recipe("ggml-test", f'@recipe("ggml-test")\n{text}').with_name("files"), "ggml-test")
+    hosts = f'@recipe("mmojo-server.hosts")\ndef f():\n    return sh("x", "{copy}", {files})\n'
+    make_hosts(forge.recipe("mmojo-server", hosts).with_name("files"))
+    command = ["package", str(server), "--module", "ggml-test", "-o", "out.ape"]
+    done = answer(forge.run(*command, "--set", "ggml-test:word=b", "--sbom", "--json"))
+    assert files_in(forge.root / "out.ape")["modules/linux-x86_64/ggml-test/word"] == b"b\n"
+    statement = json.loads((forge.root / done["products"][0]["provenance"]).read_text())
+    told = json.loads(base64.b64decode(statement["payload"]))["predicate"]["buildDefinition"]["externalParameters"]
+    assert told["options"] == {"ggml-test": {"word": "b"}}
+    forge.run(*command, "--set", "word=c")
+    assert files_in(forge.root / "out.ape")["modules/linux-x86_64/ggml-test/word"] == b"c\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "reason"),
+    [
+        ((), ("word=b",), "bad-setting"),
+        (("--module", "ggml-test"), ("ggml-tset:word=b",), "unused-setting"),
+        (("--module", "ggml-test"), ("ward=b",), "no-such-option"),
+    ],
+)
+def test_an_option_of_nothing_in_the_package_is_refused_before_anything_is_built(
+    forge: Forge, server: Path, given: tuple[str, ...], settings: tuple[str, ...], reason: str
+) -> None:
+    forge.recipe("ggml-test", '@recipe("ggml-test")\ndef f(*, word: str = "a"):\n    return sh("x", "exit 1")\n')
+    sets = [word for one in settings for word in ("--set", one)]
+    assert forge.error("package", str(server), *given, *sets, "-o", "x.ape")["reason"] == reason
+    assert not (forge.root / "x.ape").exists()
 
 
 def test_for_an_image_alone_no_module_is_built(forge: Forge, server: Path) -> None:

@@ -44,7 +44,7 @@ LATE_IMPORTS = {
     ("engine/bench_plot.py", "matplotlib.figure"): "takes a second, and only `forge bench --plot` draws",
     ("engine/difference.py", "lief"): "only to name the section in which an executable differs",
     ("engine/host_facts.py", "archspec"): "only for targets that ask what CPU this is",
-    ("recipe/evaluate.py", "pydantic"): "only where an option is not of its plain type already",
+    ("recipe/options.py", "pydantic"): "only where an option is not of its plain type already",
     ("store/remote/place.py", "mmojo_forge.store.remote.bazel"): "requests is needed only for a cache behind HTTP",
     ("store/remote/place.py", "mmojo_forge.store.remote.bucket"): "obstore is optional, and needed only for a bucket",
     ("store/remote/place.py", "mmojo_forge.store.remote.web"): "requests is needed only for a cache behind HTTP",
