@@ -164,9 +164,10 @@ class Soak:
         return figures
 
     def _round(self, salt: str, processes: int, policy: Policy, figures: Figures, *, race: bool = False) -> None:
-        options = ("--set", f"salt={salt}", "--set", f"mesh:salt={salt}")
         before = self._processes()
-        running = [self.start("realize", "-q", f"mesh.top{column}", *options) for column in range(processes)]
+        running = [
+            self.start("realize", "-q", f"mesh.top{column}", "--set", f"salt={salt}") for column in range(processes)
+        ]
         while race and self._processes() <= before and running[0].poll() is None:
             time.sleep(0.001)
         waiting = time.monotonic()

@@ -177,7 +177,8 @@ class _Realised:
     def completed(self, order: PackageOrder) -> PackageOrder:
         """The order with the program file of the target, or the one that is named by its path, and with the folders of
         modules."""
-        packaging.check_settings(self.context.workspace, self.request)
+        if self.request.overrides:
+            packaging.check_settings(self.context.workspace, self.request)
         order = packaging.with_program(order, self._program())
         return replace(order, modules=self._modules(order.program))
 

@@ -60,8 +60,7 @@ def request_of(target: str, modules: Iterable[str], settings: Iterable[str]) -> 
 
 def check_settings(workspace: Workspace, request: Request) -> None:
     """Raises RecipeError for an option that there is not, before anything is realised."""
-    if request.overrides:
-        request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))
+    request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))
 
 
 def realise_program(workspace: Workspace, request: Request, world: World, settings: Settings) -> Path:

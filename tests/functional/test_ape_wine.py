@@ -15,8 +15,7 @@ from mmojo_forge.ape.inspect import inspect
 from mmojo_forge.ape.link import link
 from mmojo_forge.ape.spec import LinkSpec
 from tests.ape_programs import Compiler, build_order
-
-WINE = shutil.which("wine64") or shutil.which("wine") or "wine64"
+from tests.wine import WINE
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, realize
+from tests.wine import WINE
 
 SYSTEMS = ("linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-aarch64")
-WINE = next(
-    (path for path in ("/usr/lib/wine/wine64", "/usr/bin/wine64", "/usr/bin/wine") if Path(path).exists()), "wine64"
-)
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import pytest
 
 from mmojo_forge.model.lockfile import Lock
 from tests.conftest import REPOSITORY
+from tests.wine import WINE
 
 pytestmark = pytest.mark.toolchain
 
-WINE = shutil.which("wine64") or shutil.which("wine") or "/usr/lib/wine/wine64"
 VERSION = "OpenSSL 3.0.22"
 
 SOURCES = {

@@ -24,7 +24,7 @@ from tests.ape_samples.packages import (
 )
 from tests.conftest import REPOSITORY, realize
 from tests.functional.conftest import Forge
-from tests.functional.test_hello import WINE
+from tests.wine import WINE
 
 
 @pytest.fixture

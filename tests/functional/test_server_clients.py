@@ -17,18 +17,14 @@ import pytest
 from mmojo_forge.ape.extract import extract
 from tests.built import tiny_model
 from tests.packed import ARGUMENTS, Running, package, running, start_of, the_server
+from tests.wine import WINE
 
-WINE = (
-    shutil.which("wine64")
-    or shutil.which("wine")
-    or ("/usr/lib/wine/wine64" if Path("/usr/lib/wine/wine64").exists() else "")
-)
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64") or ""
 KEY = "secret"
 SYSTEMS = {
     "linux-x86_64": "",
     "linux-aarch64": "" if QEMU else "needs qemu-user",
-    "windows-x86_64": "" if WINE else "needs Wine",
+    "windows-x86_64": "",
 }
 
 

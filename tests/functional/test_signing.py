@@ -30,8 +30,7 @@ from tests.ape_programs import Compiler, build_order
 from tests.built import built, tiny_model
 from tests.functional.conftest import Forge
 from tests.packed import package, running
-
-WINE = shutil.which("wine64") or shutil.which("wine")
+from tests.wine import WINE
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
@@ -158,12 +157,11 @@ def test_a_signed_file_starts_under_each_shell(signed: Path, tmp_path: Path, she
 
 
 @signing
-@pytest.mark.skipif(WINE is None, reason="wine is not installed")
 def test_a_signed_file_starts_on_windows(signed: Path, tmp_path: Path) -> None:
     environment = {"WINEPREFIX": str(tmp_path / "wine"), "HOME": str(tmp_path), "WINEDEBUG": "-all", "DISPLAY": ""}
     environment |= {"WINEDLLOVERRIDES": "mscoree,mshtml=", "LC_ALL": "C.UTF-8"}
-    run(WINE or "", "wineboot", "--init", environment=environment)
-    said = run(WINE or "", signed, "exit", "42", expect=42, environment=environment)
+    run(WINE, "wineboot", "--init", environment=environment)
+    said = run(WINE, signed, "exit", "42", expect=42, environment=environment)
     assert "slice=windows-x86_64-v1" in said
 
 
