@@ -134,8 +134,8 @@ class Request:
         ]
 
     def instantiate(self, evaluator: Evaluator) -> dict[str, Instance]:
-        """Each target's derivation and output; raises RecipeError, with `unused-setting` for an option that is set and
-        that nothing heeds, LockError."""
+        """Each target's derivation and output; raises LockError, RecipeError: of a `whole` request also for an option
+        that is set and that nothing heeds (`unused-setting`, `overruled-setting`)."""
         instances = {target: evaluator.instantiate(as_package(target)) for target in self.targets}
         if self.whole:
             evaluator.check_overrides()

@@ -126,7 +126,7 @@ class Evaluator:
         return self._instances
 
     def check_overrides(self) -> None:
-        """Raises RecipeError (`unused-setting`) for an option set that nothing instantiated so far heeds."""
+        """Raises RecipeError (`unused-setting`, `overruled-setting`) for an option set that nothing so far heeds."""
         self._overrides.check(self._targets)
 
     def recipe_files(self) -> list[Path]:

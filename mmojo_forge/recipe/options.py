@@ -28,7 +28,8 @@ class Overrides:
         self._heeded.update((package.name, option) for option in self.of(package.name) if option not in stands)
 
     def check(self, called: Collection[str]) -> None:
-        """Raises RecipeError (`unused-setting`) for what is set and came to nothing, given all recipes called."""
+        """Raises RecipeError (`unused-setting`, `overruled-setting`) for what is set and came to nothing, given all
+        recipes called."""
         for name, options in self._wanted.items():
             for option, value in options.items():
                 if (name, option) not in self._heeded:
@@ -37,13 +38,13 @@ class Overrides:
 
 def _unused(name: str, option: str, value: str, called: Collection[str]) -> RecipeError:
     if name in called:
-        cause = f"what is made of {name} here sets {option} by itself"
+        reason, cause = "overruled-setting", f"what is made of {name} here sets {option} by itself"
         hint = f"Set it of what asks for {name}, or realise {name} by itself."
     else:
         near = difflib.get_close_matches(name, list(called), n=4, cutoff=0.6)
-        cause = f"{name} is no part of what is asked for"
+        reason, cause = "unused-setting", f"{name} is no part of what is asked for"
         hint = f"Did you mean {' or '.join(near)}?" if near else "`forge show TARGET` shows what a target is made of."
-    return RecipeError(f"set {name}:{option}={value}: {cause}", detail=hint, reason="unused-setting")
+    return RecipeError(f"set {name}:{option}={value}: {cause}", detail=hint, reason=reason)
 
 
 def validate_option(recipe: Recipe, name: str, value: OptionValue, file: Path) -> Any:

@@ -102,7 +102,7 @@ def test_queries_tell_what_there_is(forge: Forge) -> None:
     assert forge.run("store", "path", "base", "--set", "text=base").stdout.strip() == str(forge.realize("base")[0])
     error = forge.error("store", "path", "base", "--set", "text=an other")
     assert error["reason"] == "not-built"
-    assert error["detail"] == "Build it with `forge realize base --set 'base:text=an other'`."
+    assert "base --set 'base:text=an other'" in error["detail"]
     assert forge.error("store", "path", "--set", "text=other")["reason"] == "bad-setting"
     info = json.loads(forge.run("info", "--json", "base").stdout)
     assert (info["bytes"], info["label"], info["key"]) == (4, "reproducible", shown["key"])

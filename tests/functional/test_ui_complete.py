@@ -533,6 +533,7 @@ def test_texts_are_saved_opened_renamed_deleted_and_brought_back(page: Page) -> 
     browser.click("#undo")
     assert page.text == "Another text"
     browser.reload()
+    browser.wait(lambda: browser.shown("#meter"))
     assert page.text == "Another text"
 
 
