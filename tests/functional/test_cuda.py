@@ -82,7 +82,7 @@ def test_the_list_of_architectures_is_in_it(module: Path) -> None:
 
 
 def test_flash_attention_is_in_it_or_not() -> None:
-    """Of a kernel that is left out there is an empty one, which says so; no code of it."""
+    """What was left out shows in what the module says of itself, and in its size."""
     full, bare = built("ggml-cuda.lean-quick"), without_flash_attention()
     assert (facts(full)["flash_attention"], facts(bare)["flash_attention"]) == (True, False)
     assert (bare / NAME).stat().st_size < (full / NAME).stat().st_size
