@@ -28,8 +28,8 @@ from pathlib import Path
 
 from bench.caches import remove
 from bench.forge import ForgeSide
-from mmojo_forge.store.gc import Policy
 from mmojo_forge.store.local import LocalStore
+from mmojo_forge.store.maintain.gc import Policy
 from mmojo_forge.store.scratch import processes as processes_of
 
 WIDTH = 8

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mmojo_forge.store.remote.serving.limits import Limits
-from mmojo_forge.store.remote.serving.reporter import Exchange, Reporter
-from mmojo_forge.store.remote.serving.server import CacheServer, ServerSettings
-from mmojo_forge.store.remote.serving.tokens import Access, Tokens
-from mmojo_forge.store.remote.settings import WebSettings
-from mmojo_forge.store.remote.web import WebTransport
+from mmojo_forge.cache.server.limits import Limits
+from mmojo_forge.cache.server.metrics import Exchange, Reporter
+from mmojo_forge.cache.server.server import CacheServer, ServerSettings
+from mmojo_forge.cache.server.tokens import Access, Tokens
+from mmojo_forge.cache.transport.settings import WebSettings
+from mmojo_forge.cache.transport.web import WebTransport
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOKEN = "writing-is-for-those-who-know-this"

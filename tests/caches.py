@@ -14,15 +14,15 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mmojo_forge.cache.failure import CacheError
+from mmojo_forge.cache.transport.protocol import Transport
+from mmojo_forge.cache.write.chunk_writer import Item
 from mmojo_forge.model import canonical
 from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import BlobDigest, TreeId, blake3_hex, is_hex_digest
 from mmojo_forge.model.signature import PrivateKey
 from mmojo_forge.model.trace import Output, Signature, Trace
 from mmojo_forge.model.tree import Entry, Kind, Tree
-from mmojo_forge.store.remote.cutting import Item
-from mmojo_forge.store.remote.failure import CacheError
-from mmojo_forge.store.remote.transport import Transport
 
 ALICE = PrivateKey("alice", b"a" * 32)
 BOB = PrivateKey("bob", b"b" * 32)

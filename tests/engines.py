@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import make_plan
-from mmojo_forge.engine.ports import OnProgress, Signer, Substituter
-from mmojo_forge.engine.realise import Realisation
+from mmojo_forge.engine.protocols import OnProgress, Signer, Substituter
+from mmojo_forge.engine.realise.realise import Realisation
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.engine.settings import Places, Settings, World
+from mmojo_forge.engine.services import Places, Settings, World
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Outcome
 from mmojo_forge.model.derivation import Derivation, Download, Input, Node, Source
 from mmojo_forge.model.digest import BlobDigest, Sha256, blake3_hex

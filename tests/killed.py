@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mmojo_forge.store import rename
+from mmojo_forge.store.add import batch
 
 Call = tuple[object, str]
 """What has the function, and its name there."""
@@ -20,7 +20,7 @@ def of_os(*names: str) -> tuple[Call, ...]:
 
 STORE_CALLS = (
     *of_os("rename", "write", "link", "mkdir", "fchmod", "unlink", "symlink"),
-    (rename, "rename_new"),
+    (batch, "rename_new"),
 )
 """All by which a store changes anything."""
 

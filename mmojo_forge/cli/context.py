@@ -11,24 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mmojo_forge.cli.locations import configuration_file, store_folder
+from mmojo_forge.engine.locations import configuration_file, store_folder
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.engine.settings import Places, Settings, World
-from mmojo_forge.engine.workspace import (
-    USER_KEYS,
-    WORKSPACE_KEYS,
-    WORKSPACE_SETTINGS,
-    Workspace,
-    WorkspaceError,
-)
+from mmojo_forge.engine.services import Places, Settings, World
+from mmojo_forge.engine.workspace import USER_KEYS, WORKSPACE_KEYS, WORKSPACE_SETTINGS, Workspace, WorkspaceError
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.store.local import LocalStore
 
 if TYPE_CHECKING:
-    from mmojo_forge.engine.cache_settings import CacheSettings, CacheTable
-    from mmojo_forge.engine.caches import Caches
-    from mmojo_forge.engine.keys import KeyRing
-    from mmojo_forge.engine.publisher import BackgroundPublisher
+    from mmojo_forge.engine.cache.background_push import BackgroundPublisher
+    from mmojo_forge.engine.cache.settings import CacheSettings, CacheTable
+    from mmojo_forge.engine.cache.substituter import Caches
+    from mmojo_forge.engine.trust.keys import KeyRing
     from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
     from mmojo_forge.fetch.fetcher import Fetcher
     from mmojo_forge.model.signature import PrivateKey
@@ -107,8 +101,8 @@ class Context:
         """What pushes to the caches that are set to be pushed to after each build; always the same one."""
         if self._publisher is None and self._may_have_caches():
             # As for caches.
-            from mmojo_forge.engine.cache_access import open_place
-            from mmojo_forge.engine.publisher import BackgroundPublisher
+            from mmojo_forge.engine.cache.background_push import BackgroundPublisher
+            from mmojo_forge.engine.cache.open import open_place
 
             tables = self.cache_settings().chosen(())
             places = {
@@ -123,7 +117,7 @@ class Context:
     def cache_settings(self) -> CacheSettings:
         """The caches and the policy that the workspace and the user set; raises CacheSettingsError."""
         # pydantic, again.
-        from mmojo_forge.engine.cache_settings import read_cache_settings
+        from mmojo_forge.engine.cache.settings import read_cache_settings
 
         return read_cache_settings(
             self.workspace.root, Path(configuration_file(dict(self.environment))), base=self.folder
@@ -131,7 +125,7 @@ class Context:
 
     def cache_table(self, name: str) -> CacheTable:
         """The cache of that name, or at that URL or path, outside of any workspace too; raises CacheSettingsError."""
-        from mmojo_forge.engine.cache_settings import is_place, table_of
+        from mmojo_forge.engine.cache.settings import is_place, table_of
 
         try:
             return self.cache_settings().one(name)
@@ -143,8 +137,8 @@ class Context:
     def caches(self, names: tuple[str, ...] = (), warn: Callable[[str], None] = lambda _: None) -> Caches:
         """The caches of these names or URLs, or all that are enabled; raises CacheSettingsError, CacheError."""
         # requests, for caches behind HTTP.
-        from mmojo_forge.engine.cache_access import named_cache
-        from mmojo_forge.engine.caches import Caches
+        from mmojo_forge.engine.cache.open import named_cache
+        from mmojo_forge.engine.cache.substituter import Caches
 
         settings = self.cache_settings()
         ring = self.keys()
@@ -175,7 +169,7 @@ class Context:
     def keys(self) -> KeyRing:
         """The user's key, and the keys that are trusted here."""
         # cryptography and pydantic are needed only where something is built or trusted.
-        from mmojo_forge.engine.keys import KeyRing
+        from mmojo_forge.engine.trust.keys import KeyRing
 
         folder = Path(configuration_file(dict(self.environment))).parent
         return KeyRing(folder, self.workspace.root)
@@ -186,7 +180,7 @@ class Context:
             return self.keys()
         except WorkspaceError:
             # As for keys.
-            from mmojo_forge.engine.keys import KeyRing
+            from mmojo_forge.engine.trust.keys import KeyRing
 
             folder = Path(configuration_file(dict(self.environment))).parent
             return KeyRing(folder, folder)

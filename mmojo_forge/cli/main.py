@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-from mmojo_forge.cli import noop
+from mmojo_forge.engine import noop
 
 
 def main() -> int:
     """Run the command in argv; the exit code."""
-    if noop.realize(sys.argv[1:], dict(os.environ)):
+    paths = noop.find_built(sys.argv[1:], dict(os.environ))
+    if paths is not None:
+        print("\n".join(paths))
         return 0
     if "site" not in sys.modules:
         # ./forge starts Python with -S, since finding installed packages costs a third of a no-op.
@@ -18,6 +20,6 @@ def main() -> int:
 
         site.main()
     # click, pydantic and rich take longer to import than the no-op path takes in all.
-    from mmojo_forge.cli.commands import run
+    from mmojo_forge.cli.command_tree import run
 
     return run(sys.argv[1:])

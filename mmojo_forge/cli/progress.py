@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mmojo_forge.cli import units
+from mmojo_forge.cli import console
 from mmojo_forge.engine.plan import Action, Plan, Step
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.model.derivation import Node, node_id
@@ -149,16 +149,18 @@ def plan_line(plan: Plan) -> str:
     """One line that says what is going to happen."""
     parts = []
     if plan.count(Action.FETCH):
-        parts.append(f"fetch {units.plural(plan.count(Action.FETCH), 'source')} ({units.size(plan.fetch_bytes)})")
+        parts.append(
+            f"fetch {console.plural(plan.count(Action.FETCH), 'source')} ({console.format_size(plan.fetch_bytes)})"
+        )
     if plan.count(Action.SUBSTITUTE):
         size = plan.bytes_of(Action.SUBSTITUTE)
-        amount = f" (up to {units.size(size)})" if size else ""
-        parts.append(f"download {units.plural(plan.count(Action.SUBSTITUTE), 'result')}{amount}")
+        amount = f" (up to {console.format_size(size)})" if size else ""
+        parts.append(f"download {console.plural(plan.count(Action.SUBSTITUTE), 'result')}{amount}")
     if plan.count(Action.BUILD):
         estimates = [step.seconds for step in plan.steps if step.action is Action.BUILD]
         seconds = sum(value for value in estimates if value is not None)
-        known = f", {units.duration(seconds)} last time" if seconds and None not in estimates else ""
-        parts.append(f"build {units.plural(plan.count(Action.BUILD), 'node')}{known}")
+        known = f", {console.format_duration(seconds)} last time" if seconds and None not in estimates else ""
+        parts.append(f"build {console.plural(plan.count(Action.BUILD), 'node')}{known}")
     if plan.count(Action.IMPORT):
-        parts.append(f"import {units.plural(plan.count(Action.IMPORT), 'workspace tree')}")
+        parts.append(f"import {console.plural(plan.count(Action.IMPORT), 'workspace tree')}")
     return f"{'; '.join(parts) or 'nothing to do'}; {plan.known} of {len(plan.graph.nodes)} known already"

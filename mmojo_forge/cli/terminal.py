@@ -8,16 +8,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, TextIO
 
-from mmojo_forge.cli import units
+from mmojo_forge.cli import console
 from mmojo_forge.cli.progress import ProgressReporter, Running, plan_line
 from mmojo_forge.engine.plan import Action, Plan, Step
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.model.derivation import Node, node_id
 
 REFRESH_PER_SECOND = 5
-_VERB = {Action.FETCH: "fetch", Action.IMPORT: "import", Action.SUBSTITUTE: "download", Action.BUILD: "build"}
+_VERB = MappingProxyType(
+    {Action.FETCH: "fetch", Action.IMPORT: "import", Action.SUBSTITUTE: "download", Action.BUILD: "build"}
+)
 
 
 def make_reporter(
@@ -61,7 +64,7 @@ class PlainReporter(ProgressReporter):
     def started(self, step: Step) -> None:
         """Say what begins."""
         super().started(step)
-        amount = f" ({units.size(step.size)})" if step.size else ""
+        amount = f" ({console.format_size(step.size)})" if step.size else ""
         self._say(f"{_VERB[step.action]} {step.node.name}{amount}")
 
     def waiting(self, node: Node) -> None:
@@ -72,7 +75,7 @@ class PlainReporter(ProgressReporter):
     def finished(self, node: Node, seconds: float, *, unchanged: bool = False) -> None:
         """Say what is done."""
         super().finished(node, seconds, unchanged=unchanged)
-        how = "unchanged" if unchanged else units.duration(seconds)
+        how = "unchanged" if unchanged else console.format_duration(seconds)
         self._say(f"done {node.name} ({how}) [{self.state.done}/{self.state.total}]")
 
     def missed(self, node: Node) -> None:
@@ -106,7 +109,7 @@ class PlainReporter(ProgressReporter):
 
     def _heart_line(self, row: Running) -> str:
         said = f" ({row.last_line[:60]})" if row.last_line else ""
-        return f"{row.name} since {units.duration(self.clock() - row.started)}{said}"
+        return f"{row.name} since {console.format_duration(self.clock() - row.started)}{said}"
 
     def _say(self, line: str) -> None:
         with self.lock:
@@ -211,7 +214,7 @@ class LiveReporter(ProgressReporter):
         """Leave a line for what took long enough to be worth one."""
         super().finished(node, seconds, unchanged=unchanged)
         if seconds >= 5:
-            self._console.print(f"  ✓ {node.name}  {units.duration(seconds)}", style="green", markup=False)
+            self._console.print(f"  ✓ {node.name}  {console.format_duration(seconds)}", style="green", markup=False)
 
     def failed(self, node: Node, reason: str, message: str) -> None:
         """Leave a line."""
@@ -222,7 +225,7 @@ class LiveReporter(ProgressReporter):
         """Take the view away and leave the summary."""
         if self._live.is_started:
             self._live.stop()
-            took = units.duration(self.clock() - self._began)
+            took = console.format_duration(self.clock() - self._began)
             self._console.print(f"{self.state.done} of {self.state.total} done in {took}", markup=False)
 
     def _render(self) -> Any:
@@ -243,26 +246,29 @@ class LiveReporter(ProgressReporter):
         return Group(Text(headline, style="bold"), table)
 
     def _cells(self, row: Running, now: float) -> tuple[str, str]:
-        elapsed = units.duration(now - row.started)
+        elapsed = console.format_duration(now - row.started)
         if row.waits:
             return elapsed, "another forge process is making it"
         if row.total_bytes:
             percent = 100 * row.done_bytes // row.total_bytes
-            return elapsed, f"{_bar(percent)} {units.size(row.done_bytes)} of {units.size(row.total_bytes)}"
+            return (
+                elapsed,
+                f"{_bar(percent)} {console.format_size(row.done_bytes)} of {console.format_size(row.total_bytes)}",
+            )
         phase = f"{row.phase}: " if row.phase else ""
         return elapsed, f"{phase}{row.last_line}"
 
     def _headline(self, now: float) -> str:
         state = self.state
         percent = 100 * state.done // state.total if state.total else 100
-        line = f"{_bar(percent)} {state.done}/{state.total}  {units.duration(now - self._began)}"
+        line = f"{_bar(percent)} {state.done}/{state.total}  {console.format_duration(now - self._began)}"
         if state.bytes_so_far and state.plan:
-            line += f"  ↓ {units.size(state.bytes_so_far)}"
+            line += f"  ↓ {console.format_size(state.bytes_so_far)}"
             if not state.plan.count(Action.SUBSTITUTE):
                 # How much results are when they are compressed, only each download learns.
-                line += f" of {units.size(state.plan.fetch_bytes)}"
+                line += f" of {console.format_size(state.plan.fetch_bytes)}"
         left = state.estimate(now, self._cores)
-        return f"{line}  about {units.duration(left)} left" if left else line
+        return f"{line}  about {console.format_duration(left)} left" if left else line
 
 
 def _bar(percent: int, width: int = 20) -> str:

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from mmojo_forge.recipe.host import HostFactError
+from mmojo_forge.recipe.api import HostFactError
 
 SETS = ("cpu.features", "cpu.flags")
 """Facts that are sets of words: what was built for some of them also runs where there are more."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mmojo_forge.engine.graph import Graph
-from mmojo_forge.engine.ports import Metadata, Substituter
+from mmojo_forge.engine.protocols import Metadata, Substituter
 from mmojo_forge.model.derivation import Derivation, LocalSource, Node, Source, action_key
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace

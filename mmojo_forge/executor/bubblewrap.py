@@ -35,8 +35,7 @@ from mmojo_forge.executor import availability, personality, sandbox, seccomp
 from mmojo_forge.executor.build_log import BuildLog
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, ExecutorError, Outcome
 from mmojo_forge.executor.sandbox import SandboxCommand
-from mmojo_forge.executor.usage import SandboxMeter
-from mmojo_forge.executor.watch import Watch
+from mmojo_forge.executor.watch import SandboxMeter, Watch
 
 _CHUNK = 1 << 16
 _KILLED = 128 + signal.SIGKILL

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from mmojo_forge.errors import ExitCode, ForgeError
-from mmojo_forge.model.limits import Limits
+from mmojo_forge.model.derivation import Limits
 
 WORK = "/build"
 OUT = "/forge/out"

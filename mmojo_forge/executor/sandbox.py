@@ -14,30 +14,59 @@ cpuinfo, meminfo, load and uptime, the boot id, the clock, how many CPUs it may 
 their file systems (/proc/self/mountinfo), the kind of file system under /build and its inode numbers and times, the
 number of a descriptor in bwrap's command line, and, where the kernel lets nobody change it (personality.py), the
 personality that forge was started with. Not the host's name, users, processes, files or network.
+
+The environment that every build starts from: the sandbox contract's variables.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from mmojo_forge.executor.request import OUT, WORK, BuildRequest
 
+# Not 0: OpenSSL's build takes 0 for "unset" and embeds the clock.
+SANDBOX_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {
+        "HOME": "/build/home",
+        "LC_ALL": "C.UTF-8",
+        "LOGNAME": "forge",
+        "PATH": "/usr/bin:/bin",
+        "PWD": "/build",
+        "SHELL": "/bin/sh",
+        "SOURCE_DATE_EPOCH": "1",
+        "TERM": "dumb",
+        "TMPDIR": "/tmp",
+        "TZ": "UTC",
+        "USER": "forge",
+    }
+)
+
+
+def sandbox_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The contract's variables with a build's own over them, sorted by name."""
+    merged = {**SANDBOX_ENVIRONMENT, **(env or {})}
+    return {key: merged[key] for key in sorted(merged)}
+
+
 UID = 1000
 HOSTNAME = "forge"
 
-ETC_FILES = {
-    "passwd": b"root:x:0:0:root:/root:/bin/sh\n"
-    b"forge:x:1000:1000:forge:/build/home:/bin/sh\n"
-    b"nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
-    "group": b"root:x:0:\nforge:x:1000:\nnogroup:x:65534:\n",
-    "nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n",
-    "hosts": b"127.0.0.1 localhost forge\n::1 localhost\n",
-}
+ETC_FILES = MappingProxyType(
+    {
+        "passwd": b"root:x:0:0:root:/root:/bin/sh\n"
+        b"forge:x:1000:1000:forge:/build/home:/bin/sh\n"
+        b"nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+        "group": b"root:x:0:\nforge:x:1000:\nnogroup:x:65534:\n",
+        "nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n",
+        "hosts": b"127.0.0.1 localhost forge\n::1 localhost\n",
+    }
+)
 
 
 @dataclass(slots=True)

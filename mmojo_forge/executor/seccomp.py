@@ -26,6 +26,7 @@ import errno
 import struct
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Final
 
 from mmojo_forge.executor.request import ExecutorError
@@ -142,106 +143,112 @@ REFUSALS: Final = (
 )
 
 # Numbers from 424 on are the same everywhere.
-_COMMON_CALLS: Final = {
-    "io_uring_setup": 425,
-    "io_uring_enter": 426,
-    "io_uring_register": 427,
-    "open_tree": 428,
-    "move_mount": 429,
-    "fsopen": 430,
-    "fsconfig": 431,
-    "fsmount": 432,
-    "fspick": 433,
-    "clone3": 435,
-    "openat2": 437,
-    "pidfd_getfd": 438,
-    "mount_setattr": 442,
-    "fchmodat2": 452,
-    "setxattrat": 463,
-    "open_tree_attr": 467,
-}
+_COMMON_CALLS: Final = MappingProxyType(
+    {
+        "io_uring_setup": 425,
+        "io_uring_enter": 426,
+        "io_uring_register": 427,
+        "open_tree": 428,
+        "move_mount": 429,
+        "fsopen": 430,
+        "fsconfig": 431,
+        "fsmount": 432,
+        "fspick": 433,
+        "clone3": 435,
+        "openat2": 437,
+        "pidfd_getfd": 438,
+        "mount_setattr": 442,
+        "fchmodat2": 452,
+        "setxattrat": 463,
+        "open_tree_attr": 467,
+    }
+)
 
-_X86_64_CALLS: Final = {
-    "open": 2,
-    "ioctl": 16,
-    "socket": 41,
-    "socketpair": 53,
-    "clone": 56,
-    "mkdir": 83,
-    "creat": 85,
-    "chmod": 90,
-    "fchmod": 91,
-    "ptrace": 101,
-    "syslog": 103,
-    "mknod": 133,
-    "pivot_root": 155,
-    "chroot": 161,
-    "mount": 165,
-    "umount2": 166,
-    "reboot": 169,
-    "init_module": 175,
-    "delete_module": 176,
-    "setxattr": 188,
-    "lsetxattr": 189,
-    "fsetxattr": 190,
-    "kexec_load": 246,
-    "add_key": 248,
-    "request_key": 249,
-    "keyctl": 250,
-    "openat": 257,
-    "mkdirat": 258,
-    "mknodat": 259,
-    "fchmodat": 268,
-    "unshare": 272,
-    "perf_event_open": 298,
-    "open_by_handle_at": 304,
-    "setns": 308,
-    "process_vm_readv": 310,
-    "process_vm_writev": 311,
-    "finit_module": 313,
-    "kexec_file_load": 320,
-    "bpf": 321,
-    "userfaultfd": 323,
-}
+_X86_64_CALLS: Final = MappingProxyType(
+    {
+        "open": 2,
+        "ioctl": 16,
+        "socket": 41,
+        "socketpair": 53,
+        "clone": 56,
+        "mkdir": 83,
+        "creat": 85,
+        "chmod": 90,
+        "fchmod": 91,
+        "ptrace": 101,
+        "syslog": 103,
+        "mknod": 133,
+        "pivot_root": 155,
+        "chroot": 161,
+        "mount": 165,
+        "umount2": 166,
+        "reboot": 169,
+        "init_module": 175,
+        "delete_module": 176,
+        "setxattr": 188,
+        "lsetxattr": 189,
+        "fsetxattr": 190,
+        "kexec_load": 246,
+        "add_key": 248,
+        "request_key": 249,
+        "keyctl": 250,
+        "openat": 257,
+        "mkdirat": 258,
+        "mknodat": 259,
+        "fchmodat": 268,
+        "unshare": 272,
+        "perf_event_open": 298,
+        "open_by_handle_at": 304,
+        "setns": 308,
+        "process_vm_readv": 310,
+        "process_vm_writev": 311,
+        "finit_module": 313,
+        "kexec_file_load": 320,
+        "bpf": 321,
+        "userfaultfd": 323,
+    }
+)
 
 # arm64 never had the calls without "at".
-_AARCH64_CALLS: Final = {
-    "setxattr": 5,
-    "lsetxattr": 6,
-    "fsetxattr": 7,
-    "ioctl": 29,
-    "mknodat": 33,
-    "mkdirat": 34,
-    "umount2": 39,
-    "mount": 40,
-    "pivot_root": 41,
-    "chroot": 51,
-    "fchmod": 52,
-    "fchmodat": 53,
-    "openat": 56,
-    "unshare": 97,
-    "kexec_load": 104,
-    "init_module": 105,
-    "delete_module": 106,
-    "syslog": 116,
-    "ptrace": 117,
-    "reboot": 142,
-    "socket": 198,
-    "socketpair": 199,
-    "add_key": 217,
-    "request_key": 218,
-    "keyctl": 219,
-    "clone": 220,
-    "perf_event_open": 241,
-    "open_by_handle_at": 265,
-    "setns": 268,
-    "process_vm_readv": 270,
-    "process_vm_writev": 271,
-    "finit_module": 273,
-    "bpf": 280,
-    "userfaultfd": 282,
-    "kexec_file_load": 294,
-}
+_AARCH64_CALLS: Final = MappingProxyType(
+    {
+        "setxattr": 5,
+        "lsetxattr": 6,
+        "fsetxattr": 7,
+        "ioctl": 29,
+        "mknodat": 33,
+        "mkdirat": 34,
+        "umount2": 39,
+        "mount": 40,
+        "pivot_root": 41,
+        "chroot": 51,
+        "fchmod": 52,
+        "fchmodat": 53,
+        "openat": 56,
+        "unshare": 97,
+        "kexec_load": 104,
+        "init_module": 105,
+        "delete_module": 106,
+        "syslog": 116,
+        "ptrace": 117,
+        "reboot": 142,
+        "socket": 198,
+        "socketpair": 199,
+        "add_key": 217,
+        "request_key": 218,
+        "keyctl": 219,
+        "clone": 220,
+        "perf_event_open": 241,
+        "open_by_handle_at": 265,
+        "setns": 268,
+        "process_vm_readv": 270,
+        "process_vm_writev": 271,
+        "finit_module": 273,
+        "bpf": 280,
+        "userfaultfd": 282,
+        "kexec_file_load": 294,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +261,12 @@ class Machine:
     has_x32: bool = False
 
 
-MACHINES: Final = {
-    "x86_64": Machine("x86_64", 0xC000003E, {**_X86_64_CALLS, **_COMMON_CALLS}, has_x32=True),
-    "aarch64": Machine("aarch64", 0xC00000B7, {**_AARCH64_CALLS, **_COMMON_CALLS}),
-}
+MACHINES: Final = MappingProxyType(
+    {
+        "x86_64": Machine("x86_64", 0xC000003E, {**_X86_64_CALLS, **_COMMON_CALLS}, has_x32=True),
+        "aarch64": Machine("aarch64", 0xC00000B7, {**_AARCH64_CALLS, **_COMMON_CALLS}),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,165 @@
-"""Compares a running build with its limits: when to look, and what is too much."""
+"""Compares a running build with its limits: when to look, and what is too much.
+
+What a running sandbox uses, seen from outside: processes, memory, files.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
+import re
+import stat
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-from mmojo_forge.executor import usage
 from mmojo_forge.executor.request import BuildRequest, Outcome
-from mmojo_forge.executor.usage import SandboxMeter
+
+# Anonymous and shared memory, swapped or not. File pages are cache: the kernel takes them back.
+_MEMORY = re.compile(rb"^(?:RssAnon|RssShmem|VmSwap):\s*(\d+) kB", re.MULTILINE)
+_THREADS = re.compile(rb"^Threads:\s*(\d+)", re.MULTILINE)
+_TMPFS = ("tmp", "dev/shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Memory and tasks (processes and their threads) of a sandbox at one moment.
+
+    Memory that processes share by mapping it is counted for each of them.
+    """
+
+    memory_bytes: int = 0
+    tasks: int = 0
+
+
+class SandboxMeter:
+    """Looks at a sandbox through its own /proc, so a look costs what the sandbox holds, not what the machine runs.
+
+    A sandbox that is not set up yet, or gone, uses nothing.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._stack = ExitStack()
+        self._proc: int | None = None
+        self._tmpfs: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def has_more_processes_than(self, most: int) -> bool:
+        """Whether there are more processes than that; cheap, also when there are very many more."""
+        try:
+            proc = self._open_proc()
+            if proc is None:
+                return False
+            with os.scandir(proc) as entries:
+                processes = (entry for entry in entries if entry.name[0].isdigit())
+                return next(itertools.islice(processes, most, None), None) is not None
+        except OSError:
+            return False
+
+    def measure(self) -> Usage:
+        """Memory and tasks; reads one file for each process."""
+        memory = tasks = 0
+        for name in self._list_processes():
+            try:
+                status = self._read_status(name)
+            except OSError:
+                continue
+            memory += sum(int(size) for size in _MEMORY.findall(status)) << 10
+            tasks += sum(int(count) for count in _THREADS.findall(status))
+        return Usage(memory + sum(_used_bytes(descriptor) for descriptor in self._tmpfs), tasks)
+
+    def _list_processes(self) -> list[str]:
+        try:
+            proc = self._open_proc()
+            return [] if proc is None else [name for name in os.listdir(proc) if name[0].isdigit()]
+        except OSError:
+            return []
+
+    def _open_proc(self) -> int | None:
+        """The sandbox's /proc, kept open from the first time it is there."""
+        if self._proc is not None:
+            return self._proc
+        with ExitStack() as stack:
+            root = _open(stack, f"/proc/{self._pid}/root", None)
+            proc = _open(stack, "proc", root, os.O_RDONLY)
+            # Before bwrap has changed its root, this is the machine's own /proc.
+            if os.fstat(proc).st_dev == os.stat("/proc").st_dev:
+                return None
+            self._tmpfs = [_open(stack, name, root) for name in _TMPFS]
+            self._stack.push(stack.pop_all())
+        self._proc = proc
+        return proc
+
+    def _read_status(self, name: str) -> bytes:
+        descriptor = os.open(f"{name}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        try:
+            return os.read(descriptor, 8192)
+        finally:
+            os.close(descriptor)
+
+
+def _open(stack: ExitStack, name: str, within: int | None, access: int = os.O_PATH) -> int:
+    descriptor = os.open(name, access | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=within)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _used_bytes(descriptor: int) -> int:
+    state = os.fstatvfs(descriptor)
+    return (state.f_blocks - state.f_bfree) * state.f_frsize
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUsage:
+    """Files and bytes below some directories; a file with several names counts once."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+def measure_disk(directories: tuple[Path, ...], *, most_files: int, most_bytes: int) -> DiskUsage:
+    """What lies below the directories; the count stops once it is beyond either bound.
+
+    A guard against builds that run away, not against those that hide: what the caller may not read, or lies too
+    deep for a path, is not counted. A sparse file counts with its whole length, as whoever hashes it reads that.
+    """
+    files = size = 0
+    linked: set[tuple[int, int]] = set()
+    waiting = [os.fspath(directory) for directory in directories]
+    while waiting and files <= most_files and size <= most_bytes:
+        try:
+            entries = os.scandir(waiting.pop())
+        except OSError:
+            continue
+        with entries:
+            for entry in entries:
+                try:
+                    state = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue
+                files += 1
+                if stat.S_ISDIR(state.st_mode):
+                    waiting.append(entry.path)
+                elif state.st_nlink == 1 or (state.st_dev, state.st_ino) not in linked:
+                    size += max(state.st_size, state.st_blocks * 512)
+                    if state.st_nlink > 1:
+                        linked.add((state.st_dev, state.st_ino))
+                if files > most_files:
+                    break
+    return DiskUsage(files, size)
+
 
 # A fork bomb makes some hundred processes in this time, and on a busy machine a later look would come far too late.
 _PROCESS_LOOK = 0.05
@@ -103,5 +254,5 @@ class Watch:
 
     def _exceeds_disk(self, directories: tuple[Path, ...]) -> bool:
         files, size = self._limits.output_files, self._limits.output_bytes
-        seen = usage.measure_disk(directories, most_files=files, most_bytes=size)
+        seen = measure_disk(directories, most_files=files, most_bytes=size)
         return seen.files > files or seen.bytes > size

@@ -10,10 +10,9 @@ from urllib.parse import unquote
 
 from mmojo_forge.fetch import apt_get
 from mmojo_forge.fetch.apt_get import AptFailed, AptRoom
-from mmojo_forge.fetch.apt_sources import list_file_name
-from mmojo_forge.fetch.control import Paragraph, paragraphs
-from mmojo_forge.fetch.debian_mirrors import DebianMirrors
-from mmojo_forge.fetch.digests import Expected
+from mmojo_forge.fetch.deb822 import Paragraph, paragraphs
+from mmojo_forge.fetch.debian_mirrors import DebianMirrors, list_file_name
+from mmojo_forge.fetch.download import Expected
 from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.locator import Archive, DebianLocator
 from mmojo_forge.fetch.settings import FetchSettings

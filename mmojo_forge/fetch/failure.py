@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.fetch.url import redacted
@@ -83,14 +84,16 @@ class FetchError(ForgeError):
             self.exit_code = ExitCode.ENVIRONMENT_ERROR
 
 
-_ADVICE = {
-    Kind.MISMATCH: "Nothing of it was stored. If upstream changed the file on purpose: forge lock --update NAME.",
-    Kind.TOO_LARGE: "The server sends more than the pinned size, so it is another file; nothing of it was kept.",
-    Kind.INSECURE: "A redirect from https to http is never followed.",
-    Kind.UNREACHABLE: "Check the network and the proxy settings (https_proxy), or use a cache that has it by hash.",
-    Kind.STALLED: "The server answers too slowly; try again later, what has arrived so far is kept.",
-    Kind.TRUNCATED: "The connection breaks off; try again, what has arrived so far is kept.",
-}
+_ADVICE = MappingProxyType(
+    {
+        Kind.MISMATCH: "Nothing of it was stored. If upstream changed the file on purpose: forge lock --update NAME.",
+        Kind.TOO_LARGE: "The server sends more than the pinned size, so it is another file; nothing of it was kept.",
+        Kind.INSECURE: "A redirect from https to http is never followed.",
+        Kind.UNREACHABLE: "Check the network and the proxy settings (https_proxy), or use a cache that has it by hash.",
+        Kind.STALLED: "The server answers too slowly; try again later, what has arrived so far is kept.",
+        Kind.TRUNCATED: "The connection breaks off; try again, what has arrived so far is kept.",
+    }
+)
 
 
 def error_of(what: str, failures: Sequence[UrlFailure], mismatch: Mismatch | None = None) -> FetchError:

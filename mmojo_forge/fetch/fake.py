@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmojo_forge.fetch.digests import Digests, Expected
+from mmojo_forge.fetch.download import Digests, Expected, OnProgress
 from mmojo_forge.fetch.failure import FetchError, Mismatch
-from mmojo_forge.fetch.transfer import OnProgress
 from mmojo_forge.model.derivation import Download, Source
 from mmojo_forge.model.lockfile import Pin, Userland
 

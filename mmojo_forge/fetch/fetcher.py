@@ -14,7 +14,7 @@ from mmojo_forge.fetch import locator as locators
 from mmojo_forge.fetch.cancellation import Cancellation
 from mmojo_forge.fetch.debian import DebianArchives, DebianPackage
 from mmojo_forge.fetch.debian_mirrors import VARIABLES, DebianMirrors
-from mmojo_forge.fetch.digests import Expected, Received
+from mmojo_forge.fetch.download import Candidate, Expected, OnProgress, Received, download, produce
 from mmojo_forge.fetch.failure import FetchError, Kind
 from mmojo_forge.fetch.git import GitArchiver
 from mmojo_forge.fetch.http import HttpClient
@@ -28,10 +28,8 @@ from mmojo_forge.fetch.locator import (
     UrlLocator,
 )
 from mmojo_forge.fetch.npm import NpmRegistry, expected_by
-from mmojo_forge.fetch.pip_settings import read_pip_settings
-from mmojo_forge.fetch.pypi import PypiIndexes
+from mmojo_forge.fetch.pypi import PypiIndexes, read_pip_settings
 from mmojo_forge.fetch.settings import FetchSettings
-from mmojo_forge.fetch.transfer import Candidate, OnProgress, download, produce
 from mmojo_forge.fetch.url import scheme_of
 from mmojo_forge.model.derivation import Download, Source
 from mmojo_forge.model.lockfile import Pin, Userland

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mmojo_forge.fetch.digests import Expected
 from mmojo_forge.fetch.documents import read_document
+from mmojo_forge.fetch.download import Candidate, Expected
 from mmojo_forge.fetch.failure import FetchError, Kind, UrlFailure, error_of
 from mmojo_forge.fetch.http import HttpClient
 from mmojo_forge.fetch.locator import NpmLocator
 from mmojo_forge.fetch.settings import FetchSettings
-from mmojo_forge.fetch.transfer import Candidate
 from mmojo_forge.fetch.url import scheme_of, with_slash
 
 _ABBREVIATED = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8"

@@ -4,23 +4,141 @@ A derivation names its inputs by reference to other derivations; its id (known b
 that graph. Its *action key* hashes the same document with every input replaced by the tree it was built to, so a
 toolchain that is rebuilt to the same bytes changes no key above it.
 Both are BLAKE3 over canonical JSON, and the documents are kept: explanations walk the very bytes that were hashed.
+
+Labels: whether an output may be expected bit for bit on any machine, or why not.
+
+Limits: the bounds within which one build may run.
+
+What `forge check` varies, by name: recipes speak of it, and reports do.
+
+Components: what recipes say that things are made of, for bills of materials. No part of any identity.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import chain
 
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model import canonical
-from mmojo_forge.model.aspect import Aspect
 from mmojo_forge.model.canonical import text
-from mmojo_forge.model.component import Component
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, Sha256, TreeId, blake3_hex
-from mmojo_forge.model.label import REPRODUCIBLE, Label
-from mmojo_forge.model.limits import Limits
 from mmojo_forge.model.tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """`reproducible` when there are no facts; else `host-specific`, with the host facts that were used.
+
+    It spreads upwards: whatever has a host-specific input is host-specific with the same facts.
+    """
+
+    facts: tuple[tuple[str, str], ...] = ()
+    canonical_text: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Made once: one label stands in the preimages of very many derivations.
+        object.__setattr__(self, "canonical_text", canonical.text(self.to_json()))
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether every machine gets the same bytes."""
+        return not self.facts
+
+    def joined(self, others: Iterable[Label]) -> Label:
+        """This label with the facts of `others` added."""
+        added = [other.facts for other in others if other.facts]
+        if not added:
+            return self
+        return Label(tuple(sorted(dict(chain(self.facts, *added)).items())))
+
+    def __str__(self) -> str:
+        if self.reproducible:
+            return "reproducible"
+        return "host-specific: " + ", ".join(f"{name}={value}" for name, value in self.facts)
+
+    def to_json(self) -> canonical.Json:
+        """The label as it stands in preimages, and as commands show it."""
+        return {"facts": dict(self.facts), "reproducible": self.reproducible}
+
+
+REPRODUCIBLE = Label()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one build. No part of the identity: more patience does not change what is built."""
+
+    wall_seconds: float = 4 * 3600
+    silent_seconds: float = 1800
+    memory_bytes: int = 16 << 30
+    processes: int = 4096
+    output_bytes: int = 16 << 30
+    output_files: int = 500_000
+    log_bytes: int = 256 << 20
+
+
+class Aspect(StrEnum):
+    """One thing that a build must not depend on."""
+
+    PARALLELISM = "parallelism"
+    AFFINITY = "cpu-affinity"
+    TIME = "real-time"
+    CLOCK = "shifted-clock"
+    ORDER = "directory-order"
+    BUILD_PATH = "build-path"
+    STORE_PATH = "store-path"
+    FILE_SYSTEM = "file-system"
+    UMASK = "umask"
+    ENVIRONMENT = "host-environment"
+    LOCALE = "host-locale"
+    TIME_ZONE = "host-time-zone"
+    UID = "host-uid"
+    HOSTNAME = "host-name"
+    PERSONALITY = "kernel-personality"
+    ASLR = "aslr"
+    CPU_MODEL = "cpu-model"
+
+
+# What changes with the place of the rebuild, which is always another one.
+INHERENT = frozenset({Aspect.TIME, Aspect.BUILD_PATH, Aspect.STORE_PATH, Aspect.FILE_SYSTEM})
+
+
+ALL = ("*",)
+"""In the contents of a build: an input is in the result with all that it is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A licence text that lies in a source: a file, or its lines from one that has `begin` to one that has `end`."""
+
+    path: str
+    begin: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One piece of software that a source brings: the source itself if no version is given, else a part of it.
+
+    `licence` is an SPDX expression; `purl` a package URL, where the pin of the source has none or a wrong one; `cpe`
+    is VENDOR:PRODUCT in the national vulnerability database. `notices` are the texts that must be passed on, as paths
+    in the unpacked tree. `of` names the source, or the input it is, where there are several. `redistributable` says
+    whether its licence lets everybody pass it on, where that is not what its name makes one think.
+    """
+
+    name: str
+    version: str | None = None
+    licence: str = ""
+    purl: str = ""
+    cpe: str = ""
+    notices: tuple[str | Notice, ...] = ()
+    of: str = ""
+    redistributable: bool | None = None
+
 
 SCHEMA = 1
 BUILTIN = "builtin:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from mmojo_forge.model import canonical
 from mmojo_forge.model.digest import ActionKey, TreeId
 
 SCHEMA = 1
+_VERSION = re.compile(r"-v?[0-9].*")
+_STEM_CHARACTERS = re.compile(r"[^A-Za-z0-9._+-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +57,9 @@ class Trace:
         label = json.loads(self.preimage)["label"]
         claim = {"builder": self.builder, "key": self.key, "label": label, "outputs": outputs, "schema": SCHEMA}
         return canonical.encode(claim)
+
+
+def stem(name: str) -> str:
+    """The name of what was built without its version, as a path's part: by it other versions are found."""
+    plain = _VERSION.sub("", _STEM_CHARACTERS.sub("_", name))[:100]
+    return plain.lstrip("._+-") or "unnamed"

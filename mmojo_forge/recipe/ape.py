@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from mmojo_forge.model import canonical
 from mmojo_forge.recipe.api import Files, ForgeFiles, Limits, Package, Spec, Wanted, build, quote
 
-_LINKER: Mapping[str, Wanted] = {"linker": ForgeFiles("ape"), "errors": ForgeFiles("errors.py")}
-_AT: Mapping[str, str] = {
-    "linker": "/forge/python/mmojo_forge/ape",
-    "errors": "/forge/python/mmojo_forge/errors.py",
-}
+_LINKER: Mapping[str, Wanted] = MappingProxyType({"linker": ForgeFiles("ape"), "errors": ForgeFiles("errors.py")})
+_AT: Mapping[str, str] = MappingProxyType(
+    {
+        "linker": "/forge/python/mmojo_forge/ape",
+        "errors": "/forge/python/mmojo_forge/errors.py",
+    }
+)
 _RUN = "PYTHONPATH=/forge/python python3 -B -m mmojo_forge.ape"
 
 

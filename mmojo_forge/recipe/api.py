@@ -10,6 +10,10 @@ derivation once the inputs are instantiated:
 
 A parameter called `host` receives the facts of this machine, and labels the result host-specific. What the type of
 an option cannot say of its values, the function says by raising BadOption.
+
+Host facts: what a recipe that takes a `host` parameter may learn of this machine, and is labelled with.
+
+What recipes say that `forge check` must leave as it is, and why.
 """
 
 from __future__ import annotations
@@ -17,13 +21,79 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from mmojo_forge.errors import ForgeError
 from mmojo_forge.model import canonical
-from mmojo_forge.model.aspect import Aspect
-from mmojo_forge.model.component import ALL, Component, Notice
-from mmojo_forge.model.limits import Limits
+from mmojo_forge.model.derivation import ALL, INHERENT, Aspect, Component, Label, Limits, Notice
 from mmojo_forge.recipe.errors import RecipeError
-from mmojo_forge.recipe.host import Host
-from mmojo_forge.recipe.unvaried import aspects_of
+
+
+class HostFactError(ForgeError):
+    """A fact that is not known of this machine."""
+
+
+@dataclass(slots=True)
+class Host:
+    """Facts by name (`cpu.features`, `gpu` …: engine/host_facts.py). Every one that is read is noted for the label."""
+
+    facts: Mapping[str, str]
+    used: dict[str, str] = field(default_factory=dict)
+
+    def fact(self, name: str) -> str:
+        """The fact's value; raises HostFactError for one that this machine does not give.
+
+        `no-such-fact`: there is none of this name here. `unknown-cpu`: nothing is known of this machine's CPU.
+        """
+        try:
+            value = self.facts[name]
+        except KeyError:
+            known = ", ".join(sorted(self.facts))
+            raise HostFactError(
+                f"read host fact {name}: not known here", detail=f"Known: {known}.", reason="no-such-fact"
+            ) from None
+        self.used[name] = value
+        return value
+
+    def label(self) -> Label:
+        """Host-specific by the facts used; by the machine's kind alone if none was read."""
+        used = self.used or {"host": self.facts.get("os", "unknown")}
+        return Label(tuple(sorted(used.items())))
+
+
+_CHOICE = tuple(aspect for aspect in Aspect if aspect not in INHERENT)
+
+
+def aspects_of(name: str, reasons: Mapping[str, str]) -> dict[Aspect, str]:
+    """The reasons by aspect, which recipes write with `_` for `-`; `name` is what the recipe builds.
+
+    Raises RecipeError (`no-such-aspect`, `aspect-without-reason`).
+    """
+    return {_aspect(name, word): _reason(name, word, reason) for word, reason in reasons.items()}
+
+
+def _aspect(name: str, word: str) -> Aspect:
+    for aspect in _CHOICE:
+        if word.replace("_", "-") == aspect.value:
+            return aspect
+    inherent = sorted(aspect.value for aspect in INHERENT)
+    raise RecipeError(
+        f"declare {name}: checked without {word}, which is no aspect that a check can leave as it is",
+        detail=f"Those that it can: {', '.join(aspect.value.replace('-', '_') for aspect in _CHOICE)}. "
+        f"Every rebuild has another {', '.join(inherent)}.",
+        reason="no-such-aspect",
+    )
+
+
+def _reason(name: str, word: str, reason: str) -> str:
+    # Recipes are checked by nobody's type checker; and it is told in one line.
+    said = " ".join(reason.split()) if isinstance(reason, str) else ""
+    if not said:
+        raise RecipeError(
+            f"declare {name}: checked without {word}, and not why",
+            detail=f'The reason is told with the verdict: checked_without({word}="the reason").',
+            reason="aspect-without-reason",
+        )
+    return said
+
 
 __all__ = [
     "BadOption",

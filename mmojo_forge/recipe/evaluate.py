@@ -5,28 +5,113 @@ The graph is walked with an explicit stack, since closures may be deeper than Py
 1. call the recipe of a target with its input packages (by name) and options; it answers with a Spec;
 2. push every package the Spec wants that is not instantiated yet (one that is on the stack already is a cycle);
 3. when all are there, replace declarations by their pins and make the derivation.
+
+Options of recipes: what a user sets of which recipe, and values as their annotations want them.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mmojo_forge.errors import ForgeError
-from mmojo_forge.model.derivation import Derivation, Download, Input, LocalSource, Source, downloading
-from mmojo_forge.model.label import REPRODUCIBLE, Label
+from mmojo_forge.model.derivation import (
+    REPRODUCIBLE,
+    Derivation,
+    Download,
+    Input,
+    Label,
+    LocalSource,
+    Source,
+    downloading,
+)
 from mmojo_forge.model.lockfile import Lock, LockError, Pin
 from mmojo_forge.model.node_modules import NodeModulesError, NpmPackage
 from mmojo_forge.recipe import loader as loading
-from mmojo_forge.recipe import npm
-from mmojo_forge.recipe.api import Debian, Files, Fixed, ForgeFiles, NpmClosure, OptionValue, Package, Recipe, Spec
+from mmojo_forge.recipe import source_trees
+from mmojo_forge.recipe.api import (
+    Debian,
+    Files,
+    Fixed,
+    ForgeFiles,
+    Host,
+    NpmClosure,
+    OptionValue,
+    Package,
+    Recipe,
+    Spec,
+)
 from mmojo_forge.recipe.errors import RecipeError
-from mmojo_forge.recipe.host import Host
 from mmojo_forge.recipe.loader import Loader
-from mmojo_forge.recipe.local import read_local_tree
-from mmojo_forge.recipe.options import Overrides, validate_option
+from mmojo_forge.recipe.local_files import read_local_tree
+
+
+class Overrides:
+    """What a user sets, by package and option, and what of it came to something."""
+
+    def __init__(self, wanted: Mapping[str, Mapping[str, str]]) -> None:
+        self._wanted = wanted
+        self._heeded: set[tuple[str, str]] = set()
+
+    def of(self, name: str) -> Mapping[str, str]:
+        """What is set of the recipe `name`."""
+        return self._wanted.get(name, {})
+
+    def called(self, package: Package) -> None:
+        """Notes that the package's recipe is called: what is set of it counts, but for what the package sets itself."""
+        stands = dict(package.options)
+        self._heeded.update((package.name, option) for option in self.of(package.name) if option not in stands)
+
+    def check(self, called: Collection[str]) -> None:
+        """Raises RecipeError (`unused-setting`, `overruled-setting`) for what is set and came to nothing, given all
+        recipes called."""
+        for name, options in self._wanted.items():
+            for option, value in options.items():
+                if (name, option) not in self._heeded:
+                    raise _unused(name, option, value, called)
+
+
+def _unused(name: str, option: str, value: str, called: Collection[str]) -> RecipeError:
+    if name in called:
+        reason, cause = "overruled-setting", f"what is made of {name} here sets {option} by itself"
+        hint = f"Set it of what asks for {name}, or realise {name} by itself."
+    else:
+        near = difflib.get_close_matches(name, list(called), n=4, cutoff=0.6)
+        reason, cause = "unused-setting", f"{name} is no part of what is asked for"
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`forge show TARGET` shows what a target is made of."
+    return RecipeError(f"set {name}:{option}={value}: {cause}", detail=hint, reason=reason)
+
+
+def validate_option(recipe: Recipe, name: str, value: OptionValue, file: Path) -> Any:
+    """`value` as the option's annotation wants it; raises RecipeError (`no-such-option`, `bad-option`)."""
+    if name not in recipe.options:
+        known = ", ".join(sorted(recipe.options)) or "none"
+        raise RecipeError(
+            f"set option {name} of {recipe.name}: it does not exist",
+            detail=f"Options: {known}.",
+            reason="no-such-option",
+        )
+    default = recipe.options[name]
+    annotation = recipe.function.__annotations__.get(name, type(default))
+    if isinstance(annotation, type) and type(value) is annotation:
+        return value
+    # pydantic takes longer to import than a small graph takes to evaluate.
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        raise RecipeError(
+            f"set option {name} of {recipe.name} to {value!r}: {error.errors()[0]['msg']}",
+            detail=f"The default is {default!r}.",
+            reason="bad-option",
+            file=file,
+        ) from error
+
 
 _PLACEHOLDER = "0" * 64
 
@@ -48,7 +133,7 @@ class Declared:
 
     sources: dict[str, Fixed] = field(default_factory=dict)
     userlands: dict[str, Debian] = field(default_factory=dict)
-    npm: dict[str, npm.Declaration] = field(default_factory=dict)
+    npm: dict[str, source_trees.Declaration] = field(default_factory=dict)
     packages: dict[str, list[str]] = field(default_factory=dict)
     local_paths: dict[str, Path] = field(default_factory=dict)
 
@@ -202,7 +287,7 @@ class Evaluator:
                 for package, pin in sorted(self._closure(wanted).items()):
                     inputs[f"{name}-{package}"] = Input(source_of(pin), "out", f"/forge/{name}-{package}")
             elif isinstance(wanted, NpmClosure):
-                tarballs, layout = npm.inputs_of(self._npm_packages(wanted, frame.folder, spec), name)
+                tarballs, layout = source_trees.inputs_of(self._npm_packages(wanted, frame.folder, spec), name)
                 inputs.update(tarballs)
                 args = (*args, layout)
             else:
@@ -272,7 +357,7 @@ class Evaluator:
         raise _missing(f"userland {wanted.name}", f"{wanted.suite}: {' '.join(wanted.packages)}", stale=bool(found))
 
     def _npm_packages(self, wanted: NpmClosure, folder: Path, spec: Spec) -> tuple[NpmPackage, ...]:
-        if spec.builder != npm.BUILDER:
+        if spec.builder != source_trees.BUILDER:
             raise RecipeError(
                 f"instantiate {spec.name}: the npm closure {wanted.name} is no input of a build",
                 detail="Make a folder of it first: node_modules(NAME, closure) in a recipe of its own.",
@@ -283,11 +368,12 @@ class Evaluator:
         origin = self._source(wanted.lock, folder)
         if isinstance(origin, Derivation) or (isinstance(wanted.lock, Fixed) and wanted.lock.sha256):
             raise RecipeError(
-                f"instantiate {spec.name}: {npm.name_of(wanted.lock)} has a package-lock.json, and is pinned unread",
+                f"instantiate {spec.name}: {source_trees.name_of(wanted.lock)} is pinned unread, and its "
+                "package-lock.json is needed",
                 detail="Declare it without sha256: `forge lock` has to read it.",
                 reason="npm-lock-unread",
             )
-        declaration = npm.Declaration(wanted, origin)
+        declaration = source_trees.Declaration(wanted, origin)
         if self.declared.npm.setdefault(wanted.name, declaration) != declaration:
             raise RecipeError(f"declare npm closure {wanted.name}: twice, and differently", reason="source-ambiguous")
         found = self._lock.npm.get(wanted.name)
@@ -300,7 +386,9 @@ class Evaluator:
                     raise
         if self._locking:
             return ()
-        raise _missing(f"npm closure {wanted.name}", wanted.path or npm.name_of(wanted.lock), stale=found is not None)
+        raise _missing(
+            f"npm closure {wanted.name}", wanted.path or source_trees.name_of(wanted.lock), stale=found is not None
+        )
 
 
 def _contents(spec: Spec, inputs: Mapping[str, Input]) -> Mapping[str, tuple[str, ...]] | None:

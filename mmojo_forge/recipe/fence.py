@@ -47,29 +47,31 @@ _PURE_BUILTINS = (
     "object oct ord pow property range repr reversed round slice sorted staticmethod str sum super tuple zip hex "
     "Ellipsis NotImplemented"
 ).split()
-_REFUSED = {
-    "open": "files",
-    "input": "the terminal",
-    "print": "the terminal",
-    "eval": "code made of text",
-    "exec": "code made of text",
-    "compile": "code made of text",
-    "breakpoint": "the debugger",
-    "globals": "the interpreter",
-    "locals": "the interpreter",
-    "vars": "the interpreter",
-    "dir": "the interpreter",
-    "getattr": "the interpreter",
-    "setattr": "the interpreter",
-    "delattr": "the interpreter",
-    "hasattr": "the interpreter",
-    "type": "the interpreter",
-    "memoryview": "the interpreter",
-    "id": "memory addresses",
-    "hash": "the hash seed",
-    "set": "the hash seed (the order of a set depends on it: use a tuple or a dict)",
-    "frozenset": "the hash seed (the order of a set depends on it: use a tuple or a dict)",
-}
+_REFUSED = MappingProxyType(
+    {
+        "open": "files",
+        "input": "the terminal",
+        "print": "the terminal",
+        "eval": "code made of text",
+        "exec": "code made of text",
+        "compile": "code made of text",
+        "breakpoint": "the debugger",
+        "globals": "the interpreter",
+        "locals": "the interpreter",
+        "vars": "the interpreter",
+        "dir": "the interpreter",
+        "getattr": "the interpreter",
+        "setattr": "the interpreter",
+        "delattr": "the interpreter",
+        "hasattr": "the interpreter",
+        "type": "the interpreter",
+        "memoryview": "the interpreter",
+        "id": "memory addresses",
+        "hash": "the hash seed",
+        "set": "the hash seed (the order of a set depends on it: use a tuple or a dict)",
+        "frozenset": "the hash seed (the order of a set depends on it: use a tuple or a dict)",
+    }
+)
 _REFUSED_ATTRIBUTES = frozenset(
     "format format_map gi_frame gi_code gi_yieldfrom cr_frame cr_code cr_origin ag_frame ag_code tb_frame tb_next "
     "f_back f_builtins f_code f_globals f_locals f_trace mro".split()

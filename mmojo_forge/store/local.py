@@ -3,10 +3,13 @@
 This is a façade: it owns the directory, the database connection and the process's scratch space, says what failed in
 the words of the caller, and leaves each job to the module that has its name. It has more methods than a class should
 because it is the whole Store protocol in one object.
+
+Making everything written so far durable, in one system call for any number of files.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import re
@@ -19,23 +22,39 @@ from typing import BinaryIO, Self, cast
 
 import zstandard
 
+from mmojo_forge.model.derivation import Limits
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, TreeId, blake3_hex, is_hex_digest
-from mmojo_forge.model.limits import Limits
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.model.tree import Entry, Kind, Tree, check_name
-from mmojo_forge.store import durability, known, layout, locks, objects, recovery, roots, scratch
-from mmojo_forge.store.bundle_reader import Imported, read_bundle
-from mmojo_forge.store.database import Database, new_epoch
+from mmojo_forge.store import layout, noop_lookup, objects, scratch
+from mmojo_forge.store.add.add import Intake, open_source
+from mmojo_forge.store.bundle.reader import Imported, read_bundle
+from mmojo_forge.store.db import locks
+from mmojo_forge.store.db.database import Database, new_epoch
+from mmojo_forge.store.db.leases import Leases
+from mmojo_forge.store.db.traces import Traces
 from mmojo_forge.store.failure import reported
-from mmojo_forge.store.intake import Intake, open_source
-from mmojo_forge.store.known import boot_id
-from mmojo_forge.store.leases import Leases
-from mmojo_forge.store.maintenance import Maintenance
+from mmojo_forge.store.maintain import recovery, roots
+from mmojo_forge.store.maintain.maintenance import Maintenance
+from mmojo_forge.store.maintain.repair import Mended
+from mmojo_forge.store.maintain.verify import OnProgress, Report
+from mmojo_forge.store.noop_lookup import boot_id
+from mmojo_forge.store.objects import open_verified, read_part
 from mmojo_forge.store.protocol import Fetch, Observation, OnWait, OpenBlob, Recorded, Root, StoreError
-from mmojo_forge.store.reading import open_verified, read_part
-from mmojo_forge.store.repair import Mended
-from mmojo_forge.store.traces import Traces
-from mmojo_forge.store.verify import OnProgress, Report
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def sync_file_system(path: str) -> None:
+    """Return when the file system that `path` lies on has all its data on the disk; raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _LIBC.syncfs(fd) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), path)
+    finally:
+        os.close(fd)
+
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
@@ -109,7 +128,7 @@ class LocalStore:
         with reported("sync store", self._root):
             with self._database.transaction() as connection:
                 epoch = new_epoch(connection)
-            durability.sync_file_system(self._root)
+            sync_file_system(self._root)
             with self._database.transaction() as connection:
                 connection.execute("UPDATE epochs SET durable = 1 WHERE id < ? AND boot = ?", (epoch, boot_id()))
             self._added = False
@@ -261,7 +280,7 @@ class LocalStore:
         """Point the symlink `link` at the object, checked out, and keep it alive as long as it does."""
         target = self.checkout(tree, name)
         with reported(f"link {link}", str(link.parent)):
-            if not known.has_root(self._root, str(link), str(target)):
+            if not noop_lookup.has_root(self._root, str(link), str(target)):
                 roots.add(self._root, str(link), str(target), self._scratch)
         return target
 

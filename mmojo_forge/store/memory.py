@@ -19,15 +19,16 @@ from typing import BinaryIO, cast
 
 import zstandard
 
+from mmojo_forge.model.derivation import Limits
 from mmojo_forge.model.digest import BlobDigest, TreeId, blake3_hex, is_hex_digest
-from mmojo_forge.model.limits import Limits
 from mmojo_forge.model.tree import Entry, Kind, Tree, check_name
-from mmojo_forge.store import layout, objects, scan
-from mmojo_forge.store.database import Database
-from mmojo_forge.store.intake import check_content, open_source
+from mmojo_forge.store import layout, objects
+from mmojo_forge.store.add import scan
+from mmojo_forge.store.add.add import check_content, open_source
+from mmojo_forge.store.db.database import Database
+from mmojo_forge.store.db.traces import Traces
 from mmojo_forge.store.protocol import Fetch, OnWait, OpenBlob, Root, StoreError
 from mmojo_forge.store.scratch import remove_tree
-from mmojo_forge.store.traces import Traces
 
 
 class MemoryStore:

@@ -1,4 +1,7 @@
-"""What stores can do, split by ability. A substituter is a store behind a store and only reads."""
+"""What stores can do, split by ability. A substituter is a store behind a store and only reads.
+
+What takes a fetched tree in: a small protocol, which a store's batch or a folder fulfils.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,27 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from mmojo_forge.errors import ExitCode, ForgeError
+from mmojo_forge.model.derivation import Limits
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, TreeId
-from mmojo_forge.model.limits import Limits
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.model.tree import Entry, Tree
-from mmojo_forge.store.remote.sink import Sink
+
+
+class Sink(Protocol):
+    """Takes verified content, each once, however often the tree has it; called from several threads.
+
+    The entry that comes with content is the first that has it; others may be of another kind. Whether the tree as a
+    whole became valid is for the caller to see to, when the fetch returned.
+    """
+
+    def lacking(self, files: Sequence[Entry]) -> set[BlobDigest]:
+        """The digests whose content is needed."""
+
+    def take_small(self, files: Sequence[tuple[Entry, bytes]]) -> None:
+        """Take some files, whole and verified."""
+
+    def take_file(self, file: Entry, path: Path) -> None:
+        """Take one large file, verified, which lies at `path` and may be moved away."""
 
 
 class StoreError(ForgeError):

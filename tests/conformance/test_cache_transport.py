@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.store.remote.bazel import BazelTransport
-from mmojo_forge.store.remote.bucket import BucketTransport
-from mmojo_forge.store.remote.failure import CacheError, Fault
-from mmojo_forge.store.remote.folder import FolderTransport
-from mmojo_forge.store.remote.memory import MemoryTransport
-from mmojo_forge.store.remote.transport import Span, Transport, read_exactly, read_whole
-from mmojo_forge.store.remote.web import WebSettings, WebTransport
+from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.transport.bazel import BazelTransport
+from mmojo_forge.cache.transport.bucket import BucketTransport
+from mmojo_forge.cache.transport.fakes import MemoryTransport
+from mmojo_forge.cache.transport.folder import FolderTransport
+from mmojo_forge.cache.transport.protocol import Span, Transport, read_exactly, read_whole
+from mmojo_forge.cache.transport.web import WebSettings, WebTransport
 from tests.cache_servers import HAS_NGINX, bazel_server, nginx, s3_server
 from tests.caches import reason, serving
 

@@ -17,12 +17,12 @@ from typing import Protocol
 import pytest
 import zstandard
 
-from mmojo_forge.executor import environment
+from mmojo_forge.executor import sandbox
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
 from mmojo_forge.executor.fake import FakeExecutor, Script
+from mmojo_forge.executor.host_environment import SurroundedExecutor, Surroundings
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Executor, Mount, Outcome
-from mmojo_forge.executor.surroundings import SurroundedExecutor, Surroundings
-from mmojo_forge.model.limits import Limits
+from mmojo_forge.model.derivation import Limits
 
 
 class MakeExecutor(Protocol):
@@ -81,7 +81,7 @@ class Place:
         return BuildRequest(
             name=f"build{self.count}",
             argv=("/usr/bin/sh", "-c", script),
-            env=environment.sandbox_environment(),
+            env=sandbox.sandbox_environment(),
             mounts=(Mount(self.userland, "/usr"),),
             work=work,
             out=out,

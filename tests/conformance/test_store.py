@@ -15,9 +15,8 @@ import pytest
 import zstandard
 
 from mmojo_forge.errors import ForgeError
-from mmojo_forge.model.derivation import action_key
+from mmojo_forge.model.derivation import Limits, action_key
 from mmojo_forge.model.digest import BlobDigest, DerivationId, TreeId, blake3_hex
-from mmojo_forge.model.limits import Limits
 from mmojo_forge.model.trace import Output, Trace
 from mmojo_forge.model.tree import Entry, Kind, Tree
 from mmojo_forge.store.local import LocalStore

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.store.remote.settings import WebSettings
-from mmojo_forge.store.remote.web import WebTransport
+from mmojo_forge.cache.transport.settings import WebSettings
+from mmojo_forge.cache.transport.web import WebTransport
 from tests.cache_serving import TOKEN, server_process, token_file
 
 BUILDSTREAM = os.environ.get("FORGE_TEST_BUILDSTREAM", "")

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from mmojo_forge.cache.format.info import CacheInfo
+from mmojo_forge.cache.gc.collect import collect, plan_collection
+from mmojo_forge.cache.gc.inventory import Kind
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.transport.bazel import BazelTransport
+from mmojo_forge.cache.transport.folder import FolderTransport
+from mmojo_forge.cache.transport.protocol import Transport
+from mmojo_forge.cache.transport.web import WebTransport
+from mmojo_forge.cache.write.writer import CacheWriter, Pushed
 from mmojo_forge.model.digest import DerivationId
-from mmojo_forge.store.remote.bazel import BazelTransport
-from mmojo_forge.store.remote.collect import collect, plan_collection
-from mmojo_forge.store.remote.folder import FolderTransport
-from mmojo_forge.store.remote.info import CacheInfo
-from mmojo_forge.store.remote.inventory import Kind
-from mmojo_forge.store.remote.reader import CacheReader
-from mmojo_forge.store.remote.transport import Transport
-from mmojo_forge.store.remote.web import WebTransport
-from mmojo_forge.store.remote.writer import CacheWriter, Pushed
 from tests.cache_servers import HAS_NGINX, nginx
 from tests.caches import ALICE, CheckingSink, Files, reason, trace_of
 from tests.unit.test_cache_push import bulk, fetched

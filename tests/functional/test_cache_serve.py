@@ -24,14 +24,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from mmojo_forge.cache.format import layout
+from mmojo_forge.cache.format.info import CacheInfo
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.server.server import TlsFiles
+from mmojo_forge.cache.transport.settings import WebSettings
+from mmojo_forge.cache.transport.web import WebTransport
+from mmojo_forge.cache.write.writer import CacheWriter
 from mmojo_forge.model.digest import blake3_hex
-from mmojo_forge.store.remote import layout
-from mmojo_forge.store.remote.info import CacheInfo
-from mmojo_forge.store.remote.reader import CacheReader
-from mmojo_forge.store.remote.serving.tls import TlsFiles
-from mmojo_forge.store.remote.settings import WebSettings
-from mmojo_forge.store.remote.web import WebTransport
-from mmojo_forge.store.remote.writer import CacheWriter
 from tests.cache_serving import (
     READ_TOKEN,
     REPOSITORY,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.model.aspect import INHERENT, Aspect
+from mmojo_forge.model.derivation import INHERENT, Aspect
 from tests.functional.conftest import Forge
 
 Report = dict[str, Any]

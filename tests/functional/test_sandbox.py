@@ -30,11 +30,11 @@ from typing import TypeVar, cast
 import pytest
 import zstandard
 
-from mmojo_forge.executor import availability, bubblewrap, environment, personality
+from mmojo_forge.executor import availability, bubblewrap, personality, sandbox
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
 from mmojo_forge.executor.request import BuildRequest, BuildResult, ExecutorError, Mount, Outcome
 from mmojo_forge.executor.seccomp import MACHINES
-from mmojo_forge.model.limits import Limits
+from mmojo_forge.model.derivation import Limits
 
 T = TypeVar("T")
 NOBODY = 65534
@@ -90,7 +90,7 @@ class Lab:
         return BuildRequest(
             name=f"build{self.count}",
             argv=("/usr/bin/sh", "-c", script),
-            env=environment.sandbox_environment() if env is None else env,
+            env=sandbox.sandbox_environment() if env is None else env,
             mounts=(Mount(self.path / "userland", "/usr"), *mounts),
             work=place / "work",
             out=place / "out",

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine.variation import Scene
-from mmojo_forge.executor import environment
+from mmojo_forge.engine.check.variations import Scene
+from mmojo_forge.executor import sandbox
+from mmojo_forge.executor.host_environment import SurroundedExecutor
 from mmojo_forge.executor.request import BuildRequest, Mount
-from mmojo_forge.executor.surroundings import SurroundedExecutor
-from mmojo_forge.model.aspect import Aspect
-from mmojo_forge.model.limits import Limits
+from mmojo_forge.model.derivation import Aspect, Limits
 from tests.conftest import realize
 
 pytestmark = pytest.mark.toolchain
@@ -48,7 +47,7 @@ def run(tmp_path: Path, objects: list[Path], busybox: Path) -> Run:
         request = BuildRequest(
             name="clock",
             argv=("/usr/bin/bash", "-euc", f"cd /forge/out\n{script}"),
-            env=environment.sandbox_environment(),
+            env=sandbox.sandbox_environment(),
             mounts=(Mount(userland, "/usr"), Mount(busybox, "/forge/busybox")),
             work=tmp_path / "work",
             out=tmp_path / "out",

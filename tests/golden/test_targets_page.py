@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from mmojo_forge.cli import target_tables
+from mmojo_forge.cli.target import listing
 from mmojo_forge.engine import host_facts
-from mmojo_forge.engine.targets import survey
+from mmojo_forge.engine.query.targets import survey
 from mmojo_forge.engine.workspace import Workspace
-from mmojo_forge.recipe.host import HostFactError
+from mmojo_forge.recipe.api import HostFactError
 from tests.conftest import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "targets.md"
@@ -23,7 +23,7 @@ def test_the_page_of_targets_is_that_on_file(monkeypatch: pytest.MonkeyPatch) ->
     # Neither this machine's facts nor its store are asked.
     monkeypatch.setattr(host_facts.HostFacts, "__getitem__", refuse)
     workspace = Workspace.find(REPOSITORY, REPOSITORY / "no such store")
-    text = target_tables.page(survey(workspace, workspace.read_lock()))
+    text = listing.page(survey(workspace, workspace.read_lock()))
     if os.environ.get("FORGE_TEST_ACCEPT"):
         PAGE.write_text(text)
         pytest.skip(f"rewrote {PAGE.name}")

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.engine import bench, bench_model, bench_plot, bench_targets
-from mmojo_forge.engine.bench import BenchReporter, Machine, Report, Turn, Workload
-from mmojo_forge.engine.bench_run import Contestant, Figures
+from mmojo_forge.engine.bench import measure, plot, targets
+from mmojo_forge.engine.bench import model as bench_model
+from mmojo_forge.engine.bench.llama_bench import Contestant, Figures
+from mmojo_forge.engine.bench.measure import BenchReporter, Machine, Report, Turn, Workload
 from mmojo_forge.errors import ForgeError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -81,7 +82,7 @@ class Bench:
 
     def measure(self, *contestants: Contestant, **workload: Any) -> Report:
         work = Workload(self.model, **{"threads": (1,), "rounds": 1, **workload})
-        return bench.measure(contestants, work, MACHINE, os.environ, BenchReporter())
+        return measure.measure(contestants, work, MACHINE, os.environ, BenchReporter())
 
     @property
     def started(self) -> list[tuple[str, int]]:
@@ -143,7 +144,7 @@ def test_the_reporter_is_told_of_each_turn_before_and_after(fakes: Bench) -> Non
             told.append((turn.contestant.name, figures))
 
     work = Workload(fakes.model, threads=(3,), rounds=2)
-    bench.measure([fakes.program("A")], work, MACHINE, os.environ, Watcher())
+    measure.measure([fakes.program("A")], work, MACHINE, os.environ, Watcher())
     figures = (Figures("pp512", (300.0,)), Figures("tg128", (30.0,)))
     assert told == [("began", 1, 2, 1), ("A", figures), ("began", 2, 2, 2), ("A", figures)]
 
@@ -158,7 +159,7 @@ def test_programs_are_told_model_sizes_threads_and_repetitions(fakes: Bench) -> 
     ("cores", "threads"), [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (4, (1, 2, 3, 4)), (64, (1, 32, 48, 64))]
 )
 def test_threads_are_one_half_three_quarters_and_all_of_the_cores(cores: int, threads: tuple[int, ...]) -> None:
-    assert bench.default_threads(cores) == threads
+    assert measure.default_threads(cores) == threads
 
 
 # Figures.
@@ -167,13 +168,13 @@ def test_threads_are_one_half_three_quarters_and_all_of_the_cores(cores: int, th
 def test_the_speed_is_the_median_of_the_rounds_with_the_lowest_and_the_highest(fakes: Bench) -> None:
     report = fakes.measure(fakes.program("A", drift=[1.0, 3.0, 2.0]), rounds=3)
     prompt, generate = report.rows()
-    assert (prompt.test, prompt.speed) == ("pp512", bench.Spread(200.0, 100.0, 300.0))
-    assert (generate.test, generate.speed) == ("tg128", bench.Spread(20.0, 10.0, 30.0))
+    assert (prompt.test, prompt.speed) == ("pp512", measure.Spread(200.0, 100.0, 300.0))
+    assert (generate.test, generate.speed) == ("tg128", measure.Spread(20.0, 10.0, 30.0))
 
 
 def test_repetitions_count_as_one_value_of_their_round(fakes: Bench) -> None:
     report = fakes.measure(fakes.program("A", repetitions=[1.0, 9.0, 2.0]), repetitions=3, generate=0)
-    assert report.rows()[0].speed == bench.Spread(200.0, 200.0, 200.0)
+    assert report.rows()[0].speed == measure.Spread(200.0, 200.0, 200.0)
     assert [(one.round, one.repetition, one.speed) for one in report.samples] == [
         (1, 1, 100.0),
         (1, 2, 900.0),
@@ -185,9 +186,9 @@ def test_a_machine_that_slows_down_for_a_while_changes_no_ratio(fakes: Bench) ->
     drift = [1.0, 0.25, 4.0]
     report = fakes.measure(fakes.program("A", drift=drift), fakes.program("B", prompt=150.0, drift=drift), rounds=3)
     ratios = {(row.target, row.test): row.ratio for row in report.rows()}
-    assert ratios["A", "pp512"] == bench.Spread(1.0, 1.0, 1.0)
-    assert ratios["B", "pp512"] == bench.Spread(1.5, 1.5, 1.5)
-    assert ratios["B", "tg128"] == bench.Spread(1.0, 1.0, 1.0)
+    assert ratios["A", "pp512"] == measure.Spread(1.0, 1.0, 1.0)
+    assert ratios["B", "pp512"] == measure.Spread(1.5, 1.5, 1.5)
+    assert ratios["B", "tg128"] == measure.Spread(1.0, 1.0, 1.0)
 
 
 def test_rows_to_compare_stand_together(fakes: Bench) -> None:
@@ -381,30 +382,30 @@ def test_a_model_that_is_not_there_is_refused(fakes: Bench) -> None:
 
 
 def test_a_server_is_measured_by_the_llama_bench_built_like_it(tmp_path: Path) -> None:
-    wanted = bench_targets.parse(["mmojo-server.native", "llama-bench.ape", "mmojo-server.native"], tmp_path)
+    wanted = targets.parse(["mmojo-server.native", "llama-bench.ape", "mmojo-server.native"], tmp_path)
     assert [one.name for one in wanted] == ["mmojo-server.native", "llama-bench.ape", "mmojo-server.native#2"]
-    assert bench_targets.targets(wanted) == ("llama-bench.native", "llama-bench.ape")
+    assert targets.targets(wanted) == ("llama-bench.native", "llama-bench.ape")
 
 
 def test_the_program_is_in_bin_or_is_the_result_itself(fakes: Bench) -> None:
     program = fakes.program("here")
     (fakes.folder / "tree" / "bin").mkdir(parents=True)
     (fakes.folder / "tree" / "bin" / "llama-bench").write_text("")
-    wanted = bench_targets.parse(["llama-bench.tree", "llama-bench.ape", "./here"], fakes.folder)
+    wanted = targets.parse(["llama-bench.tree", "llama-bench.ape", "./here"], fakes.folder)
     realised = {"llama-bench.tree": fakes.folder / "tree", "llama-bench.ape": program.program}
-    found = bench_targets.contestants(wanted, realised)
+    found = targets.contestants(wanted, realised)
     assert [(one.name, one.program.relative_to(fakes.folder.resolve())) for one in found] == [
         ("llama-bench.tree", Path("tree/bin/llama-bench")),
         ("llama-bench.ape", Path("here")),
         ("./here", Path("here")),
     ]
     (fakes.folder / "tree" / "bin" / "llama-bench").unlink()
-    assert refused(lambda: bench_targets.contestants(wanted, realised)).reason == "no-program"
+    assert refused(lambda: targets.contestants(wanted, realised)).reason == "no-program"
 
 
 def test_targets_that_run_no_models_are_refused(tmp_path: Path) -> None:
-    assert refused(lambda: bench_targets.parse(["hello"], tmp_path)).reason == "not-benchable"
-    assert refused(lambda: bench_targets.parse(["./nothing"], tmp_path)).reason == "no-program"
+    assert refused(lambda: targets.parse(["hello"], tmp_path)).reason == "not-benchable"
+    assert refused(lambda: targets.parse(["./nothing"], tmp_path)).reason == "no-program"
 
 
 # The picture.
@@ -414,18 +415,18 @@ def test_a_plot_names_what_it_shows_and_is_the_same_for_the_same_report(fakes: B
     report = fakes.measure(fakes.program("A"), fakes.program("B"), threads=(1, 2), rounds=2)
     drawn = []
     for name in ("one.svg", "two.svg"):
-        bench_plot.draw(report, fakes.folder / name)
+        plot.draw(report, fakes.folder / name)
         drawn.append((fakes.folder / name).read_text())
     assert drawn[0] == drawn[1]
     for words in ("prompt of 512 tokens", "generation of 128 tokens", "threads", "tokens per second", "a processor"):
         assert words in drawn[0]
-    bench_plot.draw(report, fakes.folder / "one.png")
+    plot.draw(report, fakes.folder / "one.png")
     assert (fakes.folder / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", ["plot.doc", "plot", "nowhere/plot.svg"])
 def test_a_plot_that_cannot_be_written_is_refused_beforehand(tmp_path: Path, name: str) -> None:
-    assert refused(lambda: bench_plot.check_path(tmp_path / name)).reason == "bad-plot"
+    assert refused(lambda: plot.check_path(tmp_path / name)).reason == "bad-plot"
 
 
 # The command.

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.engine import cyclonedx, spdx
-from mmojo_forge.engine.bill import Bill, Item, make_bill
-from mmojo_forge.engine.contents import ContentsError
-from mmojo_forge.engine.sbom import PackedFile, SbomError, bill_of_package, bill_of_program, check_complete
-from mmojo_forge.model.component import ALL, Component
-from mmojo_forge.model.derivation import Derivation, Input, LocalSource, Node, Source
+from mmojo_forge.engine.sbom import cyclonedx, spdx
+from mmojo_forge.engine.sbom.bom import Bill, Item, make_bill
+from mmojo_forge.engine.sbom.contents import ContentsError
+from mmojo_forge.engine.sbom.documents import PackedFile, SbomError, bill_of_package, bill_of_program, check_complete
+from mmojo_forge.model.derivation import ALL, Component, Derivation, Input, LocalSource, Node, Source
 from mmojo_forge.model.digest import BlobDigest, Sha256, TreeId, blake3_hex
 from mmojo_forge.model.lockfile import Lock, Pin, Userland
 

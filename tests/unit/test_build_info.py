@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine.build_info import NAME, read_build_info, summarise
+from mmojo_forge.engine.package.build_info import NAME, read_build_info, summarise
 
 INFO = {
     "llama.cpp": {"version": "1.0", "build": 7, "commit": "abc"},

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.format import layout
+from mmojo_forge.cache.format.info import CacheInfo
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.transport.bazel import BazelTransport
+from mmojo_forge.cache.transport.protocol import Span, read_whole
+from mmojo_forge.cache.transport.settings import WebSettings
+from mmojo_forge.cache.write.writer import CacheWriter, Care
 from mmojo_forge.model.digest import DerivationId
-from mmojo_forge.store.remote import layout
-from mmojo_forge.store.remote.bazel import BazelTransport
-from mmojo_forge.store.remote.failure import CacheError, Fault
-from mmojo_forge.store.remote.info import CacheInfo
-from mmojo_forge.store.remote.reader import CacheReader
-from mmojo_forge.store.remote.settings import WebSettings
-from mmojo_forge.store.remote.transport import Span, read_whole
-from mmojo_forge.store.remote.writer import CacheWriter, Care
 from tests.cache_servers import BazelServer, bazel_server
 from tests.caches import ALICE, Files, Handler, drip, reason, serving, trace_of
 from tests.unit.test_cache_push import fetched

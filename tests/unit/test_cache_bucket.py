@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.format.info import CacheInfo
+from mmojo_forge.cache.gc.collect import collect, plan_collection
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.transport import bucket
+from mmojo_forge.cache.transport.bucket import BucketTransport
+from mmojo_forge.cache.transport.protocol import Span, read_whole
+from mmojo_forge.cache.transport.settings import WebSettings
+from mmojo_forge.cache.write.writer import CacheWriter
 from mmojo_forge.model.digest import DerivationId
-from mmojo_forge.store.remote import bucket
-from mmojo_forge.store.remote.bucket import BucketTransport
-from mmojo_forge.store.remote.collect import collect, plan_collection
-from mmojo_forge.store.remote.failure import CacheError, Fault
-from mmojo_forge.store.remote.info import CacheInfo
-from mmojo_forge.store.remote.reader import CacheReader
-from mmojo_forge.store.remote.settings import WebSettings
-from mmojo_forge.store.remote.transport import Span, read_whole
-from mmojo_forge.store.remote.writer import CacheWriter
 from tests.cache_servers import s3_server
 from tests.caches import ALICE, Files, FileServer, Handler, drip, reason, serving, trace_of
 from tests.unit.test_cache_push import bulk, fetched

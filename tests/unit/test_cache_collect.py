@@ -19,25 +19,24 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmojo_forge.cli.cmd_cache_gc import command
+from mmojo_forge.cache.failure import CacheError
+from mmojo_forge.cache.format import layout
+from mmojo_forge.cache.format.chunks import Codec
+from mmojo_forge.cache.format.info import CacheInfo
+from mmojo_forge.cache.gc.collect import Collected, Collection, collect, plan_collection
+from mmojo_forge.cache.gc.gc_marker import MARK, UNNAMED, Mark, push_beside, read_mark, write_mark
+from mmojo_forge.cache.gc.inventory import Inventory, Kind
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.transport.fakes import FaultyTransport, MemoryTransport
+from mmojo_forge.cache.transport.folder import FolderTransport
+from mmojo_forge.cache.transport.protocol import Listed, Transport
+from mmojo_forge.cache.transport.web import WebSettings, WebTransport
+from mmojo_forge.cache.write.writer import CacheWriter, Care, Pushed
+from mmojo_forge.cli.cache.gc import gc
 from mmojo_forge.cli.context import Context
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.signature import PrivateKey
 from mmojo_forge.model.trace import Trace
-from mmojo_forge.store.remote import layout
-from mmojo_forge.store.remote.codec import Codec
-from mmojo_forge.store.remote.collect import Collected, Collection, collect, plan_collection
-from mmojo_forge.store.remote.failure import CacheError
-from mmojo_forge.store.remote.faulty import FaultyTransport
-from mmojo_forge.store.remote.folder import FolderTransport
-from mmojo_forge.store.remote.info import CacheInfo
-from mmojo_forge.store.remote.inventory import Inventory, Kind
-from mmojo_forge.store.remote.ledger import MARK, UNNAMED, Mark, push_beside, read_mark, write_mark
-from mmojo_forge.store.remote.memory import MemoryTransport
-from mmojo_forge.store.remote.reader import CacheReader
-from mmojo_forge.store.remote.transport import Listed, Transport
-from mmojo_forge.store.remote.web import WebSettings, WebTransport
-from mmojo_forge.store.remote.writer import CacheWriter, Care, Pushed
 from tests.cache_serving import TOKEN, served
 from tests.caches import ALICE, BOB, Files, reason, trace_of
 from tests.unit.test_cache_push import fetched
@@ -670,7 +669,7 @@ def layout_has(cache: MemoryTransport, root: str) -> bool:
 
 class TestCommand:
     def run(self, tmp_path: Path, *arguments: str) -> str:
-        result = CliRunner().invoke(command, list(arguments), obj=Context({}, tmp_path), catch_exceptions=False)
+        result = CliRunner().invoke(gc, list(arguments), obj=Context({}, tmp_path), catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.stdout
 

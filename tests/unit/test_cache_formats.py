@@ -12,17 +12,25 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmojo_forge.cache.format import layout, treemap
+from mmojo_forge.cache.format.chunks import (
+    CHUNK_LEAST,
+    CHUNK_MOST,
+    SMALL,
+    Codec,
+    chunks,
+    groups,
+    layout_of,
+    longest_frame,
+)
+from mmojo_forge.cache.format.index import Checker
+from mmojo_forge.cache.format.info import CacheInfo, read_info
+from mmojo_forge.cache.format.treemap import Chunk, Group, Large, TreeMap
+from mmojo_forge.cache.transport.fakes import MemoryTransport
+from mmojo_forge.engine.cache.substituter import Breaker
 from mmojo_forge.model import trace_entry
 from mmojo_forge.model.digest import ActionKey, BlobDigest, blake3_hex
 from mmojo_forge.model.tree import Entry, Kind, Tree, TreeError
-from mmojo_forge.store.remote import layout, treemap
-from mmojo_forge.store.remote.breaker import Breaker
-from mmojo_forge.store.remote.chunking import CHUNK_LEAST, CHUNK_MOST, SMALL, chunks, groups, layout_of
-from mmojo_forge.store.remote.codec import Codec, longest_frame
-from mmojo_forge.store.remote.entry import Checker
-from mmojo_forge.store.remote.info import CacheInfo, read_info
-from mmojo_forge.store.remote.memory import MemoryTransport
-from mmojo_forge.store.remote.treemap import Chunk, Group, Large, TreeMap
 from tests.caches import ALICE, BOB, MALLORY, Files, reason, signed, trace_of
 
 CODEC = Codec()

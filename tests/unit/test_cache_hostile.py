@@ -13,21 +13,20 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.format import index, layout
+from mmojo_forge.cache.format.chunks import Codec
+from mmojo_forge.cache.format.info import CacheInfo
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.read.transfer import Options
+from mmojo_forge.cache.transport.fakes import Alter, Altered, Endless, FaultyTransport, MemoryTransport
+from mmojo_forge.cache.transport.folder import FolderTransport
+from mmojo_forge.cache.transport.protocol import Body, Transport, read_whole
+from mmojo_forge.cache.transport.web import WebSettings, WebTransport
+from mmojo_forge.cache.write.writer import CacheWriter
 from mmojo_forge.model import canonical, trace_entry
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.tree import Kind
-from mmojo_forge.store.remote import index, layout
-from mmojo_forge.store.remote.codec import Codec
-from mmojo_forge.store.remote.failure import CacheError, Fault
-from mmojo_forge.store.remote.faulty import Alter, Altered, Endless, FaultyTransport
-from mmojo_forge.store.remote.folder import FolderTransport
-from mmojo_forge.store.remote.info import CacheInfo
-from mmojo_forge.store.remote.memory import MemoryTransport
-from mmojo_forge.store.remote.reader import CacheReader
-from mmojo_forge.store.remote.transfer import Options
-from mmojo_forge.store.remote.transport import Body, Transport, read_whole
-from mmojo_forge.store.remote.web import WebSettings, WebTransport
-from mmojo_forge.store.remote.writer import CacheWriter
 from tests.caches import ALICE, BOB, MALLORY, CheckingSink, Files, Handler, drip, reason, serving, trace_of
 
 ROOT = DerivationId("d" * 64)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.store.remote.bazel import BazelTransport
-from mmojo_forge.store.remote.bucket import BucketTransport
-from mmojo_forge.store.remote.failure import CacheError, Fault
-from mmojo_forge.store.remote.folder import FolderTransport
-from mmojo_forge.store.remote.place import open_transport
-from mmojo_forge.store.remote.settings import WebSettings
-from mmojo_forge.store.remote.web import WebTransport
+from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.transport.bazel import BazelTransport
+from mmojo_forge.cache.transport.bucket import BucketTransport
+from mmojo_forge.cache.transport.folder import FolderTransport
+from mmojo_forge.cache.transport.open_transport import open_transport
+from mmojo_forge.cache.transport.settings import WebSettings
+from mmojo_forge.cache.transport.web import WebTransport
 from tests.caches import reason
 
 HERE = Path.cwd()
@@ -106,7 +106,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
             raise ImportError(name)
         return real(name, *arguments)
 
-    monkeypatch.delitem(sys.modules, "mmojo_forge.store.remote.bucket")
+    monkeypatch.delitem(sys.modules, "mmojo_forge.cache.transport.bucket")
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(CacheError) as failed:
         open_transport("s3://bucket/x", WebSettings(), {})
@@ -118,7 +118,7 @@ def test_a_folder_needs_no_network_library() -> None:
     """The modules that `place` imports at once, which is what a build without a cache pays for."""
 
     code = (
-        "import sys, mmojo_forge.store.remote.place;"
+        "import sys, mmojo_forge.cache.transport.open_transport;"
         "print(sorted({'requests', 'obstore', 'urllib3', 'zstandard'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

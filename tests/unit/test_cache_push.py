@@ -15,19 +15,18 @@ from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mmojo_forge.cache.failure import CacheError
+from mmojo_forge.cache.format import layout
+from mmojo_forge.cache.format.chunks import SMALL
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.read.transfer import Options
+from mmojo_forge.cache.transport.fakes import FaultyTransport, MemoryTransport
+from mmojo_forge.cache.transport.folder import FolderTransport
+from mmojo_forge.cache.transport.protocol import Body, Span, Transport, read_whole
+from mmojo_forge.cache.write.chunk_writer import Item
+from mmojo_forge.cache.write.writer import CacheWriter, Care
 from mmojo_forge.model.digest import BlobDigest, DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.tree import Entry, Tree
-from mmojo_forge.store.remote import layout
-from mmojo_forge.store.remote.chunking import SMALL
-from mmojo_forge.store.remote.cutting import Item
-from mmojo_forge.store.remote.failure import CacheError
-from mmojo_forge.store.remote.faulty import FaultyTransport
-from mmojo_forge.store.remote.folder import FolderTransport
-from mmojo_forge.store.remote.memory import MemoryTransport
-from mmojo_forge.store.remote.reader import CacheReader
-from mmojo_forge.store.remote.transfer import Options
-from mmojo_forge.store.remote.transport import Body, Span, Transport, read_whole
-from mmojo_forge.store.remote.writer import CacheWriter, Care
 from tests.caches import ALICE, BOB, CheckingSink, Files, reason, trace_of
 
 ROOT = DerivationId("d" * 64)

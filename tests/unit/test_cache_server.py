@@ -16,21 +16,21 @@ from pathlib import Path
 
 import pytest
 
+from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.format import index, layout
+from mmojo_forge.cache.format.chunks import Codec
+from mmojo_forge.cache.format.info import CacheInfo
+from mmojo_forge.cache.gc.collect import GRACE, collect, plan_collection
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.server.tokens import Access, Tokens
+from mmojo_forge.cache.transport.bazel import BazelTransport
+from mmojo_forge.cache.transport.protocol import Span, read_exactly, read_whole
+from mmojo_forge.cache.transport.settings import WebSettings
+from mmojo_forge.cache.transport.web import WebTransport
+from mmojo_forge.cache.write.writer import CacheWriter, Care
 from mmojo_forge.model import trace_entry
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.trace import Trace
-from mmojo_forge.store.remote import index, layout
-from mmojo_forge.store.remote.bazel import BazelTransport
-from mmojo_forge.store.remote.codec import Codec
-from mmojo_forge.store.remote.collect import GRACE, collect, plan_collection
-from mmojo_forge.store.remote.failure import CacheError, Fault
-from mmojo_forge.store.remote.info import CacheInfo
-from mmojo_forge.store.remote.reader import CacheReader
-from mmojo_forge.store.remote.serving.tokens import Access, Tokens
-from mmojo_forge.store.remote.settings import WebSettings
-from mmojo_forge.store.remote.transport import Span, read_exactly, read_whole
-from mmojo_forge.store.remote.web import WebTransport
-from mmojo_forge.store.remote.writer import CacheWriter, Care
 from tests.cache_serving import (
     AUTHORIZED,
     ONLY_NEW,

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from mmojo_forge.cache.format import layout
+from mmojo_forge.cache.server.folder import Incoming, ServedFolder
+from mmojo_forge.cache.server.objects import MAX_BLOB, MAX_RESULT
+from mmojo_forge.cache.server.sending import Version
 from mmojo_forge.model.digest import TreeId, blake3_hex
-from mmojo_forge.store.remote import layout
-from mmojo_forge.store.remote.serving.folder import ServedFolder
-from mmojo_forge.store.remote.serving.incoming import Incoming
-from mmojo_forge.store.remote.serving.objects import MAX_BLOB, MAX_RESULT
-from mmojo_forge.store.remote.serving.ranges import Version
 from tests.cache_serving import (
     AUTHORIZED,
     WRITABLE,

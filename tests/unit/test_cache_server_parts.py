@@ -9,16 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmojo_forge.cache.format import layout
+from mmojo_forge.cache.server.failure import Refusal, ServeError
+from mmojo_forge.cache.server.folder import AREA, Incoming, ServedFolder
+from mmojo_forge.cache.server.objects import Kind, folder_at, object_at
+from mmojo_forge.cache.server.receiving import Quota
+from mmojo_forge.cache.server.server import Address, TlsFiles, listen
+from mmojo_forge.cache.server.tokens import Access, Tokens
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
-from mmojo_forge.store.remote import layout
-from mmojo_forge.store.remote.serving.address import Address, listen
-from mmojo_forge.store.remote.serving.failure import Refusal, ServeError
-from mmojo_forge.store.remote.serving.folder import ServedFolder
-from mmojo_forge.store.remote.serving.incoming import AREA, Incoming
-from mmojo_forge.store.remote.serving.objects import Kind, folder_at, object_at
-from mmojo_forge.store.remote.serving.tls import TlsFiles
-from mmojo_forge.store.remote.serving.tokens import Access, Tokens
-from mmojo_forge.store.remote.serving.upload import Quota
 from tests.cache_serving import READ_TOKEN, TOKEN
 
 HEX = "0123456789abcdef" * 4

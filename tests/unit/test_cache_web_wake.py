@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from mmojo_forge.store.remote.failure import CacheError
-from mmojo_forge.store.remote.settings import WebSettings
-from mmojo_forge.store.remote.transport import read_whole
-from mmojo_forge.store.remote.web import WebTransport
+from mmojo_forge.cache.failure import CacheError
+from mmojo_forge.cache.transport.protocol import read_whole
+from mmojo_forge.cache.transport.settings import WebSettings
+from mmojo_forge.cache.transport.web import WebTransport
 
 HEADERS = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
 

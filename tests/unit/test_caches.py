@@ -13,30 +13,28 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine.cache_status import cache_status
-from mmojo_forge.engine.caches import Caches, NamedCache
+from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.read.transfer import Options
+from mmojo_forge.cache.transport.fakes import MemoryTransport
+from mmojo_forge.cache.transport.protocol import Body, Span, Transport
+from mmojo_forge.engine.cache.background_push import BackgroundPublisher
+from mmojo_forge.engine.cache.push import pack, push
+from mmojo_forge.engine.cache.status import cache_status
+from mmojo_forge.engine.cache.substituter import Caches, NamedCache
 from mmojo_forge.engine.errors import BuildsFailed
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Action, input_trees, make_plan
-from mmojo_forge.engine.publish import pack, push
-from mmojo_forge.engine.publisher import BackgroundPublisher
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.executor.request import BuildRequest
-from mmojo_forge.model.component import ALL, Component
-from mmojo_forge.model.derivation import Derivation, Download, Node, action_key, downloading
+from mmojo_forge.model.derivation import ALL, Component, Derivation, Download, Label, Node, action_key, downloading
 from mmojo_forge.model.digest import Sha256
-from mmojo_forge.model.label import Label
 from mmojo_forge.model.signature import PrivateKey, PublicKey
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.recipe.evaluate import Instance
 from mmojo_forge.store.local import LocalStore
 from mmojo_forge.store.protocol import Store
-from mmojo_forge.store.remote.failure import CacheError, Fault
-from mmojo_forge.store.remote.memory import MemoryTransport
-from mmojo_forge.store.remote.reader import CacheReader
-from mmojo_forge.store.remote.transfer import Options
-from mmojo_forge.store.remote.transport import Body, Span, Transport
 from tests.caches import ALICE, BOB
 from tests.engines import FUNCTIONS, Bench, DictFetcher, FunctionExecutor, node, source
 

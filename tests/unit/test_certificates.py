@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from mmojo_forge.engine.certificates import CertificateError, check_key, read_certificate
+from mmojo_forge.engine.package.certificates import CertificateError, check_key, read_certificate
 
 Key = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -12,15 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmojo_forge.engine.check import Checker, CheckReport, Verdict
-from mmojo_forge.engine.ports import SourceFetcher
+from mmojo_forge.engine.check.checker import Checker, CheckReport, Verdict
+from mmojo_forge.engine.check.variations import Scene
+from mmojo_forge.engine.protocols import SourceFetcher
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.engine.settings import Places, World
-from mmojo_forge.engine.variation import Scene
+from mmojo_forge.engine.services import Places, World
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.executor.request import Executor
-from mmojo_forge.model.aspect import Aspect
-from mmojo_forge.model.derivation import Derivation, Input, LocalSource
+from mmojo_forge.model.derivation import Aspect, Derivation, Input, LocalSource
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.store.local import LocalStore
 

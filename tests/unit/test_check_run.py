@@ -10,14 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmojo_forge.engine import check_run
-from mmojo_forge.engine.check import CheckError, CheckReport, OutputVerdict, Verdict
-from mmojo_forge.engine.check_run import choose_place, other_place
+from mmojo_forge.engine.check import check
+from mmojo_forge.engine.check.check import choose_place, other_place
+from mmojo_forge.engine.check.checker import CheckError, CheckReport, OutputVerdict, Verdict
+from mmojo_forge.engine.check.variations import Scene, varied_in
 from mmojo_forge.engine.errors import OutputError
-from mmojo_forge.engine.variation import Scene, varied_in
 from mmojo_forge.errors import ExitCode, ForgeError
-from mmojo_forge.model.aspect import INHERENT, Aspect
-from mmojo_forge.model.derivation import Derivation
+from mmojo_forge.model.derivation import INHERENT, Aspect, Derivation
 from mmojo_forge.model.digest import ActionKey, TreeId
 
 NODE = Derivation("node", "/bin/true", (), {}, {})
@@ -47,7 +46,7 @@ def test_a_place_that_is_taken_for_abandoned_while_it_is_made_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Path] = []
-    lock = check_run._lock
+    lock = check._lock
 
     def remove_the_first(place: Path) -> int | None:
         made.append(place)
@@ -55,7 +54,7 @@ def test_a_place_that_is_taken_for_abandoned_while_it_is_made_is_made_again(
             place.rmdir()
         return lock(place)
 
-    monkeypatch.setattr(check_run, "_lock", remove_the_first)
+    monkeypatch.setattr(check, "_lock", remove_the_first)
     with other_place(tmp_path) as place:
         assert [place] == made[1:]
         descriptor = os.open(place, os.O_RDONLY)
@@ -83,7 +82,7 @@ def test_a_folder_where_nothing_can_be_executed_is_passed_over(tmp_path: Path, m
     store = tmp_path / "store"
     store.mkdir()
     noexec: set[Path] = set()
-    monkeypatch.setattr(check_run, "_has_room", lambda _: True)
+    monkeypatch.setattr(check, "_has_room", lambda _: True)
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC if path in noexec else 0))
     chosen = choose_place(store, None)
     noexec.add(chosen)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine.check import CheckReport
-from mmojo_forge.engine.isolation import Cause
-from mmojo_forge.model.aspect import INHERENT, Aspect
-from mmojo_forge.model.derivation import Derivation
+from mmojo_forge.engine.check.bisect import Cause
+from mmojo_forge.engine.check.checker import CheckReport
+from mmojo_forge.model.derivation import INHERENT, Aspect, Derivation
 from mmojo_forge.model.lockfile import Lock
 from mmojo_forge.recipe.api import Package
 from mmojo_forge.recipe.errors import RecipeError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmojo_forge.cli import cmd_plan, cmd_show, units
+from mmojo_forge.cli import console
+from mmojo_forge.cli.target import realize, show
 from mmojo_forge.engine.plan import Action, Step
 from mmojo_forge.model.derivation import Derivation, Input, Source
 from mmojo_forge.model.digest import BlobDigest, Sha256, blake3_hex
@@ -23,7 +24,7 @@ def node(count: int) -> Derivation:
 
 @pytest.mark.parametrize(("count", "lines"), [(0, 1), (200, 201), (201, 12), (900, 12)])
 def test_show_folds_hundreds_of_sources_but_no_other_input(count: int, lines: int) -> None:
-    shown = list(cmd_show.inputs(node(count)))
+    shown = list(show.inputs(node(count)))
     assert len(shown) == lines
     assert "tool at /forge/tool: tool" in shown
     if count > 200:
@@ -33,8 +34,8 @@ def test_show_folds_hundreds_of_sources_but_no_other_input(count: int, lines: in
 @pytest.mark.parametrize(("count", "rows"), [(0, 1), (200, 201), (201, 12), (900, 12)])
 def test_plan_folds_hundreds_of_downloads_and_says_how_large_they_are(count: int, rows: int) -> None:
     steps = [Step(source(number), Action.FETCH, size=1000) for number in range(count)]
-    shown = list(cmd_plan.rows([*steps, Step(node(0), Action.BUILD)]))
+    shown = list(realize.rows([*steps, Step(node(0), Action.BUILD)]))
     assert len(shown) == rows
     assert shown[-1][:2] == ("build", "modules")
     if count > 200:
-        assert shown[-2][:3] == ("fetch", f"{count - 10} more", units.size((count - 10) * 1000))
+        assert shown[-2][:3] == ("fetch", f"{count - 10} more", console.format_size((count - 10) * 1000))

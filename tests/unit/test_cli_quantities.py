@@ -7,8 +7,8 @@ import io
 import click
 import pytest
 
-from mmojo_forge.cli.meter import Meter
-from mmojo_forge.cli.parameters import Duration, Size
+from mmojo_forge.cli.console import Meter
+from mmojo_forge.cli.options import Duration, Size
 
 
 @pytest.mark.parametrize(

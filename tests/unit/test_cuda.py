@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine.bill import Bill, make_bill
 from mmojo_forge.engine.graph import Graph
-from mmojo_forge.engine.sbom import SbomError, check_redistributable
+from mmojo_forge.engine.sbom.bom import Bill, make_bill
+from mmojo_forge.engine.sbom.documents import SbomError, check_redistributable
 from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.model.derivation import Derivation
 from mmojo_forge.recipe.api import Package

@@ -14,7 +14,7 @@ from mmojo_forge.ape.inspect import inspect
 from mmojo_forge.ape.link import link
 from mmojo_forge.engine import difference
 from mmojo_forge.engine.difference import Difference, Kind, compare_trees, first_difference, name_part
-from mmojo_forge.recipe.local import read_local_tree
+from mmojo_forge.recipe.local_files import read_local_tree
 from tests.ape_samples import make_pe, write_inputs
 
 MIB = 1 << 20

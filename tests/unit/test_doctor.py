@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine.doctor import examine
+from mmojo_forge.engine.query.doctor import examine
 from mmojo_forge.executor import personality
 
 TAKES_MZ = "enabled\ninterpreter /usr/bin/wine\nflags: \noffset 0\nmagic 4d5a\n"

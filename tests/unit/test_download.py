@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine import check_run
-from mmojo_forge.engine.contents import Contents
+from mmojo_forge.engine.check import check
 from mmojo_forge.engine.errors import BuildsFailed, EngineError
 from mmojo_forge.engine.graph import Graph
-from mmojo_forge.engine.hand_source import add_source
-from mmojo_forge.engine.locking import Locker, check_lock
+from mmojo_forge.engine.lock.add_source import add_source
+from mmojo_forge.engine.lock.lock import Locker, check_lock
 from mmojo_forge.engine.plan import Action, make_plan
-from mmojo_forge.engine.provenance import source_reference
+from mmojo_forge.engine.sbom.contents import Contents
+from mmojo_forge.engine.sbom.provenance import source_reference
 from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.fetch.failure import FetchError
@@ -132,7 +132,7 @@ def test_a_download_that_fails_blocks_what_needs_it(bench: Bench) -> None:
 
 def test_it_is_not_downloaded_again_to_be_checked() -> None:
     graph = Graph.of([node("app", tool=downloading(WANTED))])
-    assert [one.name for one in check_run._nodes(graph, closure=True)] == ["app"]
+    assert [one.name for one in check._nodes(graph, closure=True)] == ["app"]
 
 
 def test_it_is_a_source_in_bills_and_receipts() -> None:

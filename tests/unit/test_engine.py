@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmojo_forge.engine import failed
 from mmojo_forge.engine.errors import BuildsFailed, Interrupted
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Action, make_plan
+from mmojo_forge.engine.realise import failed_builds
+from mmojo_forge.engine.realise.schedule import Budget, Schedule, remaining_paths
+from mmojo_forge.engine.realise.state import TRANSITIONS, BuildState
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.engine.schedule import Budget, Schedule, remaining_paths
-from mmojo_forge.engine.state import TRANSITIONS, BuildState
 from mmojo_forge.executor.request import BuildRequest
 from mmojo_forge.model.derivation import Derivation, Input, Node, node_id
 from mmojo_forge.store.local import LocalStore
@@ -100,7 +100,7 @@ def test_a_failure_names_the_reason_the_last_lines_and_what_it_blocks(bench: Ben
     assert error.failures[0].last_lines == ("first line", "last line")
     kept = error.failures[0].kept
     assert kept is not None
-    assert failed.request_of(kept).work == kept / "build"
+    assert failed_builds.request_of(kept).work == kept / "build"
     assert (kept / "build").is_dir()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine import evaluation_cache
-from mmojo_forge.engine.evaluation_cache import CachedTarget
+from mmojo_forge.engine.realise import evaluation_cache
+from mmojo_forge.engine.realise.evaluation_cache import CachedTarget
 
 ROW: CachedTarget = ("a.b", "d" * 64, "out", "a-b")
 

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from mmojo_forge.errors import ExitCode
-from mmojo_forge.executor import availability, environment, sandbox, usage
+from mmojo_forge.executor import availability, sandbox, watch
 from mmojo_forge.executor.availability import Bubblewrap, HostSettings
 from mmojo_forge.executor.build_log import BuildLog
 from mmojo_forge.executor.request import BadRequestError, BuildRequest, ExecutorError, Mount
@@ -80,7 +80,7 @@ def test_a_request_that_nothing_could_run_is_refused(change: dict[str, object], 
 
 
 def test_the_environment_of_the_contract_yields_to_the_builds_own() -> None:
-    merged = environment.sandbox_environment({"TZ": "CET", "X": "1"})
+    merged = sandbox.sandbox_environment({"TZ": "CET", "X": "1"})
     assert merged["TZ"] == "CET"
     assert merged["X"] == "1"
     assert merged["SOURCE_DATE_EPOCH"] == "1"
@@ -186,7 +186,7 @@ def test_disk_usage_counts_a_file_once_and_a_sparse_one_whole(tmp_path: Path) ->
     (tmp_path / "up").symlink_to("..")
     with (tmp_path / "sparse").open("wb") as sparse:
         sparse.truncate(1 << 30)
-    seen = usage.measure_disk((tmp_path,), most_files=100, most_bytes=1 << 40)
+    seen = watch.measure_disk((tmp_path,), most_files=100, most_bytes=1 << 40)
     assert seen.files == 5
     assert (1 << 30) + 4096 <= seen.bytes < (1 << 30) + 65536
 
@@ -194,17 +194,17 @@ def test_disk_usage_counts_a_file_once_and_a_sparse_one_whole(tmp_path: Path) ->
 def test_disk_usage_stops_counting_beyond_the_bounds(tmp_path: Path) -> None:
     for name in range(50):
         (tmp_path / str(name)).touch()
-    assert usage.measure_disk((tmp_path,), most_files=10, most_bytes=1).files == 11
+    assert watch.measure_disk((tmp_path,), most_files=10, most_bytes=1).files == 11
 
 
 def test_a_directory_that_is_gone_uses_nothing(tmp_path: Path) -> None:
-    assert usage.measure_disk((tmp_path / "gone",), most_files=1, most_bytes=1) == usage.DiskUsage()
+    assert watch.measure_disk((tmp_path / "gone",), most_files=1, most_bytes=1) == watch.DiskUsage()
 
 
 def test_a_process_that_is_no_sandbox_uses_nothing() -> None:
-    with usage.SandboxMeter(os.getpid()) as meter:
+    with watch.SandboxMeter(os.getpid()) as meter:
         assert not meter.has_more_processes_than(0)
-        assert meter.measure() == usage.Usage()
+        assert meter.measure() == watch.Usage()
 
 
 def decompress(path: Path) -> bytes:

@@ -12,9 +12,14 @@ from typing import Any
 import pytest
 
 from mmojo_forge.errors import ExitCode
-from mmojo_forge.fetch.apt_sources import AptSource, list_file_name, read_apt_sources
-from mmojo_forge.fetch.control import paragraphs
-from mmojo_forge.fetch.debian_mirrors import DebianMirrors, archive_of_release
+from mmojo_forge.fetch.deb822 import paragraphs
+from mmojo_forge.fetch.debian_mirrors import (
+    AptSource,
+    DebianMirrors,
+    archive_of_release,
+    list_file_name,
+    read_apt_sources,
+)
 from mmojo_forge.fetch.fetcher import Fetcher
 from mmojo_forge.fetch.http import HttpClient
 from mmojo_forge.fetch.locator import Archive

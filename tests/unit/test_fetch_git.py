@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmojo_forge.fetch.git_tar import TarWriter
+from mmojo_forge.fetch.git import TarWriter
 from mmojo_forge.model.digest import blake3_hex
 from tests.unit.test_fetch_http import destination_fixture, failure_of, fetcher_for, source_of
 

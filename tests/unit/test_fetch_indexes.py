@@ -15,7 +15,7 @@ from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.npm import find_registry, read_configuration
-from mmojo_forge.fetch.pip_settings import PipSettings, read_pip_settings
+from mmojo_forge.fetch.pypi import PipSettings, read_pip_settings
 from tests.unit.test_fetch_http import (
     CONTENT,
     Exchange,

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.engine import hand_source
 from mmojo_forge.engine.errors import EngineError
-from mmojo_forge.engine.hand_source import add_source
-from mmojo_forge.engine.locking import Locker
+from mmojo_forge.engine.lock import add_source as module
+from mmojo_forge.engine.lock.add_source import add_source
+from mmojo_forge.engine.lock.lock import Locker
 from mmojo_forge.engine.workspace import Workspace
-from mmojo_forge.fetch.digests import Digests, Received
+from mmojo_forge.fetch.download import Digests, Received
 from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.fetcher import Fetcher
 from mmojo_forge.model.derivation import Source
@@ -133,14 +133,14 @@ def test_a_file_that_grows_meanwhile_is_not_taken(
     workspace: Workspace, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "model.gguf", b"model")
-    measure = hand_source._measure
+    measure = module._measure
 
     def grown(measured: Path) -> Received:
         received = measure(measured)
         write(measured, b"model, more of it")
         return received
 
-    monkeypatch.setattr(hand_source, "_measure", grown)
+    monkeypatch.setattr(module, "_measure", grown)
     assert refusal(workspace, store, path, pin=True).reason == "source-changed"
 
 

@@ -12,7 +12,7 @@ from archspec import cpu  # type: ignore[import-untyped]
 
 from mmojo_forge.engine import host_facts
 from mmojo_forge.engine.host_facts import HostFacts, mismatch
-from mmojo_forge.recipe.host import Host, HostFactError
+from mmojo_forge.recipe.api import Host, HostFactError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPUINFO = """processor\t: 0

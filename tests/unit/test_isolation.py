@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmojo_forge.engine.isolation import Cause, find_cause
-from mmojo_forge.model.aspect import INHERENT, Aspect
+from mmojo_forge.engine.check.bisect import Cause, find_cause
+from mmojo_forge.model.derivation import INHERENT, Aspect
 
 ALL = frozenset(Aspect)
 CHOSEN = sorted(ALL - INHERENT)

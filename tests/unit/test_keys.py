@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine.keys import KeyRing, KeysError
+from mmojo_forge.engine.trust.keys import KeyRing, KeysError
 from mmojo_forge.model.signature import PrivateKey
 
 

@@ -17,19 +17,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mmojo_forge.engine import leaks
 from mmojo_forge.engine.errors import BuildsFailed
 from mmojo_forge.engine.graph import Graph
-from mmojo_forge.engine.leaks import Leak, Secret, find_leaks, secrets_of_this_machine
 from mmojo_forge.engine.plan import make_plan
-from mmojo_forge.engine.ports import SourceFetcher
-from mmojo_forge.engine.realise import Realisation
+from mmojo_forge.engine.protocols import SourceFetcher
+from mmojo_forge.engine.realise import host_references
+from mmojo_forge.engine.realise.host_references import Leak, Secret, find_leaks, secrets_of_this_machine
+from mmojo_forge.engine.realise.realise import Realisation
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.engine.settings import Places, Settings, World
+from mmojo_forge.engine.services import Places, Settings, World
 from mmojo_forge.executor.fake import FakeExecutor
 from mmojo_forge.executor.request import BuildRequest
-from mmojo_forge.model.derivation import Derivation
-from mmojo_forge.model.label import Label
+from mmojo_forge.model.derivation import Derivation, Label
 from mmojo_forge.store.local import LocalStore
 from mmojo_forge.store.scratch import remove_tree
 
@@ -117,7 +116,7 @@ def test_offsets_are_those_of_bytes_find_whatever_the_chunk_size(
 ) -> None:
     expected = {secret: reference(content.decode(), secret.text.decode(), secret.whole) for secret in secrets}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leaks, "_CHUNK", chunk)
+        patch.setattr(host_references, "_CHUNK", chunk)
         file = written(Path(folder, "file"), content)
         for secret in secrets:
             assert [leak.offset for leak in find_leaks(file, [secret])] == [at for at in (expected[secret],) if at >= 0]
@@ -265,7 +264,7 @@ class Machine:
         kernel = SimpleNamespace(nodename="", release="6.1.0-test-amd64")
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(**{**vars(kernel), "nodename": self.name}))
         monkeypatch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_name=self.user, pw_dir=self.home))
-        monkeypatch.setattr(leaks, "_cpu_model", lambda: self.cpu)
+        monkeypatch.setattr(host_references, "_cpu_model", lambda: self.cpu)
 
     def secrets(self, now: float = 0.0) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}

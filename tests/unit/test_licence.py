@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmojo_forge.engine import licence
-from mmojo_forge.engine.purl import generic, project_of, purl_of
+from mmojo_forge.engine.sbom import licence
+from mmojo_forge.engine.sbom.purl import generic, project_of, purl_of
 from mmojo_forge.model.derivation import Source
 from mmojo_forge.model.digest import BlobDigest, Sha256
 

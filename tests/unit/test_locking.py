@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmojo_forge.engine.locking import Locker
+from mmojo_forge.engine.lock.lock import Locker
 from mmojo_forge.engine.workspace import Workspace
-from mmojo_forge.fetch.digests import Digests
+from mmojo_forge.fetch.download import Digests
 from mmojo_forge.fetch.fake import FakeFetcher
 from mmojo_forge.model.lockfile import Pin, Userland
 from mmojo_forge.model.tree import Tree

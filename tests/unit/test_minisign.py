@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmojo_forge.engine.signing import read_private_key, read_public_key, sign_file, signature_path, verify_file
+from mmojo_forge.engine.trust.signing import read_private_key, read_public_key, sign_file, signature_path, verify_file
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.minisign import MinisignKey, MinisignSignature, show_id
 from mmojo_forge.model.signature import PrivateKey, PublicKey

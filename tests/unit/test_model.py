@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model import canonical
 from mmojo_forge.model.canonical import Json
-from mmojo_forge.model.derivation import Derivation, DerivationError, Input, Source, action_key
+from mmojo_forge.model.derivation import REPRODUCIBLE, Derivation, DerivationError, Input, Label, Source, action_key
 from mmojo_forge.model.digest import BlobDigest, DerivationId, Sha256, TreeId, blake3_hex
-from mmojo_forge.model.label import REPRODUCIBLE, Label
 from mmojo_forge.model.lockfile import ExpectedOutput, Lock, LockError, Pin, Userland
 from mmojo_forge.model.tree import Entry, Kind, Tree, TreeError
 

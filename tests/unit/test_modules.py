@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mmojo_forge.ape.packaging.order import NamedFile
-from mmojo_forge.engine.bill import Bill, Item
 from mmojo_forge.engine.errors import EngineError
-from mmojo_forge.engine.modules import find_modules, targets_of
+from mmojo_forge.engine.package.modules import find_modules, targets_of
+from mmojo_forge.engine.sbom.bom import Bill, Item
 from tests.ape_samples import write_inputs
 from tests.ape_samples.modules import make_module
 from tests.ape_samples.packages import make_server

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine import notices
-from mmojo_forge.engine.bill import Bill, make_bill
-from mmojo_forge.engine.notices import NoticeError
-from mmojo_forge.engine.settings import Settings
-from mmojo_forge.model.component import ALL, Component, Notice
-from mmojo_forge.model.derivation import Derivation, Input, LocalSource, Node, Source
+from mmojo_forge.engine.sbom import notices
+from mmojo_forge.engine.sbom.bom import Bill, make_bill
+from mmojo_forge.engine.sbom.notices import NoticeError
+from mmojo_forge.engine.services import Settings
+from mmojo_forge.model.derivation import ALL, Component, Derivation, Input, LocalSource, Node, Notice, Source
 from mmojo_forge.model.digest import BlobDigest, Sha256, TreeId, blake3_hex
 from mmojo_forge.model.lockfile import Lock
 from mmojo_forge.store.local import LocalStore

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.engine.locking import Locker, check_lock
-from mmojo_forge.engine.repair import make_anew
-from mmojo_forge.engine.settings import Settings
+from mmojo_forge.engine.lock.lock import Locker, check_lock
+from mmojo_forge.engine.query.repair import make_anew
+from mmojo_forge.engine.services import Settings
 from mmojo_forge.engine.workspace import Workspace, as_package
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.fetch.fake import FakeFetcher
@@ -24,8 +24,8 @@ from mmojo_forge.model.digest import TreeId
 from mmojo_forge.model.lockfile import ExpectedOutput, Lock
 from mmojo_forge.model.tree import Tree
 from mmojo_forge.store.local import LocalStore
+from mmojo_forge.store.maintain.repair import Lost, Mended
 from mmojo_forge.store.memory import MemoryStore
-from mmojo_forge.store.repair import Lost, Mended
 from tests.engines import Bench, DictFetcher
 
 ARCHIVE = "url:https://example.org/page-1.tar.gz"

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine.cache_status import cache_status
-from mmojo_forge.engine.caches import NamedCache
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.transport.fakes import MemoryTransport
+from mmojo_forge.engine.cache.push import pack, push
+from mmojo_forge.engine.cache.status import cache_status
+from mmojo_forge.engine.cache.substituter import NamedCache
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Action, Plan, make_plan
-from mmojo_forge.engine.publish import pack, push
-from mmojo_forge.engine.realise import Realisation
-from mmojo_forge.engine.settings import Settings
+from mmojo_forge.engine.realise.realise import Realisation
+from mmojo_forge.engine.services import Settings
 from mmojo_forge.executor.request import BuildRequest
 from mmojo_forge.model.derivation import Derivation, Input
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.recipe.evaluate import Instance
-from mmojo_forge.store.gc import Policy
 from mmojo_forge.store.local import LocalStore
-from mmojo_forge.store.remote.memory import MemoryTransport
-from mmojo_forge.store.remote.reader import CacheReader
+from mmojo_forge.store.maintain.gc import Policy
 from tests.caches import ALICE, BOB
 from tests.engines import FUNCTIONS, Bench, FunctionExecutor
 from tests.unit.test_caches import PATIENT, caches

@@ -13,9 +13,8 @@ import pytest
 from mmojo_forge.ape.packaging.contents import Contents
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.outputs import Format
-from mmojo_forge.engine import packaging
-from mmojo_forge.engine.bill import Bill
-from mmojo_forge.engine.package_documents import (
+from mmojo_forge.engine.package import packaging
+from mmojo_forge.engine.package.documents import (
     SBOM,
     Beside,
     Hashes,
@@ -24,9 +23,10 @@ from mmojo_forge.engine.package_documents import (
     with_sbom_renewed,
     without_sbom,
 )
-from mmojo_forge.engine.packaging import Planned
-from mmojo_forge.engine.sbom import sha256_of
-from mmojo_forge.engine.signing import verify_file
+from mmojo_forge.engine.package.packaging import Planned
+from mmojo_forge.engine.sbom.bom import Bill
+from mmojo_forge.engine.sbom.documents import sha256_of
+from mmojo_forge.engine.trust.signing import verify_file
 from mmojo_forge.model.minisign import MinisignKey
 from mmojo_forge.model.signature import PrivateKey
 from tests.ape_samples.packages import files_in, make_model, make_server, named, write

@@ -13,9 +13,9 @@ import pytest
 from mmojo_forge.ape.container import read_container
 from mmojo_forge.ape.packaging.order import PackageOrder
 from mmojo_forge.engine.errors import EngineError
-from mmojo_forge.engine.module_report import described
-from mmojo_forge.engine.package_report import PackageReport, report_on
-from mmojo_forge.engine.packaging import check_inputs, find_program
+from mmojo_forge.engine.package.inspect import PackageReport, report_on
+from mmojo_forge.engine.package.modules import described
+from mmojo_forge.engine.package.packaging import check_inputs, find_program
 from mmojo_forge.errors import ForgeError
 from tests.ape_samples.gguf import make_gguf
 from tests.ape_samples.modules import make_elf

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from mmojo_forge.engine.errors import BuildsFailed
-from mmojo_forge.engine.locking import Locked, Locker
-from mmojo_forge.engine.patches import PatchesFailed, affected_trees, try_patches
-from mmojo_forge.engine.settings import Settings
+from mmojo_forge.engine.lock.lock import Locked, Locker
+from mmojo_forge.engine.lock.patches import PatchesFailed, affected_trees, try_patches
+from mmojo_forge.engine.services import Settings
 from mmojo_forge.engine.workspace import Workspace, as_package
 from mmojo_forge.executor.build_log import BuildLog
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Outcome
 from mmojo_forge.fetch.fake import FakeFetcher
 from mmojo_forge.model.lockfile import LockError
 from mmojo_forge.recipe import patcher
-from mmojo_forge.recipe.patched import is_patched
+from mmojo_forge.recipe.source_trees import is_patched
 from mmojo_forge.store.local import LocalStore
 from tests.engines import Bench, DictFetcher, FunctionExecutor
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.engine import provenance
-from mmojo_forge.engine.sbom import PackedFile, describe_package
+from mmojo_forge.engine.sbom import provenance
+from mmojo_forge.engine.sbom.documents import PackedFile, describe_package
 from mmojo_forge.model.derivation import LocalSource
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.model.signature import PrivateKey, SignatureError, unseal

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine import licence
-from mmojo_forge.engine.bill import Bill, Item, make_bill
-from mmojo_forge.engine.contents import Contents
 from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.sbom import licence
+from mmojo_forge.engine.sbom.bom import Bill, Item, make_bill
+from mmojo_forge.engine.sbom.contents import Contents
 from mmojo_forge.engine.workspace import Workspace, as_package
-from mmojo_forge.model.component import ALL, Component
-from mmojo_forge.model.derivation import Derivation, LocalSource
+from mmojo_forge.model.derivation import ALL, Component, Derivation, LocalSource
 from mmojo_forge.model.digest import BlobDigest, Sha256
 from mmojo_forge.model.lockfile import Lock, Pin, Userland
 from mmojo_forge.recipe.api import Package

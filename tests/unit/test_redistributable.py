@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from mmojo_forge.engine import cyclonedx, spdx
-from mmojo_forge.engine.bill import Bill
-from mmojo_forge.engine.sbom import SbomError, check_complete
-from mmojo_forge.model.component import ALL, Component
+from mmojo_forge.engine.sbom import cyclonedx, spdx
+from mmojo_forge.engine.sbom.bom import Bill
+from mmojo_forge.engine.sbom.documents import SbomError, check_complete
+from mmojo_forge.model.derivation import ALL, Component
 from tests.unit.test_bill import SDIST, USERLAND, WHEEL, bill, made, unpack
 
 PROPERTY = "mmojo-forge:redistributable"

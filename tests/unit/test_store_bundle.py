@@ -21,10 +21,10 @@ from mmojo_forge.model.derivation import action_key
 from mmojo_forge.model.digest import BlobDigest, TreeId, blake3_hex
 from mmojo_forge.model.trace import Output, Signature, Trace
 from mmojo_forge.model.tree import Entry, Kind, Tree
-from mmojo_forge.store import bundle, trace_entry
-from mmojo_forge.store.batch import Blob
-from mmojo_forge.store.bundle import BundledTarget, Contents
-from mmojo_forge.store.bundle_writer import write_bundle
+from mmojo_forge.store.add.batch import Blob
+from mmojo_forge.store.bundle import records
+from mmojo_forge.store.bundle.records import BundledTarget, Contents
+from mmojo_forge.store.bundle.writer import write_bundle
 from mmojo_forge.store.local import LocalStore
 from tests.killed import in_child_killed_at
 from tests.unit.test_store_crash import make_tree
@@ -60,12 +60,12 @@ def a_trace(tree: TreeId, **changes: Any) -> Trace:
 
 
 def member(name: str, data: bytes) -> bytes:
-    return bundle.tar_header(name, len(data)) + data + bytes(bundle.padding(len(data)))
+    return records.tar_header(name, len(data)) + data + bytes(records.padding(len(data)))
 
 
 def document(**changes: Any) -> dict[str, Any]:
     """The contents of a bundle with one tree and one trace, with some of it changed."""
-    entry = trace_entry.encode(a_trace(TREE.id))
+    entry = records.encode(a_trace(TREE.id))
     whole = {
         "blobs": [[BLOB.digest, False, len(CONTENT)]],
         "schema": 1,
@@ -79,9 +79,9 @@ def document(**changes: Any) -> dict[str, Any]:
 def parts(**changes: Any) -> list[bytes]:
     """The members of that bundle, and its end."""
     return [
-        member(bundle.CONTENTS, json.dumps(document(**changes)).encode()),
+        member(records.CONTENTS, json.dumps(document(**changes)).encode()),
         member(f"trees/{TREE.id}", TREE.encode()),
-        member(f"traces/{KEY}", trace_entry.encode(a_trace(TREE.id))),
+        member(f"traces/{KEY}", records.encode(a_trace(TREE.id))),
         member(f"blobs/{BLOB.digest}", CONTENT),
         bytes(1024),
     ]
@@ -141,12 +141,12 @@ def test_tar_reads_it(place: Path, tmp_path: Path) -> None:
     packed(tmp_path / "file", parts())
     plain = zstandard.ZstdDecompressor().decompressobj().decompress((tmp_path / "file").read_bytes())
     listed = subprocess.run(["tar", "-tf", "-"], input=plain, capture_output=True, check=True).stdout.decode()
-    assert listed.split() == [bundle.CONTENTS, f"trees/{TREE.id}", f"traces/{KEY}", f"blobs/{BLOB.digest}"]
+    assert listed.split() == [records.CONTENTS, f"trees/{TREE.id}", f"traces/{KEY}", f"blobs/{BLOB.digest}"]
 
 
 @given(st.integers(0, (1 << 62) - 1))
 def test_every_size_survives_its_header(size: int) -> None:
-    assert bundle.parse_header(bundle.tar_header("blobs/x", size)) == ("blobs/x", size)
+    assert records.parse_header(records.tar_header("blobs/x", size)) == ("blobs/x", size)
 
 
 def test_a_known_trace_is_not_replaced_by_one_of_a_bundle(place: Path, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def swap(index: int, data: bytes) -> Callable[[], list[bytes]]:
 
 def entry(**changes: Any) -> Callable[[], list[bytes]]:
     """A bundle whose trace entry says something else."""
-    whole = {**json.loads(trace_entry.encode(a_trace(TREE.id))), **changes}
+    whole = {**json.loads(records.encode(a_trace(TREE.id))), **changes}
     data = json.dumps(whole).encode()
 
     def make() -> list[bytes]:
@@ -257,11 +257,11 @@ def escaping() -> list[bytes]:
 
 HOSTILE: dict[str, tuple[Callable[[], list[bytes]], str]] = {
     "another schema": (lambda: parts(schema=2), "bundle-schema"),
-    "contents that are a list": (swap(0, member(bundle.CONTENTS, b"[]")), "bundle-malformed"),
-    "contents that are no JSON": (swap(0, member(bundle.CONTENTS, b"{")), "bundle-malformed"),
-    "contents that nest without end": (swap(0, member(bundle.CONTENTS, b"[" * 200_000)), "bundle-malformed"),
+    "contents that are a list": (swap(0, member(records.CONTENTS, b"[]")), "bundle-malformed"),
+    "contents that are no JSON": (swap(0, member(records.CONTENTS, b"{")), "bundle-malformed"),
+    "contents that nest without end": (swap(0, member(records.CONTENTS, b"[" * 200_000)), "bundle-malformed"),
     "no contents": (lambda: parts()[1:], "bundle-malformed"),
-    "contents without end": (swap(0, bundle.tar_header(bundle.CONTENTS, LONG)), "bundle-malformed"),
+    "contents without end": (swap(0, records.tar_header(records.CONTENTS, LONG)), "bundle-malformed"),
     "a digest that is none": (lambda: parts(trees=[["../../x", 3]]), "bundle-malformed"),
     "something named twice": (lambda: parts(trees=document()["trees"] * 2), "bundle-malformed"),
     "a negative size": (lambda: parts(blobs=[[BLOB.digest, False, -1]]), "bundle-malformed"),
@@ -301,7 +301,7 @@ HOSTILE: dict[str, tuple[Callable[[], list[bytes]], str]] = {
     ),
     "a blob that is not listed": (lambda: parts(blobs=[]), "bundle-incomplete"),
     "data in the padding": (
-        swap(3, bundle.tar_header(f"blobs/{BLOB.digest}", 11) + CONTENT + b"x" * bundle.padding(11)),
+        swap(3, records.tar_header(f"blobs/{BLOB.digest}", 11) + CONTENT + b"x" * records.padding(11)),
         "bundle-malformed",
     ),
     "a trace of another key": (entry(key=OTHER), "bundle-wrong-trace"),

@@ -18,9 +18,10 @@ from mmojo_forge.model.derivation import action_key
 from mmojo_forge.model.digest import DerivationId, TreeId
 from mmojo_forge.model.trace import Output, Trace
 from mmojo_forge.model.tree import Tree
-from mmojo_forge.store import gc, known
-from mmojo_forge.store.gc import Collected, Policy
+from mmojo_forge.store import noop_lookup
 from mmojo_forge.store.local import LocalStore
+from mmojo_forge.store.maintain import gc
+from mmojo_forge.store.maintain.gc import Collected, Policy
 from tests.killed import in_child_killed_at
 from tests.unit.test_store_crash import make_tree
 
@@ -328,7 +329,7 @@ def test_a_no_op_counts_as_a_use_now_and_then(place: Path) -> None:
     with LocalStore.open(place) as store:
         store.record_resolved({derivation: {"out": tree}})
     last_used(place, tree, 1e6)
-    assert known.lookup_resolved(str(place), [derivation]) == {derivation: {"out": tree}}
+    assert noop_lookup.lookup_resolved(str(place), [derivation]) == {derivation: {"out": tree}}
     assert collect(place, age=60).victims == []
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmojo_forge.model.digest import DerivationId, TreeId
-from mmojo_forge.store import known
+from mmojo_forge.store import noop_lookup
 from mmojo_forge.store.local import LocalStore
 
 ONE, TWO = DerivationId("a" * 64), DerivationId("b" * 64)
@@ -26,11 +26,11 @@ def test_what_is_valid_is_known(place: Path, tmp_path: Path) -> None:
     with LocalStore.open(place) as store:
         tree = store.add_path(tmp_path / "file")
         store.record_resolved({ONE: {"out": tree.id}, TWO: {"out": TreeId("0" * 64)}})
-        assert known.lookup_resolved(str(place), [ONE, TWO]) == {ONE: {"out": tree.id}}
-        assert known.object_path(str(place), tree.id, "thing") is None
+        assert noop_lookup.lookup_resolved(str(place), [ONE, TWO]) == {ONE: {"out": tree.id}}
+        assert noop_lookup.object_path(str(place), tree.id, "thing") is None
         path = store.checkout(tree.id, "thing")
-        assert known.object_path(str(place), tree.id, "thing") == str(path)
-    assert known.lookup_resolved(str(place), [ONE, TWO]) == {ONE: {"out": tree.id}}
+        assert noop_lookup.object_path(str(place), tree.id, "thing") == str(path)
+    assert noop_lookup.lookup_resolved(str(place), [ONE, TWO]) == {ONE: {"out": tree.id}}
 
 
 def test_a_root_is_known_once_it_is_linked_and_registered(place: Path, tmp_path: Path) -> None:
@@ -39,24 +39,24 @@ def test_a_root_is_known_once_it_is_linked_and_registered(place: Path, tmp_path:
     with LocalStore.open(place) as store:
         tree = store.add_path(tmp_path / "file")
         path = str(store.checkout(tree.id, "thing"))
-        assert not known.has_root(str(place), str(link), path)
+        assert not noop_lookup.has_root(str(place), str(link), path)
         store.add_root(link, tree.id, "thing")
-    assert known.has_root(str(place), str(link), path)
+    assert noop_lookup.has_root(str(place), str(link), path)
     link.unlink()
-    assert not known.has_root(str(place), str(link), path)
+    assert not noop_lookup.has_root(str(place), str(link), path)
 
 
 def test_nothing_is_known_of_a_store_that_is_not_there_or_foreign(place: Path) -> None:
-    assert known.lookup_resolved(str(place), [ONE]) == {}
+    assert noop_lookup.lookup_resolved(str(place), [ONE]) == {}
     assert not place.exists()
     place.mkdir()
     (place / "db.sqlite").write_bytes(b"something else" * 1000)
-    assert known.lookup_resolved(str(place), [ONE]) == {}
+    assert noop_lookup.lookup_resolved(str(place), [ONE]) == {}
 
 
 def test_nothing_heavy_is_imported() -> None:
-    text = "import sys, mmojo_forge.store.known; print(*sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(known.__file__).parents[2])}
+    text = "import sys, mmojo_forge.store.noop_lookup; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(noop_lookup.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, check=True)
     heavy = {"blake3", "zstandard", "dataclasses", "pathlib", "hashlib", "json", "ctypes", "typing", "pydantic"}
     # What the interpreter itself brings in at its start-up is not ours.

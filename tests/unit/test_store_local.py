@@ -20,10 +20,11 @@ from mmojo_forge.model.derivation import action_key
 from mmojo_forge.model.digest import BlobDigest, DerivationId, blake3_hex
 from mmojo_forge.model.trace import Output, Trace
 from mmojo_forge.model.tree import Tree
-from mmojo_forge.store import batch, known, layout
-from mmojo_forge.store.batch import Batch
-from mmojo_forge.store.known import APPLICATION_ID, SCHEMA
+from mmojo_forge.store import layout, noop_lookup
+from mmojo_forge.store.add import batch
+from mmojo_forge.store.add.batch import Batch
 from mmojo_forge.store.local import LocalStore
+from mmojo_forge.store.noop_lookup import APPLICATION_ID, SCHEMA
 from mmojo_forge.store.protocol import StoreError
 
 
@@ -404,14 +405,14 @@ def test_what_did_not_reach_the_disk_before_a_power_cut_is_forgotten(place: Path
     store._added = False
     store.close()
     _as_after_a_power_cut(place)
-    assert known.lookup_resolved(str(place), [derivation]) == {}
+    assert noop_lookup.lookup_resolved(str(place), [derivation]) == {}
     damage(blob_file(place, b"same2"), lambda data: b"")
     with LocalStore.open(place) as store:
         assert store.valid_trees([durable.id, lost.id, kept.id]) == {durable.id, kept.id}
         assert not object_path.exists()
         assert store.verify().findings == ()
         assert store.add_path(tmp_path / "two").id == lost.id
-        assert known.lookup_resolved(str(place), [derivation]) == {derivation: {"out": kept.id}}
+        assert noop_lookup.lookup_resolved(str(place), [derivation]) == {derivation: {"out": kept.id}}
 
 
 def test_what_was_synced_is_not_checked_again(place: Path, source: Path) -> None:

@@ -20,8 +20,8 @@ from mmojo_forge.model.derivation import action_key
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.trace import Output, Trace
 from mmojo_forge.model.tree import Entry, Kind, Tree
-from mmojo_forge.store.gc import Policy
 from mmojo_forge.store.local import LocalStore
+from mmojo_forge.store.maintain.gc import Policy
 from mmojo_forge.store.protocol import Recorded, StoreError
 from mmojo_forge.store.scratch import remove_tree
 

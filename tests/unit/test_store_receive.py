@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.read.transfer import Options
+from mmojo_forge.cache.transport.fakes import FaultyTransport, MemoryTransport
+from mmojo_forge.cache.transport.protocol import Transport
+from mmojo_forge.cache.write.writer import CacheWriter
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.tree import Tree
-from mmojo_forge.store import rename
+from mmojo_forge.store.add import batch
 from mmojo_forge.store.local import LocalStore
-from mmojo_forge.store.remote.faulty import FaultyTransport
-from mmojo_forge.store.remote.memory import MemoryTransport
-from mmojo_forge.store.remote.reader import CacheReader
-from mmojo_forge.store.remote.transfer import Options
-from mmojo_forge.store.remote.transport import Transport
-from mmojo_forge.store.remote.writer import CacheWriter
 from tests.caches import Files
 from tests.killed import in_child_killed_at
 
@@ -108,7 +107,7 @@ def failing_at(call: int, error: int) -> Iterator[list[int]]:
     """The n-th of the calls that write fails; how many calls are left, below 0 if it did."""
     left = [call]
     originals = {name: getattr(os, name) for name in WRITES}
-    renaming = rename.rename_new
+    renaming = batch.rename_new
 
     def guard(original: Any) -> Any:
         def counted(*arguments: Any, **more: Any) -> Any:
@@ -122,7 +121,7 @@ def failing_at(call: int, error: int) -> Iterator[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
         for name, original in originals.items():
             patch.setattr(os, name, guard(original))
-        patch.setattr(rename, "rename_new", guard(renaming))
+        patch.setattr(batch, "rename_new", guard(renaming))
         yield left
 
 

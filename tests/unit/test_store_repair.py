@@ -11,7 +11,7 @@ import pytest
 
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.store.local import LocalStore
-from mmojo_forge.store.repair import Mended, Outcome
+from mmojo_forge.store.maintain.repair import Mended, Outcome
 from tests.killed import in_child_killed_at
 from tests.unit.test_store_crash import make_tree
 from tests.unit.test_store_verify import LARGE, blob, execute, place, rewrite, tree

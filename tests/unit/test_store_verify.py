@@ -13,8 +13,8 @@ from mmojo_forge.model.derivation import action_key
 from mmojo_forge.model.digest import TreeId, blake3_hex
 from mmojo_forge.model.trace import Output, Trace
 from mmojo_forge.store.local import LocalStore
+from mmojo_forge.store.maintain.verify import Finding
 from mmojo_forge.store.protocol import StoreError
-from mmojo_forge.store.verify import Finding
 
 LARGE = b"0123456789abcdef" * 200_000
 

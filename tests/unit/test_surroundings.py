@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.executor import environment, personality, surrounded
+from mmojo_forge.executor import personality, sandbox, varied_process
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
+from mmojo_forge.executor.host_environment import SurroundedExecutor, Surroundings, decode_request, encode_request
 from mmojo_forge.executor.request import BadRequestError, BuildRequest, BuildResult, ExecutorError, Mount, Outcome
-from mmojo_forge.executor.surroundings import SurroundedExecutor, Surroundings, decode_request, encode_request
-from mmojo_forge.model.limits import Limits
+from mmojo_forge.model.derivation import Limits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PERSONALITY = 0x0040000 | 0x0200000  # no random addresses, legacy layout
@@ -63,7 +63,7 @@ def request_for(tmp_path: Path, userland: Path) -> Make:
         return BuildRequest(
             name="build",
             argv=("/usr/bin/sh", "-c", script),
-            env=environment.sandbox_environment(),
+            env=sandbox.sandbox_environment(),
             mounts=(Mount(userland, "/usr"),),
             work=tmp_path / "work",
             out=tmp_path / "out",
@@ -150,7 +150,7 @@ class Running:
 def _is_executor(pid: int) -> bool:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return words[0] == os.fsencode(sys.executable) and any(b"surrounded import main" in word for word in words)
+        return words[0] == os.fsencode(sys.executable) and any(b"varied_process import main" in word for word in words)
     return False
 
 
@@ -287,7 +287,7 @@ class Refuses:
 def test_a_personality_that_is_refused_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(personality, "_LIBC", Refuses())
     with pytest.raises(ExecutorError) as raised:
-        surrounded._take_on([], PERSONALITY)
+        varied_process._take_on([], PERSONALITY)
     assert raised.value.reason == "no-such-surroundings"
 
 
@@ -295,7 +295,7 @@ def test_a_machine_that_forbids_the_usual_personality_builds_without(
     monkeypatch: pytest.MonkeyPatch, request_for: Make
 ) -> None:
     monkeypatch.setattr(personality, "_LIBC", Refuses())
-    surrounded._take_on([], personality.USUAL)
+    varied_process._take_on([], personality.USUAL)
     assert BubblewrapExecutor().run(request_for("true")).succeeded
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mmojo_forge.cli import cmd_list, target_tables
 from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.target import listing
 from mmojo_forge.engine.host_facts import HostFacts
-from mmojo_forge.engine.targets import PLAIN_HOST, TOOLCHAIN, Option, Target, Tool, survey
+from mmojo_forge.engine.query.targets import PLAIN_HOST, TOOLCHAIN, Option, Target, Tool, survey
 from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.model.digest import TreeId, blake3_hex
 from mmojo_forge.model.lockfile import Lock
@@ -178,7 +178,7 @@ def rows(page: str) -> dict[str, list[str]]:
 
 
 def test_the_page_has_each_target_once_servers_first(targets: dict[str, Target]) -> None:
-    page = target_tables.page(list(targets.values()))
+    page = listing.page(list(targets.values()))
     found = rows(page)
     assert set(found) == set(targets)
     assert next(iter(found)) == "app"
@@ -198,20 +198,20 @@ def test_the_page_has_each_target_once_servers_first(targets: dict[str, Target])
 
 
 def test_a_cell_ends_no_table(targets: dict[str, Target]) -> None:
-    tables = [line for line in target_tables.page(list(targets.values())).splitlines() if line.startswith("|")]
+    tables = [line for line in listing.page(list(targets.values())).splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in tables} == {5, 7}
 
 
 def listed(workspace: Workspace, *arguments: str) -> Result:
     context = Context({"FORGE_STORE": str(workspace.root / "elsewhere")}, workspace.root)
     try:
-        return CliRunner().invoke(cmd_list.command, list(arguments), obj=context)
+        return CliRunner().invoke(listing.list_, list(arguments), obj=context)
     finally:
         context.close()
 
 
 def test_the_command_prints_the_page_and_makes_no_store(workspace: Workspace, targets: dict[str, Target]) -> None:
-    assert listed(workspace, "--markdown").stdout == target_tables.page(list(targets.values()))
+    assert listed(workspace, "--markdown").stdout == listing.page(list(targets.values()))
     assert not (workspace.root / "elsewhere").exists()
 
 

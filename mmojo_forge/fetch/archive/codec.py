@@ -9,7 +9,8 @@ from __future__ import annotations
 import bz2
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 import zstandard
@@ -115,12 +116,14 @@ class _Zstd:
         return self._decoder.unused_data
 
 
-_DECODERS: dict[str, Callable[[], _Decoder]] = {
-    "gz": _Gzip,
-    "bz2": lambda: _Buffered(bz2.BZ2Decompressor()),
-    "xz": lambda: _Buffered(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)),
-    "zst": _Zstd,
-}
+_DECODERS: Mapping[str, Callable[[], _Decoder]] = MappingProxyType(
+    {
+        "gz": _Gzip,
+        "bz2": lambda: _Buffered(bz2.BZ2Decompressor()),
+        "xz": lambda: _Buffered(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)),
+        "zst": _Zstd,
+    }
+)
 
 
 def detect(head: bytes) -> str | None:

@@ -5,12 +5,17 @@
     zip ── central directory ─▶ [ZipEntry] ─▶ plan, checked as a whole ─▶ TreeWriter in several threads
 
 On a refusal the destination may hold a part of the content; nothing outside it has been touched.
+
+Debian binary packages: an ar archive of `debian-binary`, `control.tar.*` and `data.tar.*`, see deb(5).
+
+Only where the data lies is looked up here. Control files (maintainer scripts among them) are never read, let alone run.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,18 +24,64 @@ from pathlib import Path
 from types import TracebackType
 
 from mmojo_forge.errors import ExitCode
-from mmojo_forge.fetch.archive import codec, deb, tar, zip_extraction
+from mmojo_forge.fetch.archive import codec, tar
 from mmojo_forge.fetch.archive import zip as zip_format
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
 from mmojo_forge.fetch.archive.options import MIB, ArchiveLimits, Budget, ExtractOptions, ExtractReport
 from mmojo_forge.fetch.archive.stream import ByteSource, ReadAhead, file_chunks
-from mmojo_forge.fetch.archive.unpacking import Unpacking
+from mmojo_forge.fetch.archive.unpacking import Unpacking, unpack_zip
 from mmojo_forge.fetch.archive.writer import TreeWriter
+
+MAGIC = b"!<arch>\n"
+_HEADER = 60
+_MAX_MEMBERS = 64
+_DIGITS = re.compile(rb"([0-9]{1,10}) *")
+
+
+def find_data(descriptor: int, size: int) -> tuple[int, int]:
+    """Offset and length of the data archive of a package that is `size` bytes long."""
+    offset, names = len(MAGIC), list[str]()
+    data: tuple[int, int] | None = None
+    while offset < size:
+        name, length = _header(os.pread(descriptor, _HEADER, offset))
+        start = offset + _HEADER
+        if start + length > size:
+            raise ArchiveError(f"{name}: the package ends early", reason=Reason.TRUNCATED)
+        if not names:
+            _check_version(name, os.pread(descriptor, min(length, 16), start))
+        elif name == "data.tar" or name.startswith("data.tar."):
+            if data is not None:
+                raise ArchiveError(f"{name}: a second data archive", reason=Reason.DUPLICATE)
+            data = (start, length)
+        names.append(name)
+        if len(names) > _MAX_MEMBERS:
+            raise ArchiveError(f"more than {_MAX_MEMBERS} members in a package", reason=Reason.TOO_MANY)
+        offset = start + length + length % 2
+    if data is None:
+        raise ArchiveError("no data archive in the package", reason=Reason.TRUNCATED)
+    return data
+
+
+def _header(block: bytes) -> tuple[str, int]:
+    if len(block) < _HEADER:
+        raise ArchiveError("the package ends early", reason=Reason.TRUNCATED)
+    match = _DIGITS.fullmatch(block[48:58])
+    if block[58:60] != b"`\n" or not match:
+        raise ArchiveError("a malformed ar header", reason=Reason.CORRUPT)
+    return block[:16].decode("ascii", "replace").rstrip(" ").removesuffix("/"), int(match[1])
+
+
+def _check_version(name: str, content: bytes) -> None:
+    if name != "debian-binary":
+        raise ArchiveError("an ar archive that is no Debian package", reason=Reason.UNSUPPORTED)
+    if not content.startswith(b"2."):
+        raise ArchiveError(f"Debian package format {content!r}", reason=Reason.UNSUPPORTED)
+
 
 READ_AHEAD = 8 * MIB
 READ_AHEAD_NEXT = 64 * MIB
 _HEAD_BYTES = 512
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DESTINATION = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -109,8 +160,8 @@ class _Archive:
         if head.startswith(zip_format.MAGICS):
             return "zip"
         offset, length, name = 0, self.size, "tar"
-        if head.startswith(deb.MAGIC):
-            (offset, length), name = deb.find_data(self.descriptor, self.size), "deb"
+        if head.startswith(MAGIC):
+            (offset, length), name = find_data(self.descriptor, self.size), "deb"
             head = os.pread(self.descriptor, min(length, _HEAD_BYTES), offset)
         compression = codec.detect(head)
         if compression is None and not tar.is_header(head) and head != bytes(_HEAD_BYTES):
@@ -125,7 +176,7 @@ def _unpack(archive: _Archive, root: int, options: ExtractOptions) -> ExtractRep
     with TreeWriter(root, budget, replace=options.replace) as writer:
         unpacking = Unpacking(writer, budget, options)
         if archive.stream is None:
-            zip_extraction.unpack(archive.descriptor, archive.size, unpacking, options.limits)
+            unpack_zip(archive.descriptor, archive.size, unpacking, options.limits)
         else:
             source = ByteSource(iter(archive.stream))
             for member in tar.members(source, options.limits):

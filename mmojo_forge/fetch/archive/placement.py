@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from types import MappingProxyType
 
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
 from mmojo_forge.fetch.archive.options import ArchiveLimits, ExtractOptions
@@ -18,10 +19,12 @@ TreePath = tuple[str, ...]
 MERGED_DIRECTORIES = frozenset({"bin", "sbin", "lib", "lib32", "lib64", "libx32"})
 MAX_TARGET_BYTES = 4095
 
-_SYMLINK_REASONS = {
-    "symlink-absolute": Reason.SYMLINK_ABSOLUTE,
-    "symlink-escapes": Reason.SYMLINK_ESCAPES,
-}
+_SYMLINK_REASONS = MappingProxyType(
+    {
+        "symlink-absolute": Reason.SYMLINK_ABSOLUTE,
+        "symlink-escapes": Reason.SYMLINK_ESCAPES,
+    }
+)
 
 
 class Placement:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
-from mmojo_forge.fetch.archive.member import Member, MemberKind
-from mmojo_forge.fetch.archive.options import ArchiveLimits
+from mmojo_forge.fetch.archive.options import ArchiveLimits, Member, MemberKind
 from mmojo_forge.fetch.archive.stream import ByteSource
 
 BLOCK = 512
@@ -26,21 +26,25 @@ _OWNER_EXECUTES = 0o100
 
 _PLAIN = b"0\0007"  # regular, regular in V7, contiguous
 _EXTENSIONS = b"xgLK"
-_KINDS = {
-    ord("1"): MemberKind.HARD_LINK,
-    ord("2"): MemberKind.SYMLINK,
-    ord("3"): MemberKind.DEVICE,
-    ord("4"): MemberKind.DEVICE,
-    ord("5"): MemberKind.DIRECTORY,
-    ord("6"): MemberKind.DEVICE,
-}
-_UNSUPPORTED = {
-    ord("S"): "a GNU sparse file",
-    ord("D"): "a GNU directory dump",
-    ord("M"): "a part of a multi-volume archive",
-    ord("V"): "a volume label",
-    ord("X"): "a Solaris extended header",
-}
+_KINDS = MappingProxyType(
+    {
+        ord("1"): MemberKind.HARD_LINK,
+        ord("2"): MemberKind.SYMLINK,
+        ord("3"): MemberKind.DEVICE,
+        ord("4"): MemberKind.DEVICE,
+        ord("5"): MemberKind.DIRECTORY,
+        ord("6"): MemberKind.DEVICE,
+    }
+)
+_UNSUPPORTED = MappingProxyType(
+    {
+        ord("S"): "a GNU sparse file",
+        ord("D"): "a GNU directory dump",
+        ord("M"): "a part of a multi-volume archive",
+        ord("V"): "a volume label",
+        ord("X"): "a Solaris extended header",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

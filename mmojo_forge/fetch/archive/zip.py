@@ -12,10 +12,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
-from mmojo_forge.fetch.archive.member import Member, MemberKind
-from mmojo_forge.fetch.archive.options import MIB, ArchiveLimits
+from mmojo_forge.fetch.archive.options import MIB, ArchiveLimits, Member, MemberKind
 from mmojo_forge.fetch.archive.stream import file_chunks
 
 MAGICS = (b"PK\3\4", b"PK\5\6")
@@ -35,12 +35,14 @@ _ZIP64_EXTRA = 1
 _UNIX_HOSTS = (3, 19)  # 4.4.2.2: Unix, OS X
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 _OWNER_EXECUTES = 0o100
-_UNIX_KINDS = {
-    0: MemberKind.FILE,
-    0o100000: MemberKind.FILE,
-    0o040000: MemberKind.DIRECTORY,
-    0o120000: MemberKind.SYMLINK,
-}
+_UNIX_KINDS = MappingProxyType(
+    {
+        0: MemberKind.FILE,
+        0o100000: MemberKind.FILE,
+        0o040000: MemberKind.DIRECTORY,
+        0o120000: MemberKind.SYMLINK,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,154 @@
+"""From a request to its answer: what is asked for, whether it is allowed, who does it; every failure has a status.
+
+/health  /metrics    GET, HEAD
+/<object>            GET, HEAD, PUT, DELETE       (objects.py)
+/<folder>/           GET, HEAD
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import re
+from types import MappingProxyType
+
+from aiohttp import web
+
+from mmojo_forge.cache.server.failure import Hopeless, Refusal
+from mmojo_forge.cache.server.folder import ServedFolder, Threads
+from mmojo_forge.cache.server.metrics import CONTENT_TYPE, Exchange, Metrics, Reporter
+from mmojo_forge.cache.server.objects import object_at
+from mmojo_forge.cache.server.receiving import Receiver
+from mmojo_forge.cache.server.sending import Sender, missing
+from mmojo_forge.cache.server.tokens import Access
+
+_READING = frozenset({"GET", "HEAD"})
+_WRITING = frozenset({"PUT", "DELETE"})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_CROWDED = frozenset({errno.EMFILE, errno.ENFILE})
+_ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+_RETRY = MappingProxyType({"Retry-After": "2"})
+
+
+class Handler:
+    """Answers every request. Callers may assume that no exception leaves it but a cancellation."""
+
+    def __init__(
+        self,
+        folder: ServedFolder,
+        sender: Sender,
+        receiver: Receiver | None,
+        access: Access,
+        threads: Threads,
+        metrics: Metrics,
+        reporter: Reporter,
+    ) -> None:
+        self._folder = folder
+        self._sender = sender
+        self._receiver = receiver
+        self._access = access
+        self._threads = threads
+        self._metrics = metrics
+        self._reporter = reporter
+
+    async def answer(self, request: web.BaseRequest, *, crowded: bool) -> web.StreamResponse:
+        """Answer the request, with 503 where there are too many connections."""
+        began = asyncio.get_running_loop().time()
+        status, reason = 0, ""
+        response: web.StreamResponse = web.Response()
+        try:
+            try:
+                if crowded:
+                    raise Refusal(503, "crowded", "too many connections", _RETRY)
+                response = await self._answer(request)
+            except (OSError, Refusal) as error:
+                refusal = error if isinstance(error, Refusal) else self._failure(request, error)
+                reason = refusal.reason
+                response = await self._refuse(request, refusal)
+            status = response.status
+        except (Hopeless, ConnectionError) as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and not isinstance(cause, ConnectionError | TimeoutError):
+                self._tell(request, cause)
+            response.force_close()
+            if request.transport is not None:
+                request.transport.abort()
+        self._metrics.answered(request.method, str(status) if status else "cut")
+        seconds = asyncio.get_running_loop().time() - began
+        client = request.remote or ""
+        self._reporter.answered(Exchange(client, request.method, request.raw_path, status, seconds, reason))
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        method = request.method
+        path = _ABSOLUTE.sub("", request.raw_path, count=1).removeprefix("/")
+        if method not in _READING | _WRITING:
+            raise Refusal(405, "method", f"no {method} here", {"Allow": self._allowed()})
+        if path == "health" and method in _READING:
+            return await self._sender.send(request, await self._health())
+        authorization = request.headers.getall("Authorization", [])
+        if method in _WRITING:
+            return await self._write(request, path, authorization)
+        self._access.check_reading(authorization)
+        if path == "metrics":
+            body = self._metrics.render().encode()
+            return await self._sender.send(request, web.Response(body=body, headers={"Content-Type": CONTENT_TYPE}))
+        if path.endswith("/"):
+            return await self._sender.send_listing(request, path[:-1])
+        wanted = object_at(path)
+        if wanted is None:
+            raise missing("what is asked for")
+        return await self._sender.send_object(request, wanted)
+
+    async def _write(self, request: web.BaseRequest, path: str, authorization: list[str]) -> web.StreamResponse:
+        if self._receiver is None:
+            raise Refusal(405, "read-only", "this server only reads", {"Allow": self._allowed()})
+        self._access.check_writing(authorization)
+        wanted = object_at(path)
+        if wanted is None:
+            raise missing("what is to be written")
+        if request.method == "PUT":
+            return await self._sender.send(request, await self._receiver.put(request, wanted))
+        return await self._sender.send(request, await self._receiver.delete(wanted))
+
+    async def _health(self) -> web.Response:
+        if not await self._threads.run(self._folder.is_there):
+            raise Refusal(503, "folder", "the folder is gone")
+        return _document(200, {"schema": 1, "status": "ok", "writable": self._receiver is not None})
+
+    async def _refuse(self, request: web.BaseRequest, refusal: Refusal) -> web.StreamResponse:
+        if request.method in _WRITING:
+            self._metrics.refused_write(refusal.reason)
+        document = {"error": {"reason": refusal.reason, "message": refusal.message}}
+        response = _document(refusal.status, document)
+        response.headers.update(refusal.headers)
+        if refusal.status in {408, 503}:
+            response.force_close()
+        await self._sender.send(request, response)
+        if refusal.status == 408:
+            # Nobody waits for the rest of a body that came too slowly.
+            request.protocol.force_close()
+        return response
+
+    def _failure(self, request: web.BaseRequest, error: OSError) -> Refusal:
+        """The refusal that an error of the system amounts to; raises what means that the client is gone."""
+        if isinstance(error, ConnectionError):
+            raise error
+        self._tell(request, error)
+        if error.errno in _FULL:
+            return Refusal(507, "full", "no space left")
+        if error.errno in _CROWDED:
+            return Refusal(503, "crowded", "too many open files", _RETRY)
+        return Refusal(500, "io", "the folder cannot be read or written")
+
+    def _tell(self, request: web.BaseRequest, error: OSError) -> None:
+        self._reporter.failed(f"{request.method} {request.raw_path!r}: {error.strerror or error}")
+
+    def _allowed(self) -> str:
+        return ", ".join(["GET", "HEAD", *(["PUT", "DELETE"] if self._access.writable else [])])
+
+
+def _document(status: int, document: object) -> web.Response:
+    body = json.dumps(document, separators=(",", ":")).encode() + b"\n"
+    return web.Response(status=status, body=body, content_type="application/json")

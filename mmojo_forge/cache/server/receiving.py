@@ -1,0 +1,183 @@
+"""Answering PUT and DELETE: bodies go to the disk as they come, within limits, and get their names when verified.
+
+One object on its way in: written out of sight, verified, and then given its name, or dropped without a trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from types import TracebackType
+from typing import Self
+
+from aiohttp import HttpVersion11, web
+
+from mmojo_forge.cache.server.failure import Refusal
+from mmojo_forge.cache.server.folder import Incoming, ServedFolder, Threads
+from mmojo_forge.cache.server.limits import Limits, Pace
+from mmojo_forge.cache.server.metrics import Metrics
+from mmojo_forge.cache.server.objects import CacheObject
+from mmojo_forge.cache.server.sending import missing
+from mmojo_forge.cache.server.verify import Verifier
+
+
+class Quota:
+    """How many bytes the cache may have (any number, without `most`), and how many it has."""
+
+    def __init__(self, most: int | None, used: int = 0) -> None:
+        self._most = most
+        self._used = used
+
+    def take(self, count: int) -> None:
+        """Count bytes in; raises Refusal (507) where they would be too many."""
+        if self._most is not None and self._used + count > self._most:
+            raise Refusal(507, "full", f"the cache may have {self._most:,} bytes, and has {self._used:,}")
+        self._used += count
+
+    def give(self, count: int) -> None:
+        """Count bytes out."""
+        self._used -= count
+
+
+class Upload:
+    """A context manager: at its end there is nothing but the object, or what was there before.
+
+    Its methods wait for the disk, and raise OSError. The quota belongs to the event loop's thread and is not theirs.
+    """
+
+    def __init__(self, folder: ServedFolder, incoming: Incoming, wanted: CacheObject) -> None:
+        self._folder = folder
+        self._incoming = incoming
+        self._wanted = wanted
+        self._verifier = Verifier(wanted)
+        self._name, self._descriptor = incoming.create()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+        with contextlib.suppress(OSError):
+            self._incoming.remove(self._name)
+
+    def write(self, block: bytes) -> None:
+        """Add to it."""
+        self._verifier.update(block)
+        view = memoryview(block)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    def finish(self, *, replace: bool) -> int | None:
+        """Give it its name, durably; the bytes that were there before, None where the name is taken and it must not
+        `replace`. Raises Refusal (422) for what is not what it must be."""
+        with open(self._descriptor, "rb", closefd=False) as file:
+            file.seek(0)
+            self._verifier.verify(file)
+        os.fsync(self._descriptor)
+        return self._folder.publish(self._incoming, self._name, self._wanted.stored, replace=replace)
+
+
+_CREATED, _REPLACED, _REMOVED = 201, 204, 204
+
+
+class Receiver:
+    """Takes what is written to a folder."""
+
+    def __init__(
+        self, folder: ServedFolder, incoming: Incoming, quota: Quota, threads: Threads, limits: Limits, metrics: Metrics
+    ) -> None:
+        self._folder = folder
+        self._incoming = incoming
+        self._quota = quota
+        self._threads = threads
+        self._limits = limits
+        self._metrics = metrics
+
+    async def put(self, request: web.BaseRequest, wanted: CacheObject) -> web.Response:
+        """Write the object; raises Refusal, also where somebody else was first and it must not be replaced."""
+        if_absent = _only_if_absent(request)
+        replace = wanted.replaceable and not if_absent
+        _check_body(request, wanted)
+        if not replace and await self._threads.run(self._folder.size, wanted.stored) is not None:
+            raise _taken(wanted, if_absent)
+        await _ask_to_go_on(request)
+        with await self._threads.run(Upload, self._folder, self._incoming, wanted) as upload:
+            taken = 0
+            try:
+                pace = Pace(self._limits)
+                while block := await self._next(request, pace, taken):
+                    if taken + len(block) > wanted.most:
+                        raise _too_large(wanted)
+                    self._quota.take(len(block))
+                    taken += len(block)
+                    await self._threads.run(upload.write, block)
+                before = await self._threads.run(upload.finish, replace=replace)
+                if before is None:
+                    raise _taken(wanted, if_absent)
+            except BaseException:
+                self._quota.give(taken)
+                raise
+        self._quota.give(before)
+        self._metrics.wrote(wanted.kind)
+        return web.Response(status=_REPLACED if before else _CREATED)
+
+    async def delete(self, wanted: CacheObject) -> web.Response:
+        """Remove the object; raises Refusal where there is none."""
+        before = await self._threads.run(self._folder.remove, wanted.stored)
+        if before is None:
+            raise missing(wanted.path)
+        self._quota.give(before)
+        self._metrics.deleted += 1
+        return web.Response(status=_REMOVED)
+
+    async def _next(self, request: web.BaseRequest, pace: Pace, so_far: int) -> bytes:
+        try:
+            async with pace.next_part(so_far):
+                block = await request.content.readany()
+        except TimeoutError as error:
+            raise Refusal(408, "too-slow", f"the body came too slowly: {so_far:,} bytes") from error
+        except web.RequestPayloadError as error:
+            raise Refusal(400, "bad-request", f"the body is malformed: {error}") from error
+        self._metrics.received += len(block)
+        return block
+
+
+def _only_if_absent(request: web.BaseRequest) -> bool:
+    """Whether nothing may be replaced; raises Refusal for conditions that are not known, and must not be ignored."""
+    known = request.headers.get("If-None-Match", "*").strip() == "*"
+    if not known or "If-Match" in request.headers or "If-Unmodified-Since" in request.headers:
+        raise Refusal(412, "precondition", "the only condition for writing is If-None-Match: *")
+    return "If-None-Match" in request.headers
+
+
+def _check_body(request: web.BaseRequest, wanted: CacheObject) -> None:
+    if "Content-Range" in request.headers:
+        raise Refusal(400, "bad-request", "an object is written whole (RFC 9110, 14.5)")
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise Refusal(415, "encoded", "a body is taken as it is", {"Accept-Encoding": "identity"})
+    if (request.content_length or 0) > wanted.most:
+        raise _too_large(wanted)
+
+
+async def _ask_to_go_on(request: web.BaseRequest) -> None:
+    """Answer `Expect: 100-continue`, now that nothing is known that speaks against the body."""
+    expected = request.headers.get("Expect", "")
+    if not expected or request.version != HttpVersion11:
+        return
+    if expected.lower() != "100-continue":
+        raise Refusal(417, "expectation", "the only expectation is 100-continue")
+    if request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _too_large(wanted: CacheObject) -> Refusal:
+    return Refusal(413, "too-large", f"{wanted.path} may have {wanted.most:,} bytes")
+
+
+def _taken(wanted: CacheObject, if_absent: bool) -> Refusal:
+    if if_absent:
+        return Refusal(412, "already-there", f"{wanted.path} is there")
+    return Refusal(409, "written-once", f"{wanted.path} is there, and nothing of its kind is replaced")

@@ -1,0 +1,128 @@
+"""Whether what arrives is what its name says; the client is asked for nothing.
+
+    packs/…      BLAKE3 of the bytes, as they arrive       cas/…    SHA-256 of the bytes, as they arrive
+    trees/…      one Zstandard frame, BLAKE3 of its content    maps/… index/…   one Zstandard frame that is whole
+    traces/…     key and preimage belong together, the signer in the name has signed it, and that holds
+    names/…      the tree id       cache-info.json   what a client can read
+    ac/…         anything; so are the notes of collections
+
+Who a trace's signer is, and whether to believe it, is the clients' business. A map or an index can still say what is
+not so: that leads to a miss (README.md of caches, "What is not promised").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import BinaryIO, Protocol
+
+import zstandard
+from blake3 import blake3
+
+from mmojo_forge.cache.failure import CacheError, lying
+from mmojo_forge.cache.format import chunks, layout
+from mmojo_forge.cache.format.index import Checker
+from mmojo_forge.cache.format.info import read_info
+from mmojo_forge.cache.server.failure import Refusal
+from mmojo_forge.cache.server.objects import CacheObject, Kind
+from mmojo_forge.cache.transport.fakes import MemoryTransport
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.model.digest import ActionKey
+from mmojo_forge.model.signature import PublicKey
+
+_PLACE = "what was sent"
+_HEADER = 18
+"""The longest header of a Zstandard frame (RFC 8878, 3.1.1.1) and its magic number."""
+_WINDOW = 8 << 20
+"""What is read of the past while unpacking; more than our writer asks for."""
+_BLOCK = 1 << 20
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> object:
+        """Hash more."""
+
+    def hexdigest(self) -> str:
+        """The digest."""
+
+
+class Verifier:
+    """Looks at one object while it arrives, and then at the whole of it."""
+
+    def __init__(self, wanted: CacheObject) -> None:
+        self._wanted = wanted
+        self._hash: _Hash | None = None
+        if wanted.kind is Kind.PACKS:
+            self._hash = blake3()
+        elif wanted.kind is Kind.BLOBS:
+            self._hash = hashlib.sha256()
+
+    def update(self, block: bytes) -> None:
+        """More of it has arrived."""
+        if self._hash is not None:
+            self._hash.update(block)
+
+    def verify(self, file: BinaryIO) -> None:
+        """Raises Refusal (422) unless the file, of which all has arrived, is what it must be."""
+        try:
+            self._verify(file)
+        except CacheError as error:
+            raise Refusal(422, error.reason, error.message) from error
+
+    def _verify(self, file: BinaryIO) -> None:
+        wanted = self._wanted
+        match wanted.kind:
+            case Kind.PACKS | Kind.BLOBS:
+                if self._hash is not None and self._hash.hexdigest() != wanted.digest:
+                    raise self._other("pack-mismatch" if wanted.kind is Kind.PACKS else "blob-mismatch")
+            case Kind.TREES:
+                if self._unpack(file, layout.MAX_MANIFEST) != wanted.digest:
+                    raise self._other("manifest-mismatch")
+            case Kind.MAPS:
+                self._unpack(file, layout.MAX_MANIFEST)
+            case Kind.INDEX:
+                self._unpack(file, layout.MAX_INDEX)
+            case Kind.NAMES:
+                if file.read() != wanted.digest.encode():
+                    raise self._other("name-mismatch")
+            case Kind.TRACES:
+                self._check_trace(file.read())
+            case Kind.INFO:
+                transport = MemoryTransport()
+                transport.put(layout.INFO, file.read())
+                read_info(transport)
+            case Kind.RESULTS | Kind.MARK | Kind.UNNAMED:
+                pass
+
+    def _unpack(self, file: BinaryIO, most: int) -> str:
+        """The BLAKE3 of what the one frame unpacks to, which is as long as the frame says; raises CacheError."""
+        path = self._wanted.path
+        size = chunks.content_size(file.read(_HEADER), _PLACE, path)
+        if size > most:
+            raise lying(_PLACE, path, f"unpacks to more than {most:,} bytes", "cache-too-large")
+        file.seek(0)
+        digest, got = blake3(), 0
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+        try:
+            # Reading on after the frame makes an error of whatever comes after it.
+            with decompressor.stream_reader(file, read_across_frames=True, closefd=False) as content:
+                while block := content.read(min(_BLOCK, size - got + 1)):
+                    digest.update(block)
+                    got += len(block)
+        except zstandard.ZstdError as error:
+            raise lying(_PLACE, path, f"damaged: {error}", "cache-frame") from error
+        if got != size:
+            raise lying(_PLACE, path, f"a frame is not of {size:,} bytes", "cache-frame")
+        return digest.hexdigest()
+
+    def _check_trace(self, content: bytes) -> None:
+        path = self._wanted.path
+        try:
+            signers = [PublicKey.parse(str(row["key"])) for row in json.loads(content)["signatures"]]
+        except (ValueError, KeyError, TypeError, RecursionError, ForgeError) as error:
+            raise lying(_PLACE, path, f"no trace entry: {error!r}"[:300], "trace-malformed") from error
+        # Whom to trust is not known here; the entry itself says who signed, and has to prove it.
+        Checker(tuple(signers), _PLACE).parse(content, path, ActionKey(self._wanted.digest), self._wanted.signer)
+
+    def _other(self, reason: str) -> Refusal:
+        return Refusal(422, reason, f"write {self._wanted.path}: the content is another one's")

@@ -1,0 +1,283 @@
+"""A cache in a bucket: Amazon S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
+
+The machinery is `obstore`, an optional library; whoever imports this module has to have it. A bucket has no folders:
+what begins with the same names and a slash is one. Writing only what is not there is `If-None-Match: *` in S3 and
+Azure, a generation in Google's; a store that knows neither is looked at first.
+
+Credentials come from the environment, under the names that the stores' own tools use (`AWS_ACCESS_KEY_ID`,
+`GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_KEY`, …) or from the machine's own identity.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import from_url
+
+from mmojo_forge.cache.failure import CacheError, Fault, missing
+from mmojo_forge.cache.transport.protocol import Body, Listed, Span, check_path
+from mmojo_forge.cache.transport.settings import Clock, Pace, WebSettings
+
+# Parts are taken as they arrive: to wait for longer ones would hide how slowly they come.
+_PART = 1
+_RETRIES = 2
+_LONGEST = timedelta(hours=1)
+# What the library may be told, by kind of bucket; it takes these names as they are.
+_VARIABLES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "s3": frozenset(
+            "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL"
+            " AWS_ENDPOINT AWS_SKIP_SIGNATURE AWS_VIRTUAL_HOSTED_STYLE_REQUEST AWS_CONDITIONAL_PUT"
+            " AWS_REQUEST_PAYER AWS_SERVER_SIDE_ENCRYPTION AWS_SSE_KMS_KEY_ID AWS_CHECKSUM_ALGORITHM AWS_ROLE_ARN"
+            " AWS_WEB_IDENTITY_TOKEN_FILE".split()
+        ),
+        "gs": frozenset(
+            "GOOGLE_SERVICE_ACCOUNT GOOGLE_SERVICE_ACCOUNT_PATH GOOGLE_SERVICE_ACCOUNT_KEY"
+            " GOOGLE_APPLICATION_CREDENTIALS GOOGLE_SKIP_SIGNATURE GOOGLE_BASE_URL GOOGLE_BEARER_TOKEN".split()
+        ),
+        "az": frozenset(
+            "AZURE_STORAGE_ACCOUNT_NAME AZURE_STORAGE_ACCOUNT_KEY AZURE_STORAGE_SAS_TOKEN AZURE_STORAGE_TOKEN"
+            " AZURE_CLIENT_ID AZURE_CLIENT_SECRET AZURE_TENANT_ID AZURE_FEDERATED_TOKEN_FILE AZURE_SKIP_SIGNATURE"
+            " AZURE_STORAGE_ENDPOINT AZURE_STORAGE_USE_EMULATOR".split()
+        ),
+    }
+)
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT")
+_STATUS = re.compile(r"status code: ([1-5][0-9][0-9])\b")
+_KIND = re.compile(r"\bkind: ([A-Z][A-Za-z]+)")
+
+
+class BucketTransport:
+    """What begins with a prefix in a bucket. Raises CacheError (`cache-url`) for a URL that cannot be used."""
+
+    def __init__(
+        self,
+        url: str,
+        settings: WebSettings | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        *,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._settings = settings or WebSettings()
+        self._clock = clock
+        self._place = _place(url)
+        self._conditional = True
+        kind = url.partition(":")[0].lower()
+        told = {name: value for name, value in environment.items() if name in _VARIABLES.get(kind, ()) and value}
+        if kind == "s3":
+            # One by one: not every store that speaks like S3 knows the other way.
+            told["AWS_DISABLE_BULK_DELETE"] = "true"
+            if endpoint := environment.get("AWS_ENDPOINT_URL_S3"):
+                told["AWS_ENDPOINT_URL"] = endpoint
+        # The library's own types of these exist for type checkers only.
+        options: Any = {
+            "config": told,
+            "client_options": self._client(told),
+            "retry_config": {
+                "max_retries": _RETRIES,
+                "retry_timeout": timedelta(seconds=3 * self._settings.stall_seconds),
+            },
+        }
+        try:
+            self._store: Any = from_url(self._place, **options)
+        except (BaseError, ValueError, OSError) as error:
+            raise CacheError(
+                f"use cache {self._place}: {_told(error)}", reason="cache-url", fault=Fault.REFUSING
+            ) from error
+
+    @property
+    def place(self) -> str:
+        """The URL, without a query."""
+        return self._place
+
+    @contextmanager
+    def open(self, path: str, span: Span | None = None) -> Iterator[Body]:
+        """The object or a part of it."""
+        options: Any = {"range": (span.start, span.start + span.length)} if span else None
+        parts: Iterator[Any]
+        try:
+            parts = iter(obstore.get(self._store, check_path(path), options=options).stream(min_chunk_size=_PART))
+        except (BaseError, OSError) as error:
+            if span is None or _status(error) != 416:
+                raise self._failed("read", path, error) from error
+            parts = iter(())
+        yield _BucketBody(self, path, parts, Pace(self._settings, self._clock))
+
+    def put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
+        """Write the object; one that a store cannot be told not to replace is looked for first."""
+        if if_absent and self._conditional:
+            try:
+                return self._write(path, content, "create")
+            except _Unconditional:
+                self._conditional = False
+        if if_absent and self.size(path) is not None:
+            return False
+        return self._write(path, content, "overwrite")
+
+    def size(self, path: str) -> int | None:
+        """The object's size."""
+        try:
+            return int(obstore.head(self._store, check_path(path))["size"])
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as error:
+            raise self._failed("look for", path, error) from error
+
+    def entries(self, folder: str) -> list[Listed]:
+        """What begins with the folder's name and a slash."""
+        try:
+            found = obstore.list_with_delimiter(self._store, check_path(folder))
+        except FileNotFoundError:
+            return []
+        except (BaseError, OSError) as error:
+            raise self._failed("list", folder, error) from error
+        folders = [Listed(one.rstrip("/").rpartition("/")[2], is_folder=True) for one in found["common_prefixes"]]
+        return folders + [
+            Listed(one["path"].rpartition("/")[2], int(one["size"]), one["last_modified"].timestamp())
+            for one in found["objects"]
+        ]
+
+    def delete(self, path: str) -> None:
+        """Remove the object."""
+        try:
+            obstore.delete(self._store, check_path(path))
+        except FileNotFoundError:
+            pass
+        except (BaseError, OSError) as error:
+            raise self._failed("remove", path, error) from error
+
+    def close(self) -> None:
+        """The library closes its connections by itself."""
+
+    def next_part(self, path: str, parts: Iterator[Any]) -> bytes:
+        """What arrives next; nothing at the end."""
+        try:
+            return bytes(next(parts, b""))
+        except (BaseError, OSError) as error:
+            failed = self._failed("read", path, error)
+            if failed.reason in {"cache-unreachable", "cache-server-error"}:
+                failed = self.failing(path, _told(error), "cache-truncated")
+            raise failed from error
+
+    def failing(self, path: str, cause: str, reason: str) -> CacheError:
+        """The error for a store that does not answer as it should."""
+        return CacheError(f"reach {path} in {self._place}: {cause}", reason=reason, fault=Fault.FAILING)
+
+    def _write(self, path: str, content: bytes, mode: Literal["create", "overwrite"]) -> bool:
+        try:
+            obstore.put(self._store, check_path(path), content, mode=mode, use_multipart=False)
+            return True
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        except FileNotFoundError as error:
+            message = f"write {path} in {self._place}: there is no such bucket"
+            raise CacheError(message, reason="cache-refused", fault=Fault.REFUSING) from error
+        except (BaseError, NotImplementedError, OSError) as error:
+            unknown = isinstance(error, NotSupportedError | NotImplementedError) or _status(error) == 501
+            if mode == "create" and unknown:
+                raise _Unconditional from error
+            raise self._failed("write", path, error) from error
+
+    def _failed(self, verb: str, path: str, error: Exception) -> CacheError:
+        if isinstance(error, FileNotFoundError):
+            return missing(self._place, path)
+        status = _status(error)
+        message = f"{verb} {path} in {self._place}: {_told(error)}"
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in {401, 403, 404}:
+            return CacheError(message, reason="cache-refused", fault=Fault.REFUSING)
+        if status in {405, 501} and verb != "read":
+            return CacheError(message, reason="cache-read-only", fault=Fault.REFUSING)
+        if "Timeout" in _kinds(error) or "TimedOut" in str(error):
+            return self.failing(path, "no answer in time", "cache-timeout")
+        if status:
+            return CacheError(message, reason="cache-server-error", fault=Fault.FAILING)
+        return self.failing(path, _told(error), "cache-unreachable")
+
+    def _client(self, told: Mapping[str, str]) -> dict[str, Any]:
+        settings = self._settings
+        options: dict[str, Any] = {
+            "connect_timeout": timedelta(seconds=settings.connect_seconds),
+            "read_timeout": timedelta(seconds=settings.stall_seconds),
+            # For a whole answer, however long: a slow one is given up by its pace.
+            "timeout": _LONGEST,
+            "user_agent": "mmojo-forge",
+            # What is named on purpose is spoken to as it says; nothing secret travels, for requests are signed.
+            "allow_http": any(told.get(name, "").startswith("http:") for name in _ENDPOINTS)
+            or told.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in {"1", "true"},
+        }
+        if settings.ca_bundle:
+            try:
+                options["root_certificate"] = Path(settings.ca_bundle).read_bytes()
+            except OSError as error:
+                message = f"use cache {self._place}: read {settings.ca_bundle}: {error.strerror or error}"
+                raise CacheError(message, reason="cache-url", fault=Fault.REFUSING) from error
+        return options
+
+
+class _Unconditional(Exception):
+    """The store cannot be told not to replace what is there."""
+
+
+class _BucketBody:
+    """What arrives, as it arrives; gives up where that is too slow."""
+
+    def __init__(self, transport: BucketTransport, path: str, parts: Iterator[Any], pace: Pace) -> None:
+        self._transport = transport
+        self._path = path
+        self._parts = parts
+        self._pace = pace
+        self._rest = b""
+
+    def read(self, count: int, /) -> bytes:
+        """The next bytes."""
+        if not self._rest and count:
+            self._rest = self._transport.next_part(self._path, self._parts)
+            if slow := self._pace.too_slow(len(self._rest)):
+                raise self._transport.failing(self._path, slow, "cache-slow")
+        part, self._rest = self._rest[:count], self._rest[count:]
+        return part
+
+
+def _place(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        if parts.hostname:
+            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+    except ValueError:
+        pass
+    raise CacheError("use a cache: a bucket's URL names the bucket", reason="cache-url", fault=Fault.REFUSING)
+
+
+def _status(error: Exception) -> int:
+    """The status of the answer that the error is about, or 0."""
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else 0
+
+
+def _kinds(error: Exception) -> set[str]:
+    return set(_KIND.findall(str(error)))
+
+
+def _told(error: Exception) -> str:
+    """The cause in short: the library's text has whole answers and URLs, perhaps with a token in their query."""
+    if status := _status(error):
+        return f"HTTP {status}"
+    first = str(error).partition("\n")[0]
+    return re.sub(r"\S*(://|\?)\S*", "…", first)[:200] or type(error).__name__

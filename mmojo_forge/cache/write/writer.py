@@ -1,0 +1,213 @@
+"""Writing a cache: packs first, then what refers to them, so that a push that dies leaves nothing that leads nowhere.
+
+content ──▶ groups and chunks ──▶ frames ──▶ packs ──▶ manifest ──▶ map ──▶ name ──▶ trace entries ──▶ indexes
+            (read, hashed, compressed by a few threads; uploaded by others; in order, so packs come out the same)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeVar
+
+from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.format import index, layout
+from mmojo_forge.cache.format.chunks import Codec
+from mmojo_forge.cache.format.info import PACK_BYTES, CacheInfo
+from mmojo_forge.cache.read.reader import CacheReader
+from mmojo_forge.cache.transport.protocol import Transport
+from mmojo_forge.cache.write.chunk_writer import Cutter, Item, Packer, Pending
+from mmojo_forge.cache.write.reuse import Reuse
+from mmojo_forge.model import trace_entry
+from mmojo_forge.model.digest import DerivationId, TreeId
+from mmojo_forge.model.signature import PublicKey
+from mmojo_forge.model.trace import Trace
+
+_Given = TypeVar("_Given")
+_Done = TypeVar("_Done")
+
+
+OnSent = Callable[[int], None]
+"""Called with the bytes that were sent so far, from several threads."""
+
+
+class Care(StrEnum):
+    """How much a push believes the cache about what it has."""
+
+    TRUSTING = "trusting"
+    """A tree whose map is there is there."""
+    THOROUGH = "thorough"
+    """Its manifest, its map and all packs have to be there and as long as they must be."""
+    ANEW = "anew"
+    """Nothing counts as there, and whatever is there is replaced: for a cache that has rotted or was lied to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push did. `content_bytes` is what the new trees have, `reused_bytes` how much of that the cache had;
+    `sent_bytes` is what travelled: packs, compressed, and metadata."""
+
+    trees: int = 0
+    trees_known: int = 0
+    traces: int = 0
+    content_bytes: int = 0
+    reused_bytes: int = 0
+    sent_bytes: int = 0
+
+
+class CacheWriter:
+    """A cache that is written. Any number may write to one cache at the same time."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        connections: int = 4,
+        threads: int = 2,
+        pack_bytes: int = PACK_BYTES,
+        on_sent: OnSent = lambda _: None,
+    ) -> None:
+        self._transport = transport
+        self._connections = connections
+        self._threads = threads
+        self._pack_bytes = pack_bytes
+        self._on_sent = on_sent
+        self._codec = Codec()
+        self._sent = 0
+        self._lock = threading.Lock()
+
+    def ensure_info(self, info: CacheInfo) -> CacheInfo:
+        """What the cache says about itself; `info`, if it is new. Raises CacheError (`cache-schema`)."""
+        self._put(layout.INFO, info.encode())
+        return CacheReader(self._transport, ()).info()
+
+    def push(
+        self,
+        items: Sequence[Item],
+        traces: Sequence[Trace] = (),
+        indexes: Mapping[DerivationId, Sequence[Trace]] | None = None,
+        *,
+        signer: PublicKey | None = None,
+        care: Care = Care.TRUSTING,
+    ) -> Pushed:
+        """Put trees, then traces, then the indexes of these roots, which `signer` answers for.
+
+        Raises CacheError; what is there by then is complete in itself.
+        """
+        self._sent = 0
+        done = self._push_trees(items, care)
+        new = sum(self._each(self._push_entry, [(trace, one.key) for trace in traces for one in trace.signatures]))
+        if indexes and signer is None:
+            raise CacheError("push an index: nobody signs for it", reason="push-unsigned", fault=Fault.OURS)
+        for root, listed in (indexes or {}).items():
+            assert signer is not None
+            self._push_index(root, listed, {item.tree.id for item in items}, signer)
+        return replace(done, traces=new, sent_bytes=self._sent)
+
+    def _push_trees(self, items: Sequence[Item], care: Care) -> Pushed:
+        distinct = list({item.tree.id: item for item in items}.values())
+        there = self._each(lambda item: self._is_there(item, care), distinct)
+        missing = [item for item, known in zip(distinct, there, strict=True) if not known]
+        if not missing:
+            return Pushed(trees_known=len(distinct))
+        reuse = Reuse(self._transport, CacheReader(self._transport, ()))
+        with (
+            ThreadPoolExecutor(self._threads, "forge-pack") as workers,
+            ThreadPoolExecutor(self._connections, "forge-push") as uploads,
+        ):
+            try:
+                anew = care is Care.ANEW
+                if not anew:
+                    reuse.learn([item.name for item in missing], uploads)
+                packer = Packer(
+                    self._transport, uploads, self._connections, self._pack_bytes, self._count, replace_all=anew
+                )
+                cutter = Cutter(reuse, packer, self._codec, workers, self._threads)
+                pending: list[Pending] = []
+                finished: list[Future[None]] = []
+                for item in missing:
+                    pending.append(cutter.cut(item))
+                    finished += [uploads.submit(self._finish, one, care) for one in pending if one.ready]
+                    pending = [one for one in pending if not one.ready]
+                packer.flush()
+                for one in pending:
+                    # Waited for here: an upload must not wait for others in their own pool.
+                    one.wait()
+                    finished.append(uploads.submit(self._finish, one, care))
+                for future in finished:
+                    future.result()
+            except BaseException:
+                workers.shutdown(cancel_futures=True)
+                uploads.shutdown(cancel_futures=True)
+                raise
+        return Pushed(
+            trees=len(missing),
+            trees_known=len(distinct) - len(missing),
+            content_bytes=cutter.content_bytes,
+            reused_bytes=cutter.reused_bytes,
+        )
+
+    def _is_there(self, item: Item, care: Care) -> bool:
+        if care is Care.ANEW or self._transport.size(layout.map_path(item.tree.id)) is None:
+            return False
+        if care is Care.TRUSTING:
+            return True
+        reader = CacheReader(self._transport, ())
+        try:
+            found = reader.read_map(reader.read_manifest(item.tree.id))
+        except CacheError as error:
+            if error.fault is Fault.FAILING:
+                raise
+            return False
+        sizes = {pack: self._transport.size(layout.pack_path(pack)) or 0 for pack in found.packs()}
+        return all(chunk.offset + chunk.length <= sizes[chunk.pack] for chunk in found.chunks())
+
+    def _finish(self, pending: Pending, care: Care) -> None:
+        tree, new = pending.item.tree, care is Care.TRUSTING
+        self._put(layout.tree_path(tree.id), self._codec.compress(tree.encode()), if_absent=new)
+        self._put(layout.map_path(tree.id), self._codec.compress(pending.encode()), if_absent=new)
+        self._put(layout.name_path(pending.item.name, tree.id), tree.id.encode())
+
+    def _push_entry(self, signed: tuple[Trace, str]) -> bool:
+        trace, key = signed
+        alone = replace(trace, signatures=tuple(one for one in trace.signatures if one.key == key))
+        path = layout.trace_path(trace.key, layout.signer_id(PublicKey.parse(key)))
+        return self._put(path, trace_entry.encode(alone))
+
+    def _push_index(self, root: DerivationId, traces: Sequence[Trace], trees: set[TreeId], signer: PublicKey) -> None:
+        """Write the signer's index of a root, which keeps what it said about other keys and trees."""
+        merged = {trace.key: trace for trace in traces}
+        trusted = {PublicKey.parse(one.key) for trace in traces for one in trace.signatures} | {signer}
+        with suppress(CacheError):
+            before = CacheReader(self._transport, list(trusted)).read_index(root, layout.signer_id(signer))
+            merged = {**{key: several[0] for key, several in before.traces.items()}, **merged}
+            trees |= before.trees
+        named = {output.tree for trace in merged.values() for output in trace.outputs.values()}
+        content = self._codec.compress(index.encode(root, merged.values(), trees & named))
+        self._put(layout.index_path(root, layout.signer_id(signer)), content, if_absent=False)
+
+    def _put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
+        new = self._transport.put(path, content, if_absent=if_absent)
+        self._count(len(content), new)
+        return new
+
+    def _count(self, size: int, new: bool) -> None:
+        with self._lock:
+            self._sent += size if new else 0
+            sent = self._sent
+        self._on_sent(sent)
+
+    def _each(self, work: Callable[[_Given], _Done], given: Iterable[_Given]) -> list[_Done]:
+        listed = list(given)
+        if len(listed) <= 1:
+            return [work(one) for one in listed]
+        with ThreadPoolExecutor(min(self._connections, len(listed)), "forge-push") as pool:
+            try:
+                return list(pool.map(work, listed))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise

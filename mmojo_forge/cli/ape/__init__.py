@@ -1,0 +1,1 @@
+"""`forge ape …`: look into packaged files and change them."""

@@ -1,0 +1,1 @@
+"""`forge cache …`: share results with other builders."""

@@ -1,0 +1,203 @@
+"""The command tree: which commands there are, in which module each lies, and the line of help each has in its group.
+
+A command's module is imported when that command runs. `--help`, `--version` and shell completion answer from the table
+alone, for importing every command takes longer than most of them run.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from mmojo_forge import __version__
+from mmojo_forge.errors import ExitCode, ForgeError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a command is (`module:function` below `mmojo_forge.cli`), or which commands a group has."""
+
+    where: str
+    short_help: str
+    commands: Mapping[str, Entry] | None = None
+
+
+_APE: Mapping[str, Entry] = MappingProxyType(
+    {
+        "inspect": Entry("ape.inspect:inspect", "Show what is in a file."),
+        "extract": Entry("ape.extract:extract", "Take out one slice or zip entry, or all."),
+        "args": Entry("ape.args:args", "Show or change the arguments in a file."),
+        "assimilate": Entry("ape.extract:assimilate", "Write a copy that is a native program."),
+    }
+)
+_CACHE: Mapping[str, Entry] = MappingProxyType(
+    {
+        "push": Entry("cache.push:push", "Upload built targets to a cache."),
+        "pull": Entry("cache.push:pull", "Download targets; build nothing."),
+        "status": Entry("cache.status:status", "Show what each cache has."),
+        "challenge": Entry("cache.status:challenge", "Rebuild, and compare with the caches."),
+        "serve": Entry("cache.serve:serve", "Serve a cache over HTTP."),
+        "gc": Entry("cache.gc:gc", "Remove old content from a cache."),
+        "key": Entry("cache.key:key", "Manage signing and trusted keys."),
+    }
+)
+_STORE: Mapping[str, Entry] = MappingProxyType(
+    {
+        "path": Entry("store.transfer:path", "Print where the store or a target lies."),
+        "verify": Entry("store.repair:verify", "Compare all content with its hashes."),
+        "repair": Entry("store.repair:repair", "Verify, and restore what is damaged."),
+        "gc": Entry("store.gc:gc", "Remove what nothing keeps alive."),
+        "roots": Entry("store.gc:roots", "List the links that keep results alive."),
+        "du": Entry("store.gc:du", "Show how much room the store takes."),
+        "export": Entry("store.transfer:export", "Write targets to one file."),
+        "import": Entry("store.transfer:import_", "Read a file that export wrote."),
+        "add-source": Entry("store.transfer:add", "Add a source that you downloaded."),
+    }
+)
+COMMANDS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "realize": Entry("target.realize:realize", "Build, download or find targets."),
+        "plan": Entry("target.realize:plan", "Show what realize would do."),
+        "list": Entry("target.listing:list_", "List all targets."),
+        "show": Entry("target.show:show", "Show a target's derivation."),
+        "info": Entry("target.show:info", "Show what a finished target or file is."),
+        "sbom": Entry("target.sbom:sbom", "Write a target's bill of materials."),
+        "log": Entry("target.show:log", "Print the log of a build."),
+        "shell": Entry("target.show:shell", "Enter the sandbox of a failed build."),
+        "lock": Entry("target.lock:lock", "Pin the sources that recipes declare."),
+        "doctor": Entry("target.doctor:doctor", "Check whether this machine can build."),
+        "package": Entry("target.package:package", "Pack a server with its model."),
+        "ape": Entry("", "Inspect and change packaged files.", _APE),
+        "bench": Entry("target.bench:bench", "Measure tokens per second, side by side."),
+        "check": Entry("target.check:check", "Rebuild under variations, and compare."),
+        "challenge": Entry("cache.status:challenge", "Rebuild, and compare with the caches."),
+        "sign": Entry("target.sign:sign", "Sign files."),
+        "verify": Entry("target.sign:verify", "Check the signatures of files."),
+        "cache": Entry("", "Share results with other builders.", _CACHE),
+        "store": Entry("", "Look at the store, and maintain it.", _STORE),
+    }
+)
+ALIASES: Mapping[str, str] = MappingProxyType({"realise": "realize"})
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they run, and listed without."""
+
+    def __init__(self, *arguments: Any, entries: Mapping[str, Entry], **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._entries = entries
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """The names in the order of the help."""
+        return list(self._entries)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        """The command, its module imported now."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return None
+        if entry.commands:
+            return LazyGroup(name, entries=entry.commands, help=entry.short_help)
+        module, _, function = entry.where.partition(":")
+        command = getattr(importlib.import_module(f"mmojo_forge.cli.{module}"), function)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each command with its line of help; nothing is imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.short_help) for name, entry in self._entries.items()])
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands and options that begin with `incomplete`; nothing is imported."""
+        names = [name for name in self._entries if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=self._entries[name].short_help) for name in names]
+        return [*found, *click.Command.shell_complete(self, context, incomplete)]
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant; an unknown one is an error that names those nearest to it."""
+        if args and args[0] not in self._entries and args[0] not in ALIASES and not args[0].startswith("-"):
+            # Imported only to be helpful about a typing error.
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self._entries, n=2)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", context)
+        return super().resolve_command(context, args)
+
+
+class _Forge(LazyGroup):
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        return super().get_command(context, ALIASES.get(name, name))
+
+
+@click.group(
+    cls=_Forge,
+    entries=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 a build failed, 2 usage or input error, 3 the environment cannot do it.",
+)
+@click.version_option(__version__, prog_name="forge")
+@click.option("-C", "folder", type=click.Path(exists=True, file_okay=False), help="Run as if started in this folder.")
+@click.pass_context
+def forge(context: click.Context, folder: str | None) -> None:
+    """Build single-file LLM servers from llama.cpp, reproducibly and without root."""
+    # What a command works with takes longer to import than `--help` takes to print.
+    from mmojo_forge.cli.context import Context
+
+    context.obj = Context(dict(os.environ), Path(folder).resolve() if folder else Path.cwd())
+    context.call_on_close(context.obj.close)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command; the exit code. Every ForgeError ends here, as text or (with --json) as one JSON line."""
+    # Graphs are large, acyclic and live to the end: looking for garbage in them doubles the time of a big plan.
+    gc.set_threshold(200_000, 50, 100)
+    # A service manager or a CI system that ends us means the same as Ctrl-C: stop the builds, leave a clean store.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        result = forge.main(args=list(argv), prog_name="forge", standalone_mode=False)
+        return result if isinstance(result, int) else ExitCode.DONE
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.INPUT_ERROR
+    except (click.Abort, KeyboardInterrupt):
+        print("forge: interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; do not let the interpreter complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return ExitCode.DONE
+    except ForgeError as error:
+        tell(error, as_json="--json" in argv)
+        return error.exit_code
+
+
+def tell(error: ForgeError, *, as_json: bool) -> None:
+    """Show an error on stderr."""
+    if as_json:
+        fields = {"message": error.message, "detail": error.detail, "reason": error.reason}
+        print(json.dumps({"error": fields}), file=sys.stderr)
+        return
+    marker = "error:"
+    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        marker = "\033[1;31merror:\033[0m"
+    print(f"{marker} {error.message}", file=sys.stderr)
+    for line in error.detail.splitlines():
+        print(f"  {line}", file=sys.stderr)

@@ -1,0 +1,144 @@
+"""Plain tables on stdout: aligned on a terminal, tab-separated in a pipe, so that both people and awk can read them.
+
+Quantities as people read them.
+
+What realising came to, as commands print it.
+
+What a cache or a bundle does not get, as it may not be passed on: one line for both commands.
+
+How far long work is, in one line on stderr: drawn over and over on a terminal, now and then elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+import click
+
+from mmojo_forge.engine.realise.run import Result
+
+
+def format_size(count: float) -> str:
+    """Bytes in decimal units, as disks and downloads are sold: `94 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def format_duration(seconds: float) -> str:
+    """A time span: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 build`, `2 builds`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def format_age(seconds: float) -> str:
+    """How long ago: `today`, `3 days ago`."""
+    days = int(seconds // 86400)
+    return "today" if days < 1 else f"{plural(days, 'day')} ago"
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print the rows below their header; nothing but the header if there are none.
+
+    What cannot be printed is escaped: names and texts come from files of others, and a terminal obeys them.
+    """
+    rows = [[_printable(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (tuple(title.upper() for title in header), *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _printable(cell: str) -> str:
+    if cell.isprintable():
+        return cell
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in cell)
+
+
+def show_results(results: Iterable[Result], *, as_json: bool) -> None:
+    """The paths, one a line, or one JSON object."""
+    if as_json:
+        rows = [
+            {"target": row.target, "path": str(row.path), "tree": row.tree, "label": row.label.to_json()}
+            for row in results
+        ]
+        print(json.dumps({"schema": 1, "results": rows}))
+    else:
+        print("\n".join(str(row.path) for row in results))
+
+
+def tell_skipped(names: Sequence[str]) -> None:
+    """Say on stderr what was left out, and how to have it; nothing if there is nothing."""
+    if names:
+        click.echo(
+            f"left out, as it may not be passed on: {', '.join(names)}; --not-redistributable takes it along", err=True
+        )
+
+
+_TERMINAL_SECONDS = 0.1
+_PLAIN_SECONDS = 10.0
+
+
+class Meter:
+    """Tells bytes done of bytes in all. Silent where the work is over before there is anything to tell."""
+
+    def __init__(self, what: str, stream: TextIO) -> None:
+        self._what = what
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._last = time.monotonic()
+        self._drawn = False
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._drawn:
+            self._stream.write("\r\033[K")
+            self._stream.flush()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say how far it is."""
+        percent = f"{100 * done // total} %" if total else ""
+        self._say(f"{self._what}: {format_size(done)} of {format_size(total)} {percent}")
+
+    def count(self, done: int) -> None:
+        """Say how far it is where nobody knows how far it goes."""
+        self._say(f"{self._what}: {format_size(done)}")
+
+    def wait(self, seconds: float) -> None:
+        """Say that another process has to end first."""
+        if seconds > 1:
+            self._say(f"{self._what}: waiting for another process that maintains the store")
+
+    def _say(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._last < (_TERMINAL_SECONDS if self._terminal else _PLAIN_SECONDS):
+            return
+        self._last = now
+        if self._terminal:
+            self._drawn = True
+            self._stream.write(f"\r\033[K{text}")
+        else:
+            self._stream.write(f"forge: {text}\n")
+        self._stream.flush()

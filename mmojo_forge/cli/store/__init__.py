@@ -1,0 +1,1 @@
+"""`forge store …`: look at the store and maintain it."""

@@ -1,0 +1,112 @@
+"""`forge store verify|repair`: is everything what it should be; and if not, make it so."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import click
+
+from mmojo_forge.cli import console
+from mmojo_forge.cli.console import Meter
+from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.terminal import make_reporter
+from mmojo_forge.engine.query.repair import Remade, RepairReport, make_anew
+from mmojo_forge.errors import ExitCode
+
+
+@click.command("verify")
+@click.option("--repair", "mend", is_flag=True, help="Repair what is found, like `forge store repair`.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_context
+def verify(click_context: click.Context, mend: bool, as_json: bool) -> None:
+    """Read everything and compare it with its hash; exit 1 if anything is not what it should be."""
+    if mend:
+        click_context.exit(_repair(click_context.obj, quiet=False, as_json=as_json))
+    with Meter("verifying", sys.stderr) as meter:
+        report = click_context.obj.store.maintenance.verify(on_progress=meter, on_wait=meter.wait)
+    if as_json:
+        findings = [{"reason": finding.reason, "path": str(finding.path)} for finding in report.findings]
+        print(json.dumps({"schema": 1, "findings": findings, "blobs": report.blobs, "bytes": report.size}))
+    else:
+        for finding in report.findings:
+            print(f"{finding.reason}: {finding.path}")
+        amount = f"{console.plural(report.blobs, 'blob')}, {console.format_size(report.size)}"
+        state = console.plural(len(report.findings), "finding") if report.findings else "all whole"
+        click.echo(f"{amount}: {state}", err=True)
+        if report.findings:
+            click.echo("`forge store repair` mends what can be mended, and makes the rest anew", err=True)
+    click_context.exit(ExitCode.BUILD_FAILED if report.findings else ExitCode.DONE)
+
+
+@click.command("repair")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_context
+def repair(click_context: click.Context, quiet: bool, as_json: bool) -> None:
+    """Verify, then restore what is damaged: from copies, by its pin, or by building it; exit 1 if some is lost."""
+    click_context.exit(_repair(click_context.obj, quiet=quiet, as_json=as_json))
+
+
+def _repair(context: Context, *, quiet: bool, as_json: bool) -> ExitCode:
+    settings = context.settings()
+    with Meter("verifying", sys.stderr) as meter:
+        mended = context.store.repair(on_progress=meter, on_wait=meter.wait)
+    reporter = make_reporter(
+        as_json=False,
+        quiet=quiet or as_json,
+        color=not os.environ.get("NO_COLOR"),
+        clock=time.time,
+        cores=settings.jobs,
+        stream=sys.stderr,
+    )
+    report = make_anew(context.workspace, mended, context.world(reporter), settings)
+    if as_json:
+        print(json.dumps(_document(report)))
+    else:
+        _show(report)
+    return ExitCode.DONE if report.whole else ExitCode.BUILD_FAILED
+
+
+def _show(report: RepairReport) -> None:
+    for finding, outcome in report.mended.outcomes.items():
+        print(f"{outcome.value}: {finding.reason} {finding.path}")
+    for one in report.remade:
+        print(_line(one))
+    count = len(report.mended.outcomes)
+    lost = sum(bool(one.failure) for one in report.remade)
+    click.echo(
+        "nothing is damaged"
+        if not count
+        else f"{console.plural(count, 'finding')}; "
+        + (f"{console.plural(lost, 'tree')} could not be made anew" if lost else "all is whole again"),
+        err=True,
+    )
+    for path in report.mended.set_aside:
+        click.echo(f"set aside: {path}", err=True)
+
+
+def _line(one: Remade) -> str:
+    name = one.name or one.tree
+    used = f", which {', '.join(one.targets)} came from" if one.targets else ""
+    if not one.failure:
+        return f"made anew: {name}{used}"
+    return f"lost ({one.failure}): {name} ({one.tree}){used}; it is made again when it is wanted"
+
+
+def _document(report: RepairReport) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "whole": report.whole,
+        "findings": [
+            {"reason": finding.reason, "path": finding.path, "outcome": outcome.value}
+            for finding, outcome in report.mended.outcomes.items()
+        ],
+        "set_aside": report.mended.set_aside,
+        "trees": [
+            {"tree": one.tree, "name": one.name, "targets": list(one.targets), "failure": one.failure or None}
+            for one in report.remade
+        ],
+    }

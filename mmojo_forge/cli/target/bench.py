@@ -1,0 +1,231 @@
+"""`forge bench TARGET…`: how fast targets run a model on this machine, side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+
+import click
+
+from mmojo_forge.cli import console
+from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.terminal import make_reporter
+from mmojo_forge.engine.bench import measure
+from mmojo_forge.engine.bench import model as bench_model
+from mmojo_forge.engine.bench import plot as bench_plot
+from mmojo_forge.engine.bench import targets as bench_targets
+from mmojo_forge.engine.bench.llama_bench import Figures
+from mmojo_forge.engine.bench.measure import BenchReporter, Machine, Report, Row, Turn, Workload
+from mmojo_forge.engine.realise.run import realise_request
+from mmojo_forge.engine.workspace import Request
+
+SHAPES = ("tiny", "1b-q8_0")
+_WORDS = MappingProxyType({"pp": "prompt", "tg": "generation"})
+
+
+def _counts(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.isascii() and word.isdigit() and int(word) for word in words):
+        raise click.BadParameter(f"{text!r} is not a list of whole numbers from 1, like 1,2,4.")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+@click.command("bench")
+@click.argument("targets", nargs=-1, required=True)
+@click.option("--model", type=click.Path(path_type=Path), metavar="FILE.gguf", help="Measure with this model.")
+@click.option("--shape", type=click.Choice(SHAPES), help="Or with random weights in this shape (default: 1b-q8_0).")
+@click.option(
+    "--threads",
+    callback=_counts,
+    metavar="1,2,4",
+    help="Thread counts (default: 1, half, three quarters, all of the cores).",
+)
+@click.option("--prompt", type=click.IntRange(0), default=512, show_default=True, help="Tokens to read; 0: none.")
+@click.option("--generate", type=click.IntRange(0), default=128, show_default=True, help="Tokens to write; 0: none.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often all take their turn.")
+@click.option("--repetitions", type=click.IntRange(1), default=1, show_default=True, help="Measurements in one turn.")
+@click.option("--timeout", type=click.IntRange(1), default=3600, show_default=True, help="Seconds for one turn.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.svg|.png", help="Draw speed by thread count.")
+@click.option("--json", "as_json", is_flag=True, help="Progress as JSON events, the result as one JSON object.")
+@click.pass_obj
+def bench(
+    context: Context,
+    /,
+    *,
+    targets: tuple[str, ...],
+    model: Path | None,
+    shape: str | None,
+    threads: tuple[int, ...] | None,
+    plot: Path | None,
+    as_json: bool,
+    **amounts: int,
+) -> None:
+    """Measure how fast each TARGET reads a prompt and generates, in turn, and compare it with the first.
+
+    A TARGET is mmojo-server.… (its llama-bench is built and measured), llama-bench.…, or the path of a llama-bench.
+    """
+    if model and shape:
+        raise click.UsageError("Give --model or --shape, not both.")
+    machine = measure.this_machine(len(os.sched_getaffinity(0)))
+    wanted = bench_targets.parse(targets, context.folder)
+    if plot:
+        bench_plot.check_path(context.folder / plot)
+    if model:
+        bench_model.check_model(context.folder / model)
+    shape_target = f"bench-model.{shape or SHAPES[-1]}"
+    paths = _realise(context, [*bench_targets.targets(wanted), *([] if model else [shape_target])], as_json=as_json)
+    workload = Workload(
+        model=context.folder / model if model else paths[shape_target],
+        threads=threads or measure.default_threads(machine.cores),
+        timeout_seconds=amounts.pop("timeout"),
+        **amounts,
+    )
+    _warn_if_busy(machine, as_json=as_json)
+    reporter = _JsonProgress() if as_json else _Progress()
+    contestants = bench_targets.contestants(wanted, paths)
+    report = measure.measure(contestants, workload, machine, context.environment, reporter)
+    if as_json:
+        print(json.dumps(_document(report)))
+    else:
+        _show(report)
+    if plot:
+        bench_plot.draw(report, context.folder / plot)
+
+
+def _realise(context: Context, targets: Sequence[str], *, as_json: bool) -> dict[str, Path]:
+    if not targets:  # a program and a model that are there already need no workspace
+        return {}
+    settings = context.settings()
+    reporter = make_reporter(settings.jobs, as_json=as_json)
+    results = realise_request(context.workspace, Request.parse(targets), context.world(reporter), settings)
+    return {row.target: row.path for row in results}
+
+
+def _warn_if_busy(machine: Machine, *, as_json: bool) -> None:
+    if machine.load < 0.5 or as_json:  # JSON has the load among the machine's facts
+        return
+    cores = console.plural(machine.cores, "core")
+    click.echo(f"note: load {machine.load:.1f} on {cores}; figures mean little unless nothing else runs", err=True)
+
+
+class _Progress(BenchReporter):
+    """Two lines a turn on stderr: what runs, with an estimate of the time left, and what it came to."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def began(self, turn: Turn) -> None:
+        left = ""
+        if turn.number > 1:
+            seconds = (time.monotonic() - self._began) / (turn.number - 1) * (turn.of - turn.number + 1)
+            left = f", about {console.format_duration(seconds)} left"
+        threads = console.plural(turn.threads, "thread")
+        click.echo(f"[{turn.number}/{turn.of}] round {turn.round}: {turn.contestant.name}, {threads}{left}", err=True)
+
+    def measured(self, turn: Turn, figures: Sequence[Figures]) -> None:
+        told = ", ".join(f"{one.test} {' '.join(map(_speed, one.speeds))} t/s" for one in figures)
+        click.echo(f"    {told}", err=True)
+
+
+class _JsonProgress(BenchReporter):
+    """One JSON object a turn on stderr, when it is done: `measured`, with its speeds by test."""
+
+    def measured(self, turn: Turn, figures: Sequence[Figures]) -> None:
+        event = {
+            "event": "measured",
+            "time": round(time.time(), 3),
+            "number": turn.number,
+            "of": turn.of,
+            "round": turn.round,
+            "target": turn.contestant.name,
+            "threads": turn.threads,
+            "tokens_per_second": {one.test: one.speeds for one in figures},
+        }
+        print(json.dumps(event), file=sys.stderr, flush=True)
+
+
+def _show(report: Report) -> None:
+    console.show_table(
+        ("target", "threads", "test", "tokens/s", "spread", "ratio"),
+        [
+            (row.target, str(row.threads), row.test, _speed(row.speed.median), _range(row), f"{row.ratio.median:.3f}")
+            for row in report.rows()
+        ],
+    )
+    for best in report.best():
+        row, first = best.row, report.contestants[0].name
+        told = f"{row.target}: {_WORDS[row.test[:2]]} is fastest with {console.plural(row.threads, 'thread')}"
+        told += f", {_speed(row.speed.median)} tokens/s"
+        told += f", {best.ratio:.3f} × {first} at its fastest" if row.target != first else ""
+        # What is in a pipe stays a table.
+        click.echo(told, err=not sys.stdout.isatty())
+
+
+def _speed(speed: float) -> str:
+    return f"{speed:.2f}"
+
+
+def _range(row: Row) -> str:
+    return f"{_speed(row.speed.lowest)}–{_speed(row.speed.highest)}"
+
+
+def _document(report: Report) -> dict[str, object]:
+    """Schema 1, as docs/bench.md describes it."""
+    work = report.workload
+    facts = report.facts[report.contestants[0].name]
+    return {
+        "schema": 1,
+        "machine": asdict(report.machine),
+        "model": {
+            "path": str(work.model),
+            "type": facts.model,
+            "bytes": facts.model_bytes,
+            "weights": facts.model_weights,
+        },
+        "workload": {
+            "threads": work.threads,
+            "prompt": work.prompt,
+            "generate": work.generate,
+            "rounds": work.rounds,
+            "repetitions": work.repetitions,
+        },
+        "targets": [
+            {
+                "target": one.name,
+                "program": str(one.program),
+                "commit": report.facts[one.name].commit,
+                "backends": report.facts[one.name].backends,
+            }
+            for one in report.contestants
+        ],
+        "results": [{**_result(row), "ratio": asdict(row.ratio)} for row in report.rows()],
+        "best": [{**_result(best.row), "ratio": best.ratio} for best in report.best()],
+        "samples": [
+            {
+                "target": one.target,
+                "threads": one.threads,
+                "test": one.test,
+                "round": one.round,
+                "repetition": one.repetition,
+                "tokens_per_second": one.speed,
+            }
+            for one in report.samples
+        ],
+    }
+
+
+def _result(row: Row) -> dict[str, object]:
+    return {
+        "target": row.target,
+        "threads": row.threads,
+        "test": row.test,
+        "tokens_per_second": asdict(row.speed),
+    }

@@ -1,0 +1,285 @@
+"""`forge check TARGET…`: build again with everything varied that must not matter, and compare byte for byte."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from mmojo_forge.cli import console
+from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.terminal import make_reporter
+from mmojo_forge.engine.check.bisect import Cause
+from mmojo_forge.engine.check.check import CheckRequest, check_request, compare_request
+from mmojo_forge.engine.check.checker import CheckError, CheckReport, Verdict
+from mmojo_forge.engine.check.receipt import Agreement, write_receipt
+from mmojo_forge.engine.check.variations import Variation
+from mmojo_forge.engine.realise.builder import BuildFailed, object_name
+from mmojo_forge.engine.workspace import Request
+from mmojo_forge.errors import ExitCode
+from mmojo_forge.model.derivation import INHERENT, Aspect
+from mmojo_forge.store.local import LocalStore
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_MOST_DIFFERENCES = 20
+
+
+@click.command(
+    "check",
+    epilog="Exit codes: 0 identical (or agrees), 1 something differs or cannot be built again, 2 usage or input error, "
+    "3 this machine cannot do it. docs/proof.md has the JSON and the receipt.",
+)
+@click.argument("targets", nargs=-1, required=True)
+@click.option("--closure", is_flag=True, help="Check all that TARGET… is built from too, toolchains included.")
+@click.option(
+    "--isolate", is_flag=True, help="Where something differs or fails, rebuild with fewer variations to find which."
+)
+@click.option("--diff", "with_diff", is_flag=True, help="Show differences with diffoscope.")
+@click.option("--receipt", type=_FILE, help="Where to write the signed receipt (out/TARGET.intoto.jsonl).")
+@click.option("--against", type=_FILE, help="Rebuild nothing; compare with this receipt of another builder.")
+@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
+@click.option("--scratch", type=_FOLDER, help="Where to rebuild; another file system than the store's if possible.")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Cores for all builds together (default: all).")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Progress as JSON events, the report as one JSON object.")
+@click.pass_obj
+def check(
+    context: Context,
+    targets: tuple[str, ...],
+    closure: bool,
+    isolate: bool,
+    with_diff: bool,
+    receipt: Path | None,
+    against: Path | None,
+    settings: tuple[str, ...],
+    scratch: Path | None,
+    jobs: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Rebuild TARGET… with everything varied that must not matter, and say where an output is not identical."""
+    run_settings = context.settings(jobs=jobs)
+    reporter = make_reporter(run_settings.jobs, as_json=as_json and not quiet, quiet=quiet)
+    request = Request.parse(targets, settings)
+    if against is not None:
+        if closure or isolate or with_diff or receipt or scratch:
+            raise click.UsageError("--against rebuilds nothing: leave out what is about the rebuild.")
+        world, file = context.world(reporter), context.folder / against
+        agreements = compare_request(context.workspace, request, file, context.keys(), world, run_settings)
+        return _compare(agreements, as_json=as_json)
+    diffoscope = _find_diffoscope(as_json=as_json) if with_diff else None
+    # Before hours of rebuilding, not after.
+    key = context.keys().own()
+    report = check_request(
+        context.workspace,
+        CheckRequest(request, closure, isolate, _find_scratch(context, scratch), context.environment),
+        context.world(reporter),
+        run_settings,
+        lambda path, shuffle: LocalStore.open(path, shuffle=shuffle),
+    )
+    wanted = context.folder / receipt if receipt else context.workspace.results / f"{targets[0]}.intoto.jsonl"
+    written: Path | None = None
+    try:
+        write_receipt(wanted, report, context.store, key)
+        written = wanted
+    finally:
+        _tell(report, written, as_json=as_json)
+    if diffoscope:
+        _show_with(diffoscope, context, report)
+    return report.exit_code
+
+
+def _find_scratch(context: Context, scratch: Path | None) -> Path | None:
+    folder = context.folder / scratch if scratch else None
+    if folder and not folder.is_dir():
+        raise click.UsageError(f"--scratch: there is no folder {folder}.")
+    return folder
+
+
+def _find_diffoscope(*, as_json: bool) -> str:
+    if as_json:
+        raise click.UsageError("--diff is for people and --json for programs: leave one out.")
+    program = shutil.which("diffoscope")
+    if program is None:
+        raise CheckError(
+            "check --diff: there is no diffoscope here",
+            detail="Install it: sudo apt-get install diffoscope-minimal. Or leave --diff out: what differs is kept.",
+            reason="no-diffoscope",
+        )
+    return program
+
+
+def _tell(report: CheckReport, receipt: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**_document(report), "receipt": str(receipt) if receipt else None}))
+        return
+    _show(report)
+    if receipt:
+        print(f"\nreceipt: {receipt}")
+
+
+def _compare(agreements: list[Agreement], *, as_json: bool) -> int:
+    agree = all(one.agrees for one in agreements)
+    if as_json:
+        rows = [
+            {
+                "name": one.claim.name,
+                "key": one.claim.key,
+                "signer": one.claim.signer,
+                "confirmed": one.claim.confirmed,
+                "agrees": one.agrees,
+                "theirs": dict(one.claim.outputs),
+                "ours": dict(one.ours),
+            }
+            for one in agreements
+        ]
+        print(json.dumps({"schema": 1, "agrees": agree, "nodes": rows}))
+    else:
+        header = ("verdict", "node", "output", "ours", "theirs", "signed by", "their rebuild")
+        console.show_table(header, [row for one in agreements for row in _agreement_rows(one)])
+    return ExitCode.DONE if agree else ExitCode.BUILD_FAILED
+
+
+def _agreement_rows(one: Agreement) -> Iterator[tuple[str, ...]]:
+    for output in sorted({*one.claim.outputs, *one.ours}):
+        theirs, ours = one.claim.outputs.get(output, "none"), one.ours.get(output, "none")
+        state = "agrees" if theirs == ours else "DISAGREES"
+        confirmed = "identical" if one.claim.confirmed else "not identical"
+        yield (state, one.claim.name, output, ours[:16], theirs[:16], one.claim.signer, confirmed)
+
+
+def _show(report: CheckReport) -> None:
+    rows = [row for verdict in report.verdicts for row in _rows(verdict)]
+    console.show_table(("verdict", "node", "output", "tree", "time"), rows)
+    for verdict in report.verdicts:
+        for line in _explain(verdict):
+            print(line)
+    # For every node, that is: what one of them was spared is not counted, and told below.
+    varied = [one for one in report.variations if not one.refused and not report.unvaried(one.aspect)]
+    print(f"\nvaried, all at once, in one rebuild of each node ({len(varied)} of {len(report.variations)}):")
+    for one in report.variations:
+        for line in _describe_variation(one, report):
+            print(line)
+    unpacked = sum(verdict.node.is_builtin for verdict in report.verdicts)
+    if unpacked:
+        print(f"{console.plural(unpacked, 'node')} unpacked by forge itself: only place and time were others there")
+
+
+def _describe_variation(one: Variation, report: CheckReport) -> Iterator[str]:
+    said = f"not varied: {one.refused}" if one.refused else f"{one.usual} → {one.other}"
+    yield f"  {one.aspect.value:<18} {said}"
+    for reason, names in report.unvaried(one.aspect).items():
+        yield f"  {'':<18} not varied for {', '.join(names)}: {reason}"
+
+
+def _rows(verdict: Verdict) -> Iterator[tuple[str, ...]]:
+    time_text = console.format_duration(verdict.seconds)
+    if verdict.failure:
+        yield ("failed", verdict.node.name, "", "", time_text)
+    for output in verdict.outputs:
+        state = "identical" if output.identical else "DIFFERENT"
+        yield (state, verdict.node.name, output.name, output.expected[:16], time_text)
+
+
+def _explain(verdict: Verdict) -> Iterator[str]:
+    if verdict.identical:
+        return
+    yield from _describe_failure(verdict) if verdict.failure else _describe_differences(verdict)
+    if verdict.kept:
+        yield f"  kept: {verdict.kept}"
+    if verdict.cause:
+        yield f"  {_describe_cause(verdict.cause, 'fails' if verdict.failure else 'differs')}"
+    elif verdict.kept:
+        yield "  --isolate finds out which variation it depends on."
+
+
+def _describe_failure(verdict: Verdict) -> Iterator[str]:
+    failure = verdict.failure
+    assert failure is not None
+    yield f"\n{verdict.node.name} could not be rebuilt:"
+    yield f"  {failure.message}"
+    yield from (f"  {line}" for line in failure.detail.splitlines())
+    if isinstance(failure, BuildFailed):
+        yield from (f"    {line}" for line in failure.failure.last_lines)
+
+
+def _describe_differences(verdict: Verdict) -> Iterator[str]:
+    for output in verdict.outputs:
+        if not output.identical:
+            yield f"\n{verdict.node.name}, output {output.name}: {output.expected} became {output.got}"
+            yield from (f"  {one}" for one in output.differences[:_MOST_DIFFERENCES])
+            more = len(output.differences) - _MOST_DIFFERENCES
+            if more > 0:
+                yield f"  … and {console.plural(more, 'more difference')}"
+
+
+def _describe_cause(cause: Cause, verb: str) -> str:
+    names = ", ".join(cause.aspects)
+    if cause.unstable:
+        return f"It {verb} now and then, also when nothing is varied: it depends on chance or on the time."
+    if cause.together:
+        return f"It {verb} with these varied together, and with none of them alone: {names}."
+    if set(cause.aspects) <= INHERENT:
+        return f"It {verb} when nothing is varied but what every rebuild has other than the first build: {names}."
+    alone = "this varied alone" if len(cause.aspects) == 1 else "each of these varied alone"
+    return f"It {verb} with {alone}: {names}."
+
+
+def _document(report: CheckReport) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "identical": report.identical,
+        "variations": [
+            {"aspect": one.aspect.value, "usual": one.usual, "other": one.other, "refused": one.refused or None}
+            for one in report.variations
+        ],
+        "nodes": [_node(verdict) for verdict in report.verdicts],
+    }
+
+
+def _node(verdict: Verdict) -> dict[str, object]:
+    cause = verdict.cause or Cause()
+    return {
+        "name": verdict.node.name,
+        "id": verdict.node.id,
+        "key": verdict.key,
+        "label": verdict.node.label.to_json(),
+        "identical": verdict.identical,
+        "seconds": verdict.seconds,
+        "varied": [aspect.value for aspect in Aspect if aspect in verdict.varied],
+        "unvaried": dict(verdict.node.unvaried),
+        "failure": verdict.failure.reason if verdict.failure else None,
+        "message": verdict.failure.message if verdict.failure else None,
+        "isolated": verdict.cause is not None,
+        "depends_on": [aspect.value for aspect in cause.aspects],
+        "together": cause.together,
+        "unstable": cause.unstable,
+        "kept": str(verdict.kept) if verdict.kept else None,
+        "outputs": [
+            {
+                "name": output.name,
+                "expected": output.expected,
+                "got": output.got,
+                "differences": [
+                    {"path": one.path, "kind": one.kind.value, "offset": one.offset, "section": one.section}
+                    for one in output.differences
+                ],
+            }
+            for output in verdict.outputs
+        ],
+    }
+
+
+def _show_with(diffoscope: str, context: Context, report: CheckReport) -> None:
+    sys.stdout.flush()
+    for verdict in report.verdicts:
+        for output in verdict.outputs:
+            if not output.identical and verdict.kept:
+                expected = context.store.checkout(output.expected, object_name(verdict.node.name, output.name))
+                subprocess.run([diffoscope, str(expected), str(verdict.kept / output.name)], check=False)

@@ -1,0 +1,43 @@
+"""`forge doctor`: can this machine build, and if not, which command mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import click
+
+from mmojo_forge.cli.context import Context
+from mmojo_forge.engine.query.doctor import Finding, examine
+from mmojo_forge.errors import ExitCode
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_context
+def doctor(click_context: click.Context, as_json: bool) -> None:
+    """Look at everything a build needs here; exit 3 if something stands in the way."""
+    context: Context = click_context.obj
+    findings = examine(context.workspace.store)
+    if as_json:
+        rows = [
+            {"subject": row.subject, "state": row.state, "reason": row.reason, "detail": row.detail, "fatal": row.fatal}
+            for row in findings
+        ]
+        print(json.dumps({"schema": 1, "findings": rows}))
+    else:
+        color = os.isatty(1) and not os.environ.get("NO_COLOR")
+        for row in findings:
+            _show(row, color=color)
+    fatal = any(not row.ok and row.fatal for row in findings)
+    click_context.exit(ExitCode.ENVIRONMENT_ERROR if fatal else ExitCode.DONE)
+
+
+def _show(finding: Finding, *, color: bool) -> None:
+    mark = "ok" if finding.ok else "PROBLEM" if finding.fatal else "note"
+    if color:
+        code = {"ok": 32, "PROBLEM": 31, "note": 33}[mark]
+        mark = f"\033[{code}m{mark}\033[0m"
+    print(f"{mark}  {finding.subject}: {finding.state}")
+    for line in finding.detail.splitlines():
+        print(f"      {line}")

@@ -1,0 +1,192 @@
+"""`forge list`: the targets of this workspace.
+
+Targets as a page of Markdown: what they run on, are built with, can be asked for, and where they have been run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import MappingProxyType
+
+import click
+
+from mmojo_forge.cli import console
+from mmojo_forge.cli.context import Context
+from mmojo_forge.engine.query.query import TargetSummary, list_targets
+from mmojo_forge.engine.query.targets import TOOLCHAIN, Option, Target, survey
+from mmojo_forge.recipe.api import PART, OptionValue
+
+HEAD = """\
+# Targets
+
+Written by `forge list --markdown` from the recipes: change those, not this page.
+
+- A host-specific target is for the machine that builds it; the facts of it that count stand in brackets.
+- Built with: the toolchains, the userland aside, of the target and of what is in it.
+- Options are set with `--set NAME=VALUE`; a variant has some set already. What each may be stands at the end.
+- Where it has been run is what those say who ran it, of the version that they had; “not run”, that nobody says so.
+"""
+
+_HEADINGS = MappingProxyType(
+    {
+        "server": "Servers",
+        "kit": "The kit",
+        "module": "Modules",
+        "library": "Libraries",
+        "example": "Examples and models",
+        TOOLCHAIN: "Toolchains",
+        PART: "Parts",
+    }
+)
+_SHORT = MappingProxyType(
+    {
+        TOOLCHAIN: "For x86-64 Linux. Where nothing is said, it has been run by the builds of the targets that "
+        "need it.",
+        PART: "Sources, pages and programs that get into the targets above. Most of them are not to be run.",
+    }
+)
+
+_JSON = """\
+## JSON, schema 1
+
+`forge list --json` prints one object; what a store knows (`valid`) and this machine's label are in it as well.
+
+    schema     1
+    targets    [target, summary, valid (built, and here), label, error (why it cannot be instantiated),
+                group, recipe, systems, host_facts, built_with [{name, version}], preset {option: value},
+                options [{name, type, choices, default}], ran]
+"""
+
+_Column = tuple[str, Callable[[Target], str]]
+
+
+def page(targets: Sequence[Target]) -> str:
+    """The whole page; its tables are by group, and empty groups are left out."""
+    sections = [HEAD]
+    for group, heading in _HEADINGS.items():
+        members = [target for target in targets if target.group == group]
+        if members:
+            note = [_SHORT[group], ""] if group in _SHORT else []
+            rows = _table(_SHORT_COLUMNS if group in _SHORT else _COLUMNS, members)
+            sections.append("\n".join((f"## {heading}", "", *note, *rows, "")))
+    options = list(_option_rows(targets))
+    if options:
+        sections.append("\n".join(("## Options", "", *_rows(("recipe", "option", "value", "default"), options), "")))
+    return "\n".join((*sections, _JSON))
+
+
+def _table(columns: Sequence[_Column], targets: Iterable[Target]) -> list[str]:
+    return _rows([title for title, _ in columns], [[cell(target) for _, cell in columns] for target in targets])
+
+
+def _rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = (header, ["---"] * len(header), *rows)
+    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+
+
+def _name(target: Target) -> str:
+    return f"`{target.name}`"
+
+
+def _systems(target: Target) -> str:
+    return ", ".join(target.systems) or "any"
+
+
+def _label(target: Target) -> str:
+    if target.error:
+        return f"cannot be instantiated ({target.error})"
+    return f"host-specific ({', '.join(target.host_facts)})" if target.host_facts else "reproducible"
+
+
+def _tools(target: Target) -> str:
+    return ", ".join(str(tool) for tool in target.tools)
+
+
+def _options(target: Target) -> str:
+    preset = target.preset
+    words = [f"{one.name}={_value(preset[one.name])}" if one.name in preset else one.name for one in target.options]
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _ran(target: Target) -> str:
+    return target.ran or "not run"
+
+
+_SHORT_COLUMNS: tuple[_Column, ...] = (
+    ("target", _name),
+    ("label", _label),
+    ("built with", _tools),
+    ("options", _options),
+    ("where it has been run", lambda target: target.ran),
+    ("what it is", lambda target: target.summary),
+)
+_COLUMNS: tuple[_Column, ...] = (
+    ("target", _name),
+    ("runs on", _systems),
+    ("label", _label),
+    ("built with", _tools),
+    ("options", _options),
+    ("where it has been run", _ran),
+)
+
+
+def _option_rows(targets: Iterable[Target]) -> Iterator[tuple[str, ...]]:
+    """A row for each option of each recipe, in the order of the recipes' names."""
+    recipes = {target.recipe: target.options for target in sorted(targets, key=lambda target: target.recipe)}
+    for recipe, options in recipes.items():
+        for option in options:
+            default = f"`{_value(option.default)}`" if option.default != "" else "empty"
+            yield f"`{recipe}`", f"`{option.name}`", _values(option), default
+
+
+def _values(option: Option) -> str:
+    if option.choices:
+        return ", ".join(f"`{_value(one)}`" for one in option.choices)
+    return {"str": "text", "bool": "`true`, `false`", "int": "a number"}.get(option.type, option.type)
+
+
+def _value(value: OptionValue) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--markdown", is_flag=True, help="A page with all that recipes say of each target: docs/targets.md.")
+@click.pass_obj
+def list_(context: Context, as_json: bool, markdown: bool) -> None:
+    """List all targets: whether each is built, its label, and what it is."""
+    if as_json and markdown:
+        raise click.UsageError("--json and --markdown exclude each other.")
+    if markdown:
+        print(page(survey(context.workspace, context.workspace.read_lock())), end="")
+        return
+    rows = list_targets(context.workspace, context.store)
+    if as_json:
+        told = {target.name: target for target in survey(context.workspace, context.workspace.read_lock())}
+        print(json.dumps({"schema": 1, "targets": [_document(row, told[row.target]) for row in rows]}))
+        return
+    console.show_table(("target", "built", "label", "what"), [_cells(row) for row in rows])
+
+
+def _cells(row: TargetSummary) -> tuple[str, ...]:
+    return (row.target, "yes" if row.valid else "no", row.label, row.summary)
+
+
+def _document(row: TargetSummary, told: Target) -> dict[str, object]:
+    return {
+        "target": row.target,
+        "valid": row.valid,
+        "label": row.label,
+        "summary": row.summary,
+        "error": row.error,
+        "group": told.group,
+        "recipe": told.recipe,
+        "systems": told.systems,
+        "host_facts": told.host_facts,
+        "built_with": [dataclasses.asdict(tool) for tool in told.tools],
+        "preset": dict(told.preset),
+        "options": [dataclasses.asdict(option) for option in told.options],
+        "ran": told.ran,
+    }

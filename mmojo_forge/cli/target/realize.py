@@ -1,0 +1,125 @@
+"""`forge realize TARGET…`: build or fetch; the paths on stdout, the progress on stderr, links in out/.
+
+`forge plan TARGET…`: what `forge realize` would do, without doing it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import click
+
+from mmojo_forge.cli import console
+from mmojo_forge.cli.console import show_results
+from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.progress import plan_line
+from mmojo_forge.cli.terminal import make_reporter
+from mmojo_forge.engine.plan import Action, Plan, Step
+from mmojo_forge.engine.realise.run import plan_request, realise_request
+from mmojo_forge.engine.workspace import Request
+from mmojo_forge.model.derivation import node_id
+
+
+@click.command("realize")
+@click.argument("targets", nargs=-1, required=True)
+@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Cores for all builds together (default: all).")
+@click.option("-k", "--keep-going", is_flag=True, help="After a failure, build what does not need the failed node.")
+@click.option("--no-link", is_flag=True, help="Leave no link in out/; the result may be collected at any time.")
+@click.option("--substitute-only", is_flag=True, help="Build nothing; take all of it from the caches, or fail.")
+@click.option("--no-substitute", is_flag=True, help="Ask no cache.")
+@click.option("--cache", "caches", multiple=True, metavar="NAME|URL", help="Ask this cache instead of those set.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Progress as JSON events, the result as one JSON object.")
+@click.pass_obj
+def realize(
+    context: Context,
+    targets: tuple[str, ...],
+    settings: tuple[str, ...],
+    jobs: int | None,
+    keep_going: bool,
+    no_link: bool,
+    substitute_only: bool,
+    no_substitute: bool,
+    caches: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Build TARGET…, download them, or find that they are here already, and print where they lie."""
+    if no_substitute and (substitute_only or caches):
+        raise click.UsageError("--no-substitute excludes --substitute-only and --cache.")
+    run_settings = context.settings(jobs=jobs, keep_going=keep_going, substitute_only=substitute_only)
+    reporter = make_reporter(run_settings.jobs, as_json=as_json, quiet=quiet)
+    request = Request.parse(targets, settings)
+    world = context.world(reporter, caches=None if no_substitute else caches)
+    results = realise_request(context.workspace, request, world, run_settings, link=not no_link)
+    show_results(results, as_json=as_json)
+
+
+_MANY_FETCHES = 200
+_SHOWN_FETCHES = 10
+
+
+@click.command("plan")
+@click.argument("targets", nargs=-1, required=True)
+@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
+@click.option("--no-substitute", is_flag=True, help="Ask no cache.")
+@click.option("--cache", "caches", multiple=True, metavar="NAME|URL", help="Ask this cache instead of those set.")
+@click.option("--json", "as_json", is_flag=True, help="The plan as one JSON object.")
+@click.pass_obj
+def plan(
+    context: Context,
+    targets: tuple[str, ...],
+    settings: tuple[str, ...],
+    no_substitute: bool,
+    caches: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show what would be downloaded, fetched and built for TARGET…, in order, with sizes and times from history."""
+    reporter = make_reporter(1, as_json=as_json)
+    world = context.world(reporter, caches=None if no_substitute else caches)
+    plan = plan_request(context.workspace, Request.parse(targets, settings), world)
+    if as_json:
+        print(json.dumps(_document(plan)))
+        return
+    console.show_table(("action", "node", "size", "time", "note"), list(rows(plan.steps)))
+    click.echo(plan_line(plan), err=True)
+
+
+def rows(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
+    """A row for each step; of hundreds of downloads only the first ones, and how much the others are."""
+    fetched = [step for step in steps if step.action is Action.FETCH]
+    folded = fetched[_SHOWN_FETCHES:] if len(fetched) > _MANY_FETCHES else []
+    hidden = {node_id(step.node) for step in folded}
+    for step in steps:
+        if node_id(step.node) not in hidden:
+            yield _row(step)
+        elif step is folded[0]:
+            size = console.format_size(sum(one.size for one in folded))
+            yield (Action.FETCH.value, f"{len(folded)} more", size, "", "--json has all")
+
+
+def _row(step: Step) -> tuple[str, ...]:
+    return (
+        step.action.value,
+        step.node.name,
+        console.format_size(step.size) if step.size else "",
+        console.format_duration(step.seconds) if step.seconds is not None else "",
+        "" if step.certain else "unless its inputs come out as before",
+    )
+
+
+def _document(plan: Plan) -> dict[str, object]:
+    steps = [
+        {
+            "action": step.action.value,
+            "name": step.node.name,
+            "id": node_id(step.node),
+            "size": step.size,
+            "seconds": step.seconds,
+            "certain": step.certain,
+        }
+        for step in plan.steps
+    ]
+    return {"schema": 1, "steps": steps, "known": plan.known, "nodes": len(plan.graph.nodes)}

@@ -1,0 +1,1 @@
+"""`forge bench`. Read `measure` (turns and rounds), `llama_bench` (one process), then `targets` and `plot`."""

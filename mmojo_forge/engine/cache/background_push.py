@@ -1,0 +1,128 @@
+"""Pushing what is built while the rest is being built: one thread, fed by the builders, that never holds them up.
+
+    built ──▶ queue ──▶ trees and signed trace into each cache;  finish ──▶ the indexes of the roots
+
+A cache that does not take it is told of once and left alone for the rest of the run: a push is a courtesy to others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from queue import SimpleQueue
+
+from mmojo_forge.cache.transport.protocol import Transport
+from mmojo_forge.engine.cache.push import Shipment, pack, push
+from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.plan import make_plan
+from mmojo_forge.engine.protocols import Signer
+from mmojo_forge.engine.realise.builder import object_name
+from mmojo_forge.engine.reporter import Reporter
+from mmojo_forge.engine.sbom.redistribution import kept_back
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.model.derivation import Derivation
+from mmojo_forge.model.trace import Trace
+from mmojo_forge.store.protocol import Store
+
+_PATIENCE = 1.0
+"""Seconds that Ctrl-C waits for a push that cannot be cut off."""
+
+
+class BackgroundPublisher:
+    """Fulfils Publisher. The thread starts with the first result; a process that ends early leaves nothing broken."""
+
+    def __init__(
+        self, places: Mapping[str, Callable[[], Transport]], store: Store, signer: Signer, reporter: Reporter
+    ) -> None:
+        self._places = dict(places)
+        self._open: dict[str, Transport] = {}
+        self._store = store
+        self._signer = signer
+        self._reporter = reporter
+        self._queue: SimpleQueue[Shipment | None] = SimpleQueue()
+        self._graph: Graph | None = None
+        self._shared: frozenset[str] = frozenset()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def begin(self, graph: Graph) -> None:
+        """Nodes of this graph are built from now on."""
+        with self._starting:
+            self._graph, self._shared = graph, frozenset()
+
+    def built(self, node: Derivation, trace: Trace) -> None:
+        """Note a result that is in the store, signed; whether it is for other machines is for the caller to know.
+
+        What nobody began with is not pushed: its graph was not looked at."""
+        with self._starting:
+            self._look_at_graph()
+        if node.id not in self._shared:
+            return
+        trees = {output.tree: object_name(trace.name, name) for name, output in trace.outputs.items()}
+        self._queue.put(Shipment(trees, (trace,), {}))
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="forge-publish", daemon=True)
+                self._thread.start()
+
+    def _look_at_graph(self) -> None:
+        """Find out what of the graph may be passed on: nothing, where recipes do not make sense of it."""
+        graph, self._graph = self._graph, None
+        if graph:
+            try:
+                self._shared = frozenset(graph.nodes).difference(kept_back(graph))
+            except ForgeError as error:
+                self._reporter.warning(f"nothing is pushed: {error.message}")
+
+    def finish(self, graph: Graph | None) -> None:
+        """Return when the queue is empty, and the indexes of the graph's roots are written."""
+        if self._thread is None:
+            return
+        waiting = self._queue.qsize()
+        if waiting > 1:
+            self._reporter.note(f"pushing {waiting} results to {', '.join(self._places)}")
+        roots = [graph.nodes[root] for root in graph.roots] if graph else []
+        derivations = [root for root in roots if isinstance(root, Derivation) and root.id in self._shared]
+        portable = [root for root in derivations if root.label.reproducible]
+        if graph and portable:
+            self._offer(portable, graph)
+        self._queue.put(None)
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:
+            self.abandon()
+            raise
+        self._thread = None
+
+    def abandon(self) -> None:
+        """Push nothing more; what is on its way is cut off. The next push finds what arrived."""
+        self._places.clear()
+        for transport in list(self._open.values()):
+            transport.close()
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join(_PATIENCE)
+            self._thread = None
+
+    def _offer(self, roots: list[Derivation], graph: Graph) -> None:
+        outputs = ((root, output) for root in roots for output in graph.outputs.get(root.id, root.outputs))
+        plan = make_plan(Graph.of_outputs(outputs), self._store)
+        try:
+            self._queue.put(pack(plan, self._store, self._signer, closure=False))
+        except ForgeError as error:
+            self._reporter.warning(f"what leads to {roots[0].name} is not pushed: {error.message}")
+
+    def _run(self) -> None:
+        while (shipment := self._queue.get()) is not None:
+            for name in list(self._places):
+                try:
+                    push(shipment, self._transport(name), self._store, self._signer)
+                except ForgeError as error:
+                    if self._places.pop(name, None) is None:
+                        return
+                    self._reporter.warning(f"nothing more is pushed to {name}: {error.message}")
+
+    def _transport(self, name: str) -> Transport:
+        if name not in self._open:
+            self._open[name] = self._places[name]()
+        return self._open[name]

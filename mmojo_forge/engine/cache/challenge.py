@@ -1,0 +1,157 @@
+"""`forge challenge`: what each cache says about a target beside what comes out when it is built here and now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mmojo_forge.engine.cache.substituter import Caches
+from mmojo_forge.engine.difference import differing_paths
+from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.plan import Resolution, input_trees, make_plan, resolution_of
+from mmojo_forge.engine.realise.builder import Builder
+from mmojo_forge.engine.realise.realise import Realisation
+from mmojo_forge.engine.realise.worker_pool import Stop
+from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.workspace import Request, Workspace, graph_of
+from mmojo_forge.model.derivation import Derivation, action_key
+from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
+from mmojo_forge.model.trace import Trace
+from mmojo_forge.model.tree import Tree
+from mmojo_forge.store.protocol import Store
+
+HERE = "this store"
+
+
+class Finding(StrEnum):
+    """How an answer compares with the rebuild."""
+
+    MATCH = "match"
+    MISMATCH = "mismatch"
+    SILENT = "silent"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one builder says by way of one source: the trees of the outputs, when it was built (seconds since the
+    epoch), and which paths differ from the reference where both manifests can be had."""
+
+    source: str
+    finding: Finding
+    builder: str = ""
+    outputs: Mapping[str, TreeId] | None = None
+    started: float = 0.0
+    differing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One node: its key, the outputs that everything is compared with, and whether those are of a rebuild."""
+
+    name: str
+    key: ActionKey
+    reference: Mapping[str, TreeId]
+    rebuilt: bool
+    answers: tuple[Answer, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nobody says anything else."""
+        return all(answer.finding is not Finding.MISMATCH for answer in self.answers)
+
+
+def challenge_request(
+    workspace: Workspace,
+    request: Request,
+    caches: Caches,
+    world: World,
+    settings: Settings,
+    *,
+    closure: bool,
+    rebuild: bool,
+) -> list[Challenge]:
+    """A challenge for each target, with `closure` for each node below as well. Without `rebuild` answers are compared
+    with what this store says. Raises ForgeError: EngineError (`not-built`) where there is nothing to compare with."""
+    graph = graph_of(request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides)))
+    nodes = [node for node in graph.derivations() if closure or node.id in graph.roots]
+    resolved = _inputs_of(nodes, world, settings) if rebuild else make_plan(graph, world.store).resolved
+    stop = Stop()
+    try:
+        builder = Builder(world, stop) if rebuild else None
+        return [_challenge(node, resolved, caches, world, builder, settings.jobs) for node in nodes]
+    finally:
+        stop.close()
+
+
+def _inputs_of(nodes: Sequence[Derivation], world: World, settings: Settings) -> Mapping[DerivationId, Resolution]:
+    """Make valid what the nodes are built from, from wherever it comes."""
+    inputs = ((edge.node, edge.output) for node in nodes for edge in node.inputs.values())
+    plan = make_plan(Graph.of_outputs(inputs), world.store, world.substituter())
+    world.reporter.planned(plan)
+    try:
+        return Realisation(plan, world, settings).run() if plan.steps else plan.resolved
+    finally:
+        world.reporter.ended()
+
+
+def _challenge(
+    node: Derivation,
+    resolved: Mapping[DerivationId, Resolution],
+    caches: Caches,
+    world: World,
+    builder: Builder | None,
+    jobs: int,
+) -> Challenge:
+    trees = input_trees(node, resolved)
+    if trees is None:
+        raise EngineError(
+            f"challenge {node.name}: what it is built from is not built", detail="Build it first.", reason="not-built"
+        )
+    key = action_key(node.preimage(trees))
+    here = world.store.lookup([key]).get(key)
+    if builder is not None:
+        reference = builder.rebuild(node, trees, jobs)
+    elif here is not None:
+        reference = resolution_of(here)
+    else:
+        raise EngineError(
+            f"challenge {node.name}: it is not built here",
+            detail="Leave --no-rebuild out, so that there is something to compare with.",
+            reason="not-built",
+        )
+    answers = [_answer(HERE, here, reference, caches, world)] if here is not None and builder is not None else []
+    for source, traces in caches.claims(key).items():
+        answers += [_answer(source, trace, reference, caches, world) for trace in traces]
+        if not traces:
+            answers.append(Answer(source, Finding.SILENT))
+    return Challenge(node.name, key, reference, builder is not None, tuple(answers))
+
+
+def _answer(source: str, trace: Trace, reference: Resolution, caches: Caches, world: World) -> Answer:
+    outputs = resolution_of(trace)
+    same = dict(outputs) == dict(reference)
+    return Answer(
+        source,
+        Finding.MATCH if same else Finding.MISMATCH,
+        ", ".join(one.key.partition(":")[0] for one in trace.signatures) or trace.builder,
+        outputs,
+        trace.started,
+        () if same else tuple(_differing(outputs, reference, caches, world)),
+    )
+
+
+def _differing(outputs: Resolution, reference: Resolution, caches: Caches, world: World) -> Iterator[str]:
+    for name, tree in outputs.items():
+        ours = reference.get(name)
+        if ours is None or ours == tree:
+            continue
+        here, there = (_read(one, caches, world.store) for one in (ours, tree))
+        if here is not None and there is not None:
+            yield from (f"{name}/{path}" if path else name for path in differing_paths(there, here))
+
+
+def _read(tree: TreeId, caches: Caches, store: Store) -> Tree | None:
+    """From here or from a cache: of several outputs not all need be here."""
+    return store.read_tree(tree) if store.has_tree(tree) else caches.read_manifest(tree)

@@ -1,0 +1,88 @@
+"""Results for machines without a network: targets into a bundle, a bundle into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.plan import Plan, input_trees, make_plan
+from mmojo_forge.engine.realise.builder import object_name
+from mmojo_forge.engine.sbom.redistribution import check_passed_on, kept_back
+from mmojo_forge.engine.workspace import Request, Workspace, graph_of
+from mmojo_forge.model.derivation import Derivation, Node, action_key
+from mmojo_forge.model.digest import TreeId
+from mmojo_forge.model.trace import Trace
+from mmojo_forge.store.bundle.records import BundledTarget, Contents
+from mmojo_forge.store.bundle.writer import OnProgress, write_bundle
+from mmojo_forge.store.protocol import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What a bundle has, and the names of what was left out of it as it may not be passed on."""
+
+    contents: Contents
+    left_out: tuple[str, ...]
+
+
+def export_request(
+    workspace: Workspace,
+    request: Request,
+    store: Store,
+    path: Path,
+    *,
+    closure: bool,
+    not_redistributable: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Exported:
+    """Write the request's targets to a bundle; raises EngineError (`not-built`, `not-redistributable`), ContentsError,
+    RecipeError, StoreError.
+
+    The traces of all that the targets were built from go along, as far as they are known: by them the other store
+    finds what a target is without having any of it. With `closure` the content of all that goes along too, but for
+    what may not be passed on unless `not_redistributable`.
+    """
+    instances = request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))
+    plan = make_plan(graph_of(instances), store)
+    withheld = {} if not_redistributable else kept_back(plan.graph)
+    targets = []
+    for target, instance in instances.items():
+        tree = plan.resolved.get(instance.node.id, {}).get(instance.output)
+        if tree is None or tree not in plan.valid:
+            raise EngineError(
+                f"export {target}: it is not built",
+                detail=f"Build it with `forge realize {target}`.",
+                reason="not-built",
+            )
+        check_passed_on("export", [instance.node], withheld)
+        name = object_name(instance.node.name, instance.output)
+        targets.append(BundledTarget(target, name, tree, str(instance.node.label)))
+    below = plan.graph.nodes.values() if closure else ()
+    kept = [node for node in below if node.id in withheld]
+    # By their trees: another node may have come out as what may not be passed on.
+    trees = {one.tree for one in targets} | (_trees(plan, below) - _trees(plan, kept))
+    left_out = sorted(node.name for node in kept)
+    written = write_bundle(store, path, targets, trees, _traces(plan, store), on_progress)
+    return Exported(written, tuple(left_out))
+
+
+def _trees(plan: Plan, nodes: Iterable[Node]) -> set[TreeId]:
+    """The trees of the nodes, as far as they are here."""
+    trees: set[TreeId] = set()
+    for node in nodes:
+        if isinstance(node, Derivation):
+            trees.update(plan.resolved.get(node.id, {}).values())
+        else:
+            trees.add(node.tree)
+    return trees & plan.valid
+
+
+def _traces(plan: Plan, store: Store) -> Iterator[Trace]:
+    keys = []
+    for node in plan.graph.derivations():
+        trees = input_trees(node, plan.resolved)
+        if trees is not None:
+            keys.append(action_key(node.preimage(trees)))
+    return (store.signed(trace) for trace in store.lookup(keys).values())

@@ -1,0 +1,177 @@
+"""What goes into a cache: results, the signed traces of everything below them, and with `closure` that content too.
+
+    targets ──▶ plan ──▶ traces of the whole closure (index) + trees ──▶ CacheWriter: trees, entries, index
+
+Only what was built in the sandbox has a trace, and only what its builder signed is pushed; what was built here before
+there was a key is signed now. Nothing is signed that somebody else built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import BinaryIO
+
+from mmojo_forge.cache.format.chunks import SMALL
+from mmojo_forge.cache.format.info import CacheInfo
+from mmojo_forge.cache.gc.gc_marker import push_beside
+from mmojo_forge.cache.transport.protocol import Transport
+from mmojo_forge.cache.write.chunk_writer import Item
+from mmojo_forge.cache.write.writer import CacheWriter, Care, OnSent, Pushed
+from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.plan import Plan, input_trees
+from mmojo_forge.engine.protocols import Signer
+from mmojo_forge.engine.realise.builder import object_name
+from mmojo_forge.engine.sbom.redistribution import check_passed_on, kept_back
+from mmojo_forge.model.derivation import Derivation, Node, action_key
+from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
+from mmojo_forge.model.signature import PublicKey
+from mmojo_forge.model.trace import Signature, Trace
+from mmojo_forge.model.tree import Entry, Kind
+from mmojo_forge.store.bundle.records import IMPORTED
+from mmojo_forge.store.protocol import OpenBlob, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """What is pushed: trees by what they are called, traces that tell of them, and each root's closure of traces.
+
+    `left_out` are the names of what would be in it, but may not be passed on."""
+
+    trees: Mapping[TreeId, str]
+    traces: tuple[Trace, ...]
+    indexes: Mapping[DerivationId, tuple[Trace, ...]]
+    left_out: tuple[str, ...] = ()
+
+
+def pack(
+    plan: Plan,
+    store: Store,
+    signer: Signer,
+    *,
+    closure: bool,
+    host_specific: bool = False,
+    not_redistributable: bool = False,
+) -> Shipment:
+    """What has to be in a cache for others to get the roots of `plan`; with `closure` also to build on what is below.
+
+    What may not be passed on is left out unless `not_redistributable`: others fetch it themselves. Raises EngineError
+    (`not-built`, `host-specific`, `not-redistributable`, `trace-missing`, `unsigned-trace`), ContentsError.
+    """
+    roots = [node for root in plan.graph.roots if isinstance(node := plan.graph.nodes[root], Derivation)]
+    withheld = {} if not_redistributable else kept_back(plan.graph)
+    _check_roots(roots, plan, host_specific=host_specific)
+    check_passed_on("push", roots, withheld)
+    traces = _signed_traces(plan, store, signer)
+    wanted: Sequence[Node] = list(plan.graph.nodes.values()) if closure else roots
+    # By their trees: another node may have come out as what may not be passed on.
+    kept = {tree for node in plan.graph.nodes.values() if node.id in withheld for tree, _ in _trees_of(node, plan)}
+    free = plan.valid - kept
+    trees = {tree: name for node in wanted for tree, name in _trees_of(node, plan) if tree in free}
+    indexes = {root.id: tuple(traces[node.id] for node in Graph.of([root]).derivations()) for root in roots}
+    told = {trace.key: trace for several in indexes.values() for trace in several}
+    left_out = tuple(sorted(node.name for node in wanted if node.id in withheld))
+    return Shipment(trees, tuple(told.values()), indexes, left_out)
+
+
+def push(
+    shipment: Shipment,
+    transport: Transport,
+    store: Store,
+    signer: Signer,
+    *,
+    care: Care = Care.TRUSTING,
+    connections: int = 4,
+    on_sent: OnSent = lambda _: None,
+) -> Pushed:
+    """Put the shipment into a cache, while others may push and collect there; raises CacheError."""
+    public = PublicKey.parse(str(signer.public))
+    writer = CacheWriter(transport, connections=connections, on_sent=on_sent)
+    writer.ensure_info(CacheInfo((public,)))
+    items = [Item(store.read_tree(tree), name, _opener(store)) for tree, name in shipment.trees.items()]
+
+    def attempt(care: Care) -> Pushed:
+        return writer.push(items, shipment.traces, shipment.indexes, signer=public, care=care)
+
+    return push_beside(transport, attempt, care=care)
+
+
+def sign_own(trace: Trace, signer: Signer) -> Trace:
+    """The trace of what was built here before anybody signed, signed now; any other as it is."""
+    if trace.builder != "local" or trace.signatures:
+        return trace
+    named = replace(trace, builder=signer.name)
+    return replace(named, signatures=(Signature(str(signer.public), signer.sign(named.fingerprint())),))
+
+
+def _check_roots(roots: Iterable[Derivation], plan: Plan, *, host_specific: bool) -> None:
+    for node in roots:
+        outputs = plan.resolved.get(node.id)
+        if outputs is None or not plan.valid.issuperset(plan.graph.needed(node, outputs).values()):
+            raise EngineError(
+                f"push {node.name}: it is not built",
+                detail="Build it first, with `forge realize`.",
+                reason="not-built",
+            )
+        if not node.label.reproducible and not host_specific:
+            raise EngineError(
+                f"push {node.name}: it is {node.label}, and runs well on machines like this one only",
+                detail="--host-specific pushes it all the same; only a machine with these facts will ask for it.",
+                reason="host-specific",
+            )
+
+
+def _signed_traces(plan: Plan, store: Store, signer: Signer) -> dict[DerivationId, Trace]:
+    keys: dict[ActionKey, Derivation] = {}
+    for node in plan.graph.derivations():
+        trees = input_trees(node, plan.resolved)
+        if trees is not None:
+            keys[action_key(node.preimage(trees))] = node
+    known = store.lookup(list(keys))
+    traces = {}
+    for key, node in keys.items():
+        trace = sign_own(store.signed(known[key]), signer) if key in known else None
+        if trace is None or not trace.signatures:
+            raise _untold(node, trace)
+        traces[node.id] = replace(trace, builder=trace.builder.removeprefix(IMPORTED))
+    return traces
+
+
+def _untold(node: Derivation, trace: Trace | None) -> EngineError:
+    if trace is None:
+        return EngineError(
+            f"push {node.name}: nothing here says what it was built to",
+            detail="The trace was forgotten. Remove its result from the store and build it again.",
+            reason="trace-missing",
+        )
+    return EngineError(
+        f"push {node.name}: nobody signed for it, and it was not built here ({trace.builder})",
+        detail="Build it here: `forge check` compares a rebuild with what came.",
+        reason="unsigned-trace",
+    )
+
+
+def _trees_of(node: Node, plan: Plan) -> Iterator[tuple[TreeId, str]]:
+    if not isinstance(node, Derivation):
+        yield node.tree, node.name
+        return
+    for name, tree in plan.resolved.get(node.id, {}).items():
+        yield tree, object_name(node.name, name)
+
+
+def _opener(store: Store) -> OpenBlob:
+    """Opens content for a writer, who verifies it: small files, which come in thousands, are not verified twice."""
+
+    @contextmanager
+    def open_blob(entry: Entry) -> Iterator[BinaryIO]:
+        if entry.size <= SMALL:
+            yield BytesIO(store.read_part(entry, 0, entry.size + 1))
+            return
+        assert entry.digest is not None
+        with store.open_blob(entry.digest, executable=entry.kind is Kind.EXECUTABLE) as file:
+            yield file
+
+    return open_blob

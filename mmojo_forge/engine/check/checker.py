@@ -1,0 +1,352 @@
+"""`forge check`: build again, with everything varied that must not matter, and compare.
+
+1. The nodes to check are made valid as usual: that is what the rebuild is compared with.
+2. A second store is opened elsewhere, on another file system if one has room, which makes files in another order.
+3. Each node is built there from the same inputs, in surroundings where every aspect is another one (variation.py), by
+   the very code that builds otherwise. One rebuild varies all aspects at once: a build that comes out the same depends
+   on none of them.
+4. Outputs are compared by their trees. Which aspects a difference or a failure comes from, `isolate` finds out
+   (isolation.py).
+
+A rebuild that fails because of the build is a finding; one that fails because of the machine is no verdict at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import shutil
+import tempfile
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import BinaryIO
+
+from mmojo_forge.engine.check.bisect import Cause, find_cause
+from mmojo_forge.engine.check.variations import Scene, Variation, varied_in
+from mmojo_forge.engine.difference import Difference, compare_trees
+from mmojo_forge.engine.errors import EngineError, Interrupted
+from mmojo_forge.engine.plan import Action, Resolution, Step, input_trees
+from mmojo_forge.engine.realise.builder import Builder, BuildFailed, object_name
+from mmojo_forge.engine.realise.worker_pool import Stop
+from mmojo_forge.engine.services import Places, World
+from mmojo_forge.errors import ExitCode, ForgeError
+from mmojo_forge.executor.host_environment import SurroundedExecutor
+from mmojo_forge.model.derivation import Aspect, Derivation, action_key
+from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
+from mmojo_forge.model.tree import Entry, Kind
+from mmojo_forge.store.protocol import Store, StoreError
+from mmojo_forge.store.scratch import remove_tree
+
+Resolutions = Mapping[DerivationId, Resolution]
+"""The trees of each output of derivations."""
+
+BUILD_LOG = "build.log"
+"""What the log of a rebuild that failed is called where it is kept."""
+
+# So long that a clock of seconds does not stand still between two rebuilds.
+_TICK_MILLISECONDS = 1100
+_ID_LENGTH = 12
+_NO_ROOM = 32 << 20
+
+
+class CheckError(EngineError):
+    """A rebuild that this machine cannot do, whatever is built."""
+
+    exit_code = ExitCode.ENVIRONMENT_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class OutputVerdict:
+    """One output: the tree it has, the tree that the rebuild gave, and where they differ."""
+
+    name: str
+    expected: TreeId
+    got: TreeId
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def identical(self) -> bool:
+        """Whether both are the same, byte for byte."""
+        return self.expected == self.got
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one node in which these aspects were `varied`, none of the node's `unvaried` among them. `failure`
+    is why it could not be rebuilt; `cause` what that or the difference comes from, where it was looked into; `kept`
+    where what came out can be looked at."""
+
+    node: Derivation
+    key: ActionKey
+    varied: frozenset[Aspect]
+    outputs: tuple[OutputVerdict, ...] = ()
+    seconds: float = 0.0
+    failure: ForgeError | None = None
+    cause: Cause | None = None
+    kept: Path | None = None
+
+    @property
+    def identical(self) -> bool:
+        """Whether every output came out as it was."""
+        return self.failure is None and bool(self.outputs) and all(output.identical for output in self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """All that a check found: what was varied, a verdict for each node in the order of the graph, and the trees that
+    the nodes and their inputs have."""
+
+    variations: tuple[Variation, ...]
+    verdicts: tuple[Verdict, ...]
+    resolved: Resolutions
+
+    @property
+    def identical(self) -> bool:
+        """Whether everything came out as it was."""
+        return all(verdict.identical for verdict in self.verdicts)
+
+    def unvaried(self, aspect: Aspect) -> dict[str, tuple[str, ...]]:
+        """The nodes for which the aspect was left as it is because their recipes say so, by the reason."""
+        found: dict[str, tuple[str, ...]] = {}
+        for node in (verdict.node for verdict in self.verdicts if aspect in verdict.node.unvaried):
+            reason = node.unvaried[aspect]
+            found[reason] = (*found.get(reason, ()), node.name)
+        return found
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """DONE if everything is identical; else what stands most in the way of that."""
+        codes = (verdict.failure.exit_code for verdict in self.verdicts if verdict.failure)
+        return ExitCode.DONE if self.identical else max(codes, default=ExitCode.BUILD_FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One node to rebuild: its inputs' trees by name, the trees that its outputs have, and what stops it."""
+
+    node: Derivation
+    trees: dict[str, TreeId]
+    expected: Resolution
+    stop: Stop
+
+
+@dataclass(frozen=True, slots=True)
+class _Rebuilt:
+    """What came of one rebuild, in which store: the trees by output, or why the build failed."""
+
+    store: Store
+    outputs: Resolution
+    failure: ForgeError | None = None
+
+
+class Checker:
+    """Rebuilds nodes of the world's store in stores elsewhere: `shuffled`, which makes files in another order, and
+    `plain` where that is not to be varied. What comes out differently is copied to the folder `kept`."""
+
+    def __init__(self, world: World, shuffled: Store, plain: Store, scene: Scene, kept: Path, *, isolate: bool) -> None:
+        self._world = world
+        self._shuffled = shuffled
+        self._plain = plain
+        self._scene = scene
+        self._kept = kept
+        self._isolate = isolate
+        self._cpus: SimpleQueue[int] = SimpleQueue()
+        for cpu in scene.cpus:
+            self._cpus.put(cpu)
+
+    def check(self, nodes: Sequence[Derivation], resolved: Resolutions, active: frozenset[Aspect]) -> list[Verdict]:
+        """A verdict for each node; `resolved` has the trees of all of them and of their inputs. Raises Interrupted."""
+        stop = Stop()
+        with ExitStack() as stack:
+            stack.callback(stop.close)
+            workers = ThreadPoolExecutor(min(len(self._scene.cpus), self._scene.jobs), "forge-check")
+            stack.callback(workers.shutdown, wait=True, cancel_futures=True)
+            stack.callback(stop.ask)
+            try:
+                futures = [workers.submit(self._verdict, node, resolved, active, stop) for node in nodes]
+                return [future.result() for future in futures]
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    "check: interrupted", detail="Nothing is left of the rebuild.", reason="interrupted"
+                ) from None
+
+    def _verdict(self, node: Derivation, resolved: Resolutions, active: frozenset[Aspect], stop: Stop) -> Verdict:
+        trees = input_trees(node, resolved)
+        assert trees is not None
+        # What its recipe says must be left as it is, no rebuild varies, not even to find a cause.
+        active = active.difference(node.unvaried)
+        verdict = Verdict(node, action_key(node.preimage(trees)), varied_in(node, active))
+        started = self._world.clock()
+        self._world.reporter.started(Step(node, Action.BUILD))
+        try:
+            verdict = self._judge(verdict, _Task(node, trees, resolved[node.id], stop), active)
+        except ForgeError as error:
+            if stop.asked:
+                raise
+            verdict = replace(verdict, failure=error, seconds=self._world.clock() - started)
+        if verdict.identical:
+            self._world.reporter.finished(node, verdict.seconds)
+        elif verdict.failure:
+            self._world.reporter.failed(node, verdict.failure.reason, verdict.failure.message)
+        else:
+            self._world.reporter.failed(node, "differs", f"check {node.name}: it came out differently")
+        return verdict
+
+    def _judge(self, verdict: Verdict, task: _Task, active: frozenset[Aspect]) -> Verdict:
+        started = self._world.clock()
+        rebuilt = self._rebuild(task, active)
+        if rebuilt.failure is None:
+            with self._explained(task.node):
+                verdict = replace(verdict, outputs=self._compare(task, rebuilt))
+        else:
+            verdict = replace(verdict, failure=rebuilt.failure)
+        verdict = replace(verdict, seconds=self._world.clock() - started)
+        if verdict.identical:
+            return verdict
+        verdict = replace(verdict, kept=self._keep(verdict, rebuilt.store))
+        return replace(verdict, cause=self._find_cause(verdict, task, rebuilt)) if self._isolate else verdict
+
+    def _store(self, active: frozenset[Aspect]) -> Store:
+        return self._shuffled if Aspect.ORDER in active else self._plain
+
+    def _bring(self, trees: Iterable[TreeId], other: Store) -> None:
+        """Have a node's inputs in the other store: copied, for it lies elsewhere."""
+        for tree in sorted(set(trees)):
+            with other.lock(f"bring-{tree}"):
+                if not other.has_tree(tree):
+                    other.add_tree(self._world.store.read_tree(tree), self._open)
+
+    def _open(self, entry: Entry) -> AbstractContextManager[BinaryIO]:
+        assert entry.digest is not None
+        return self._world.store.open_blob(entry.digest, executable=entry.kind is Kind.EXECUTABLE)
+
+    def _rebuild(self, task: _Task, active: frozenset[Aspect]) -> _Rebuilt:
+        """What comes of a rebuild; raises ForgeError where that says nothing about the build."""
+        node, other = task.node, self._store(active)
+        try:
+            with self._explained(node):
+                self._bring(task.trees.values(), other)
+                return _Rebuilt(other, self._build(task, active, other))
+        except ForgeError as error:
+            if task.stop.asked or error.exit_code is not ExitCode.BUILD_FAILED:
+                raise
+            return _Rebuilt(other, {}, error)
+
+    @contextmanager
+    def _explained(self, node: Derivation) -> Iterator[None]:
+        """Turns a failure of the file system into a CheckError."""
+        place = self._scene.files.parent
+        try:
+            yield
+        except OSError as error:
+            raise CheckError(
+                f"check {node.name}: rebuild it in {place}: {error.strerror or error}",
+                detail="--scratch chooses another folder to rebuild in.",
+                reason="rebuild-impossible",
+            ) from error
+
+    def _build(self, task: _Task, active: frozenset[Aspect], other: Store) -> Resolution:
+        with ExitStack() as stack:
+            cpu = self._cpus.get()
+            stack.callback(self._cpus.put, cpu)
+            # A folder for each build: failed builds are kept by name, and two of a name may run at once.
+            failed = Path(tempfile.mkdtemp(prefix="failed-", dir=self._scene.files))
+            stack.callback(remove_tree, str(failed.parent), failed.name)
+            executor = SurroundedExecutor(self._scene.surroundings(active, cpu))
+            places = Places(self._scene.files / "downloads", failed)
+            world = replace(self._world, store=other, executor=lambda: executor, places=places)
+            jobs = self._scene.jobs if task.node.parallel and Aspect.PARALLELISM not in active else 1
+            try:
+                return Builder(world, task.stop).rebuild(task.node, task.trees, jobs)
+            except BuildFailed as error:
+                # What it left is still there. Usually this is memory, which runs out sooner than a disk.
+                if shutil.disk_usage(failed).free < _NO_ROOM:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+                raise
+
+    def _compare(self, task: _Task, rebuilt: _Rebuilt) -> tuple[OutputVerdict, ...]:
+        return tuple(
+            self._compare_output(object_name(task.node.name, name), name, task.expected[name], rebuilt)
+            for name in task.node.outputs
+        )
+
+    def _compare_output(self, shown: str, name: str, expected: TreeId, rebuilt: _Rebuilt) -> OutputVerdict:
+        got = rebuilt.outputs[name]
+        if expected == got:
+            return OutputVerdict(name, expected, got)
+        differences = compare_trees(
+            self._world.store.read_tree(expected),
+            self._world.store.checkout(expected, shown),
+            rebuilt.store.read_tree(got),
+            rebuilt.store.checkout(got, shown),
+        )
+        return OutputVerdict(name, expected, got, tuple(differences))
+
+    def _keep(self, verdict: Verdict, other: Store) -> Path | None:
+        """Copy what came out differently, or the log of what failed, to where it can be looked at afterwards, in place
+        of what the last check of the same derivation left; None, and a warning, if that cannot be done."""
+        node, store = verdict.node, self._world.store
+        if verdict.failure and node.is_builtin:
+            return None  # it has no log
+        kept = self._kept / f"{node.name}-{node.id[:_ID_LENGTH]}"
+        try:
+            # Complete before it gets its name, as collectors and other checks may come by.
+            with store.lock(f"check-{node.id}"), store.scratch(node.name) as scratch:
+                whole = scratch / kept.name
+                whole.mkdir()
+                _copy_findings(verdict, other, whole)
+                self._kept.mkdir(exist_ok=True)
+                remove_tree(str(self._kept), kept.name)
+                whole.rename(kept)
+        except (OSError, StoreError) as error:
+            self._world.reporter.warning(f"keep what came of {node.name} in {kept}: {error}")
+            return None
+        return kept
+
+    def _find_cause(self, verdict: Verdict, task: _Task, first: _Rebuilt) -> Cause | None:
+        """What a difference or failure comes from; None, and a warning, where this machine cannot go on looking."""
+        outcome = _whether_built if verdict.failure else _what_came_out
+
+        def rebuild(aspects: frozenset[Aspect]) -> Hashable:
+            said = f"forge check: rebuild with {', '.join(sorted(aspects)) or 'nothing'} varied\n"
+            self._world.reporter.output(task.node, said.encode())
+            return outcome(self._rebuild(task, aspects))
+
+        def pause() -> None:
+            poll = select.poll()
+            poll.register(task.stop.fileno(), select.POLLIN)
+            poll.poll(_TICK_MILLISECONDS)
+
+        try:
+            return find_cause(rebuild, outcome(first), verdict.varied, pause)
+        except ForgeError as error:
+            if task.stop.asked:
+                raise
+            self._world.reporter.warning(f"find out what {task.node.name} depends on: {error.message}")
+            return None
+
+
+def _what_came_out(rebuilt: _Rebuilt) -> Hashable:
+    return tuple(sorted(rebuilt.outputs.items())), rebuilt.failure.reason if rebuilt.failure else ""
+
+
+def _whether_built(rebuilt: _Rebuilt) -> Hashable:
+    return rebuilt.failure is None
+
+
+def _copy_findings(verdict: Verdict, store: Store, folder: Path) -> None:
+    if verdict.failure:
+        with store.open_log(verdict.key) as log, (folder / BUILD_LOG).open("wb") as file:
+            shutil.copyfileobj(log, file)
+    for output in verdict.outputs:
+        if not output.identical:
+            source = store.checkout(output.got, object_name(verdict.node.name, output.name))
+            if source.is_dir():
+                shutil.copytree(source, folder / output.name, symlinks=True)
+            else:
+                shutil.copy2(source, folder / output.name)

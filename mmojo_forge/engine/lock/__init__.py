@@ -1,0 +1,1 @@
+"""Writing forge.lock. Read `lock`, then `npm` (closures of npm packages) and `patches` (ours on new sources)."""

@@ -1,0 +1,1 @@
+"""`forge package`. Read `packaging` (from order to files), `documents` (bill and notices), then `inspect`."""

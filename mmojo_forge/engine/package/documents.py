@@ -1,0 +1,232 @@
+"""The documents of a package: its bill of materials and its licence texts inside, bill and signed provenance beside.
+
+    target ──▶ bill ──▶ sbom.cdx.json, NOTICES.txt     in the file: no hash of the file itself, nothing that changes
+                  └───▶ OUT.cdx.json, OUT.intoto.json  beside it: the hash of the file, all that was added to it
+
+Nothing is fetched for them, and the same package gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mmojo_forge.ape import content, entries
+from mmojo_forge.ape.packaging import names
+from mmojo_forge.ape.packaging.contents import Contents, InProgram, Item, Layout, Made, OnDisk, Origin
+from mmojo_forge.ape.packaging.outputs import FOLDERS, Format
+from mmojo_forge.ape.packaging.package import Plan
+from mmojo_forge.engine.document import write_document
+from mmojo_forge.engine.sbom import cyclonedx, notices
+from mmojo_forge.engine.sbom.bom import Bill
+from mmojo_forge.engine.sbom.documents import PackedFile, bill_of_package, bill_of_program, describe_package, sha256_of
+from mmojo_forge.engine.sbom.provenance import Json
+from mmojo_forge.engine.trust import signing
+from mmojo_forge.model.signature import PrivateKey
+from mmojo_forge.store.protocol import Store
+
+SBOM = "sbom.cdx.json"
+NOTICES = "NOTICES.txt"
+SBOM_SUFFIX = ".cdx.json"
+PROVENANCE_SUFFIX = ".intoto.json"
+
+_OURS = frozenset({SBOM, NOTICES})
+_UNKNOWN = "0" * 64
+# A bill of thousands of components has some megabytes.
+_LARGEST = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user wants of them."""
+
+    sbom: bool = True
+    notices: bool = True
+    beside: bool = False
+    sign: bool = False
+
+
+@dataclass(slots=True)
+class Hashes:
+    """Files of a package with their hashes, each read once; with `skip` none is read, and all hashes are zeros."""
+
+    skip: bool = False
+    _known: dict[Origin, str] = field(default_factory=dict, init=False)
+
+    def of(self, items: Iterable[Item]) -> list[PackedFile]:
+        """What was added to the program of these, but for the private key, which nobody is told of."""
+        added = (item for item in items if not isinstance(item.origin, InProgram) and item.name != names.KEY)
+        return [PackedFile(item.name, self._hash(item.origin), item.size) for item in added]
+
+    def _hash(self, origin: Origin) -> str:
+        if origin not in self._known:
+            self._known[origin] = _UNKNOWN if self.skip else _sha256(origin)
+        return self._known[origin]
+
+
+def _sha256(origin: Origin) -> str:
+    if isinstance(origin, Made):
+        return hashlib.sha256(origin.data).hexdigest()
+    assert isinstance(origin, OnDisk)
+    sha256 = hashlib.sha256()
+    # That it did not change since it was looked at is checked when it is packed.
+    with content.open_input(origin.path, "package") as stream:
+        for chunk in content.read_chunks(stream, origin.size):
+            sha256.update(chunk)
+    return sha256.hexdigest()
+
+
+def bill_of_file(path: Path) -> Bill:
+    """The bill of a program that is no target."""
+    return bill_of_program(PackedFile(path.name, sha256_of(path), path.stat().st_size))
+
+
+def with_sbom(contents: Contents, bill: Bill, hashes: Hashes) -> Contents:
+    """The same with the bill of the target and of what was added to it, unless there is a file of that name."""
+    if _is_given(contents, SBOM):
+        return contents
+    name = contents.head.alias or bill.root.name.partition(".")[0]
+    packaged = bill_of_package(bill, PackedFile(name), _lasting(contents, hashes))
+    return _with_file(contents, SBOM, cyclonedx.encode(packaged))
+
+
+def with_sbom_renewed(contents: Contents, hashes: Hashes) -> Contents:
+    """The same with the bill that the program has told of what was added and what was left out; raises ApeError."""
+    old = next((item for item in contents.items if item.name == SBOM), None)
+    if old is None or not isinstance(old.origin, InProgram):
+        return contents
+    kept = {item.name for item in contents.items if isinstance(item.origin, InProgram)}
+    added = [file.item() for file in _lasting(contents, hashes)]
+    renewed = cyclonedx.replace_files(_read(old.origin), contents.head.alias, kept, added)
+    if renewed is None:
+        return _with_note(contents, f"{SBOM} in it was not made here: it stays as it is")
+    return _with_file(contents, SBOM, renewed)
+
+
+def without_sbom(contents: Contents) -> Contents:
+    """The same without a bill that the program has: it would tell of another package."""
+    stays = (item for item in contents.items if item.name != SBOM or not isinstance(item.origin, InProgram))
+    return replace(contents, items=tuple(stays))
+
+
+def with_notices(contents: Contents, bill: Bill, store: Store) -> Contents:
+    """The same with the licence texts of the target, if they are all in the store; raises NoticeError."""
+    if _is_given(contents, NOTICES):
+        return contents
+    collected = notices.collect_here(bill, store)
+    if collected is None:
+        return _without_texts(contents, bill)
+    return _with_file(contents, NOTICES, notices.render(bill, collected).encode())
+
+
+def with_notices_added(contents: Contents, bill: Bill, store: Store) -> Contents:
+    """The same with the licence texts of a target that was packed into a program which brought its own, if it did,
+    after those and once; raises NoticeError, ApeError."""
+    old = next((item for item in contents.items if item.name == NOTICES), None)
+    if old is not None and isinstance(old.origin, OnDisk):
+        return contents
+    collected = notices.collect_here(bill, store)
+    if collected is None:
+        return _without_texts(contents, bill)
+    before = b"" if old is None else _bytes_of(old.origin)
+    text = notices.render(bill, collected).encode()
+    return contents if text in before else _with_file(contents, NOTICES, before + (b"\n" if before else b"") + text)
+
+
+def with_folders_told(contents: Contents, folders: Iterable[str]) -> Contents:
+    """The same with a note for each module that was given as a folder, of which nobody knows what is in it, unless
+    licence texts are given with it."""
+    if _is_given(contents, NOTICES):
+        return contents
+    for folder in folders:
+        hint = "Give it as a target, or add them yourself: --file NOTICES.txt"
+        contents = _with_note(
+            contents, f"module {folder}: a folder has no licence texts and no bill of its own. {hint}"
+        )
+    return contents
+
+
+def _without_texts(contents: Contents, bill: Bill) -> Contents:
+    hint = f"`forge sbom {bill.root.name} --notices -o {NOTICES}` fetches them, then package again"
+    why = "their sources are not in the store any more"
+    return _with_note(contents, f"no licence texts of {bill.root.name} in it: {why}. {hint}")
+
+
+def _bytes_of(origin: Origin) -> bytes:
+    if isinstance(origin, Made):
+        return origin.data
+    return _read(origin) if isinstance(origin, InProgram) else b""
+
+
+def _is_given(contents: Contents, name: str) -> bool:
+    return any(item.name == name and not isinstance(item.origin, InProgram) for item in contents.items)
+
+
+def _lasting(contents: Contents, hashes: Hashes) -> list[PackedFile]:
+    """What was added and does not change: arguments can, with `forge ape args`, and are not among the items."""
+    return [file for file in hashes.of(contents.items) if file.name not in _OURS]
+
+
+def _with_file(contents: Contents, name: str, data: bytes) -> Contents:
+    items = [item for item in contents.items if item.name != name]
+    return replace(contents, items=(*items, Item(name, Made(data))))
+
+
+def _with_note(contents: Contents, note: str) -> Contents:
+    return replace(contents, notes=(*contents.notes, note))
+
+
+def _read(origin: InProgram) -> bytes:
+    if origin.entry.size > _LARGEST:
+        return b""
+    with content.open_input(origin.path, "program") as stream:
+        return b"".join(entries.read_chunks(stream, origin.entry, str(origin.path)))
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """What was left beside a product: which document, and where it lies."""
+
+    kind: str
+    product: Path
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """All that documents beside a package are made of. `parameters` are what its user asked for."""
+
+    bill: Bill | None
+    parameters: Json
+    key: PrivateKey
+    hashes: Hashes
+    sign: bool
+
+    def leave(self, plans: Iterable[Plan]) -> Iterator[Leaving]:
+        """Writes them beside every product that is one file; raises DocumentError, SigningError."""
+        for plan in plans:
+            path = plan.output.path
+            if plan.output.format in FOLDERS:
+                continue
+            if self.bill is not None:
+                yield from self._describe(plan, self.bill)
+            if self.sign:
+                yield Leaving("signature", path, signing.sign_file(path, self.key))
+
+    def _describe(self, plan: Plan, bill: Bill) -> Iterator[Leaving]:
+        path = plan.output.path
+        package = PackedFile(path.name, sha256_of(path), path.stat().st_size)
+        added = self.hashes.of(_in_file(plan.output.format, plan.layout))
+        made = describe_package(bill, package, added, self.parameters, self.key)
+        documents: Mapping[str, bytes] = {SBOM_SUFFIX: made.sbom, PROVENANCE_SUFFIX: made.provenance.encode() + b"\n"}
+        for kind, (suffix, data) in zip(("sbom", "provenance"), documents.items(), strict=True):
+            to = path.with_name(path.name + suffix)
+            write_document(to, data)
+            yield Leaving(kind, path, to)
+
+
+def _in_file(form: Format, layout: Layout) -> tuple[Item, ...]:
+    """What is in the one file: models that Windows cannot start the program with lie beside it."""
+    return layout.inside if form in {Format.APE, Format.EXE} else (*layout.inside, *layout.beside)

@@ -1,0 +1,1 @@
+"""Questions that change nothing, and repairs. Read `query`, then `targets`, `doctor`, `gc_roots`, `repair`."""

@@ -1,0 +1,159 @@
+"""Questions about targets that change nothing: what there is, what it is made of, where it lies, what it said."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.plan import input_trees, make_plan
+from mmojo_forge.engine.realise import failed_builds
+from mmojo_forge.engine.realise.builder import object_name
+from mmojo_forge.engine.services import Places
+from mmojo_forge.engine.workspace import Request, Workspace, as_package, graph_of, target_name
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.model.derivation import Derivation, Label, action_key
+from mmojo_forge.model.digest import ActionKey, TreeId
+from mmojo_forge.model.trace import Trace
+from mmojo_forge.recipe.api import OptionValue
+from mmojo_forge.recipe.evaluate import Instance
+from mmojo_forge.recipe.loader import Loader
+from mmojo_forge.recipe.local_files import read_local_tree
+from mmojo_forge.store.protocol import Store
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSummary:
+    """One target in a list. `error` is the reason why it cannot be instantiated, if it cannot."""
+
+    target: str
+    summary: str
+    label: str
+    valid: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One target in full. `key` and `outputs` are there as far as they are known."""
+
+    instance: Instance
+    summary: str
+    options: Mapping[str, OptionValue]
+    key: ActionKey | None
+    outputs: Mapping[str, TreeId]
+
+
+def list_targets(workspace: Workspace, store: Store) -> list[TargetSummary]:
+    """All targets of the workspace, sorted by name."""
+    loader = Loader(workspace.root)
+    evaluator = workspace.evaluator(workspace.read_lock())
+    instances: dict[str, Instance] = {}
+    errors: dict[str, str] = {}
+    for target in loader.targets():
+        try:
+            instances[target] = evaluator.instantiate(as_package(target))
+        except ForgeError as error:
+            errors[target] = error.reason
+    plan = make_plan(graph_of(instances), store)
+    rows = []
+    for target in loader.targets():
+        summary = loader.find(target)[0].summary
+        if target in errors:
+            rows.append(TargetSummary(target, summary, errors[target], False, errors[target]))
+            continue
+        node = instances[target].node
+        valid = plan.resolved.get(node.id, {}).get(instances[target].output) in plan.valid
+        label = "reproducible" if node.label.reproducible else "host-specific"
+        rows.append(TargetSummary(target, summary, label, valid))
+    return rows
+
+
+def describe(workspace: Workspace, request: Request, store: Store) -> Description:
+    """The request's one target in full; raises RecipeError, LockError."""
+    target = request.targets[0]
+    instance = request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))[target]
+    plan = make_plan(Graph.of([instance.node]), store)
+    trees = input_trees(instance.node, plan.resolved)
+    recipe, preset = Loader(workspace.root).find(target_name(target))
+    overrides = request.overrides.get(target_name(target), {})
+    return Description(
+        instance,
+        recipe.summary,
+        {**recipe.options, **preset, **overrides},
+        action_key(instance.node.preimage(trees)) if trees is not None else None,
+        plan.resolved.get(instance.node.id, {}),
+    )
+
+
+def target_path(workspace: Workspace, request: Request, store: Store) -> Path:
+    """Where the request's one target lies in the store; raises EngineError (`not-built`)."""
+    (target,) = request.targets
+    shown = describe(workspace, request, store)
+    node, output = shown.instance.node, shown.instance.output
+    tree = shown.outputs.get(output)
+    if tree is None or not store.valid_trees([tree]):
+        hint = f"Build it with `forge realize {shlex.join(request.words())}`."
+        raise EngineError(f"find {target}: it is not built", detail=hint, reason="not-built")
+    return store.checkout(tree, object_name(node.name, output))
+
+
+@dataclass(frozen=True, slots=True)
+class ResultInfo:
+    """One finished result. `size` in bytes; `trace` and `label` are known only for targets of this workspace."""
+
+    path: Path
+    tree: TreeId
+    size: int
+    files: int
+    label: Label | None = None
+    trace: Trace | None = None
+
+
+def find_result(workspace: Workspace, what: str, folder: Path, store: Store) -> ResultInfo:
+    """What a target, or a file or folder at `what` seen from `folder`, is; raises EngineError, RecipeError."""
+    path = folder / what
+    if path.exists() and (os.sep in what or path.is_file()):
+        tree = read_local_tree(path.resolve())
+        return ResultInfo(path, tree.id, tree.size, sum(1 for _ in tree.files()))
+    request = Request.parse((what,))
+    path = target_path(workspace, request, store)
+    shown = describe(workspace, request, store)
+    tree = store.read_tree(shown.outputs[shown.instance.output])
+    trace = store.lookup([shown.key]).get(shown.key) if shown.key else None
+    trace = store.signed(trace) if trace else None
+    files = sum(1 for _ in tree.files())
+    return ResultInfo(path, tree.id, tree.size, files, shown.instance.node.label, trace)
+
+
+def open_log(workspace: Workspace, name: str, store: Store, places: Places) -> AbstractContextManager[BinaryIO]:
+    """The log of the last build of a target or of any node called `name`: the failed one if that was the last."""
+    kept = failed_builds.key_of(places.failed_build(name))
+    keys = [kept, *(key for _, key in _known_keys(workspace, name, store))]
+    for key in keys:
+        if key and store.log_path(key).exists():
+            return store.open_log(key)
+    raise EngineError(
+        f"show log of {name}: there is none here",
+        detail="It was never built in this store, or it is unpacked by forge itself, which logs nothing.",
+        reason="no-log",
+    )
+
+
+def _known_keys(workspace: Workspace, name: str, store: Store) -> Iterator[tuple[Derivation, ActionKey | None]]:
+    """The action keys of the target `name`, or of all nodes of that name below any target."""
+    evaluator = workspace.evaluator(workspace.read_lock())
+    targets = Loader(workspace.root).targets()
+    wanted = [name] if name in targets else targets
+    instances = {target: evaluator.instantiate(as_package(target)) for target in wanted}
+    plan = make_plan(graph_of(instances), store)
+    nodes = [instances[name].node] if name in targets else [n for n in plan.graph.derivations() if n.name == name]
+    for node in nodes:
+        trees = input_trees(node, plan.resolved)
+        yield node, action_key(node.preimage(trees)) if trees is not None else None

@@ -1,0 +1,137 @@
+"""`forge store repair`: what the store cannot mend from itself is fetched from a cache, by its pin, or built anew.
+
+The store has set aside what was damaged and made every tree that has it invalid, so this is plain realising: a node
+of the workspace whose tree was lost is fetched, imported or built, and what it gives counts only if it is that tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mmojo_forge.engine.errors import BuildsFailed
+from mmojo_forge.engine.graph import Graph, inputs_of
+from mmojo_forge.engine.plan import Plan, make_plan
+from mmojo_forge.engine.query.gc_roots import all_instances
+from mmojo_forge.engine.realise.realise import Realisation
+from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.workspace import Workspace, graph_of
+from mmojo_forge.model.derivation import Derivation, Node, Source
+from mmojo_forge.model.digest import TreeId
+from mmojo_forge.model.lockfile import Lock, Pin
+from mmojo_forge.recipe.evaluate import Instance
+from mmojo_forge.recipe.source_trees import source_of
+from mmojo_forge.store.maintain.repair import Mended
+
+
+@dataclass(frozen=True, slots=True)
+class Remade:
+    """A tree that was lost. `targets` are those of the workspace that have it in what they are built from; `failure`
+    is the reason why it could not be made anew, or empty: `unknown` if nothing here says how, `other-bytes` if what
+    was made is another tree."""
+
+    tree: TreeId
+    name: str
+    targets: tuple[str, ...]
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What the store mended by itself, and what became of the trees that it lost."""
+
+    mended: Mended
+    remade: tuple[Remade, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing that was there."""
+        return not any(one.failure for one in self.remade)
+
+
+def make_anew(workspace: Workspace, mended: Mended, world: World, settings: Settings) -> RepairReport:
+    """Make the lost trees again, as far as the workspace says how, and check out what was checked out."""
+    if not mended.lost:
+        return RepairReport(mended, ())
+    instances = all_instances(workspace)
+    plan = make_plan(graph_of(instances), world.store)
+    lost = {one.tree for one in mended.lost}
+    makers = _makers(plan, lost)
+    known = {tree for node in makers for tree in _trees_of(node, plan)}
+    pinned = [source for source in _pinned(workspace.read_lock()) if source.tree in lost - known]
+    outputs = [(node, output) for node in makers for output in _lost_outputs(node, plan, lost)]
+    failures = _realise([*outputs, *((source, source.outputs[0]) for source in pinned)], world, settings)
+    users = _users(plan, instances)
+    valid = world.store.valid_trees(lost)
+    remade = []
+    for one in mended.lost:
+        if one.tree in valid:
+            for name in one.objects:
+                world.store.checkout(one.tree, name)
+        nodes = [node for node in (*makers, *pinned) if one.tree in _trees_of(node, plan)]
+        targets = sorted({target for node in nodes for target in users.get(node.id, ())})
+        failure = "" if one.tree in valid else _why(nodes, failures)
+        remade.append(Remade(one.tree, one.name, tuple(targets), failure))
+    return RepairReport(mended, tuple(remade))
+
+
+def _makers(plan: Plan, lost: set[TreeId]) -> list[Node]:
+    return [node for node in plan.graph.nodes.values() if not lost.isdisjoint(_trees_of(node, plan))]
+
+
+def _trees_of(node: Node, plan: Plan) -> set[TreeId]:
+    return set(plan.resolved.get(node.id, {}).values()) if isinstance(node, Derivation) else {node.tree}
+
+
+def _pinned(lock: Lock) -> Iterator[Source]:
+    """Every source that is pinned, whether or not a target that can be evaluated here needs it."""
+    pins: list[Pin] = list(lock.sources.values())
+    for userland in lock.userlands.values():
+        pins.extend(userland.closure.values())
+    for pin in pins:
+        for executable in (False, True) if pin.measured else ():
+            yield Source(pin.name, pin.locator, pin.blake3, pin.size, pin.sha256, executable, pin.mirrors)
+    for closure in lock.npm.values():
+        yield from map(source_of, closure.packages())
+
+
+def _lost_outputs(node: Node, plan: Plan, lost: set[TreeId]) -> Sequence[str]:
+    if not isinstance(node, Derivation):
+        return node.outputs
+    return [output for output, tree in plan.resolved[node.id].items() if tree in lost]
+
+
+def _realise(outputs: Iterable[tuple[Node, str]], world: World, settings: Settings) -> Mapping[str, str]:
+    """Make the outputs valid; the reasons of those that failed, by name, with those that could not be tried."""
+    plan = make_plan(Graph.of_outputs(outputs), world.store, world.substituter())
+    if not plan.steps:
+        return {}
+    world.reporter.planned(plan)
+    try:
+        Realisation(plan, world, Settings(settings.jobs, settings.memory_bytes, keep_going=True)).run()
+    except BuildsFailed as error:
+        return {
+            **dict.fromkeys(error.blocked, "input-failed"),
+            **{failure.name: failure.reason for failure in error.failures},
+        }
+    finally:
+        world.reporter.ended()
+    return {}
+
+
+def _users(plan: Plan, instances: Mapping[str, Instance]) -> dict[str, set[str]]:
+    """The targets that have each node in their closure."""
+    users: dict[str, set[str]] = {}
+    for target, instance in instances.items():
+        users.setdefault(instance.node.id, set()).add(target)
+    # Backwards, whatever uses a node comes before it.
+    for node in reversed(tuple(plan.graph.nodes.values())):
+        for below in inputs_of(node):
+            users.setdefault(below.id, set()).update(users.get(node.id, ()))
+    return users
+
+
+def _why(nodes: list[Node], failures: Mapping[str, str]) -> str:
+    if not nodes:
+        return "unknown"
+    return next((failures[node.name] for node in nodes if node.name in failures), "other-bytes")

@@ -1,0 +1,337 @@
+"""Making one node: fetch a source, import workspace files, run a builder, register what came out.
+
+Runs in worker threads; it knows the store, the executor and the fetcher, and nothing of states or schedules.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from mmojo_forge.engine.errors import EngineError, Failure, OutputError
+from mmojo_forge.engine.plan import Resolution, Step
+from mmojo_forge.engine.protocols import Wanted
+from mmojo_forge.engine.realise import builtins, failed_builds, host_references
+from mmojo_forge.engine.services import World
+from mmojo_forge.errors import ExitCode, ForgeError
+from mmojo_forge.executor import sandbox
+from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Mount, Outcome
+from mmojo_forge.model.derivation import Derivation, Download, LocalSource, Node, Source, action_key
+from mmojo_forge.model.digest import ActionKey, TreeId
+from mmojo_forge.model.trace import Output, Signature, Trace
+from mmojo_forge.recipe.local_files import read_local_tree
+
+LAST_LINES = 25
+MOST_LEAKS = 10
+_DAY = 86_400
+
+
+class BuildFailed(EngineError):
+    """A builder that did not succeed, with the failure to be shown."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message, detail=failure.detail, reason=failure.reason)
+        self.failure = failure
+        self.exit_code = failure.exit_code
+
+
+class Builder:
+    """Makes nodes valid. Safe to use from several threads."""
+
+    def __init__(self, world: World, stop: Cancellation) -> None:
+        self._world = world
+        self._stop = stop
+        self._store = world.store
+        self._began = world.clock()
+        self._secrets: tuple[float, tuple[host_references.Secret, ...]] | None = None
+
+    def make(
+        self, step: Step, trees: Mapping[str, TreeId], jobs: int, wanted: Set[str] | None = None
+    ) -> Resolution | None:
+        """The output trees of a derivation, of which all or those wanted are valid now; None for a source. Raises
+        ForgeError."""
+        node = step.node
+        started = self._world.clock()
+        self._world.reporter.started(step)
+        if isinstance(node, Derivation):
+            resolution: Resolution | None = self._build_once(node, trees, jobs, wanted)
+        else:
+            self._import(node)
+            resolution = None
+        self._world.reporter.finished(node, self._world.clock() - started)
+        return resolution
+
+    def substitute(self, step: Step, outputs: Resolution, needed: Resolution) -> Resolution | None:
+        """The outputs of a derivation, of which those needed are valid now, from other stores; None if those do not
+        have all of them."""
+        node = step.node
+        assert isinstance(node, Derivation)
+        started = self._world.clock()
+        self._world.reporter.started(step)
+        sizes = {name: output.size for name, output in step.claim.outputs.items()} if step.claim else {}
+        for name, tree in needed.items():
+            if not self._receive(Wanted(tree, node.name, name, sizes.get(name)), node):
+                self._world.reporter.missed(node)
+                return None
+            self._store.checkout(tree, object_name(node.name, name))
+        # The claim first: what it resolves to must not be known without who says so, who may be revoked one day.
+        if step.claim:
+            self._store.record(step.claim)
+        self._store.record_resolved({node.id: outputs})
+        self._world.reporter.finished(node, self._world.clock() - started)
+        return outputs
+
+    def _receive(self, wanted: Wanted, node: Node) -> bool:
+        """Whether another store had the tree; it is valid then."""
+        substituter = self._world.substituter()
+        if substituter is None:
+            return False
+        with self._lock(f"tree-{wanted.tree}", node):
+            if self._store.valid_trees([wanted.tree]):
+                return True
+            reporter = self._world.reporter
+            return substituter.fetch(wanted, lambda done, total: reporter.progress(node, done, total))
+
+    def _import(self, node: Source | LocalSource) -> None:
+        with self._lock(f"source-{node.tree}", node):
+            if self._store.valid_trees([node.tree]):
+                return
+            if isinstance(node, Source):
+                self._fetch(node)
+            else:
+                self._add_local(node)
+
+    def _fetch(self, source: Source) -> None:
+        if self._receive(Wanted(source.tree, source.name, size=source.size), source):
+            return
+        destination = self._download(source, source, source.digest)
+        self._store.add_file(
+            destination, digest=source.digest, size=source.size, executable=source.executable, move=True
+        )
+
+    def _download(self, node: Node, file: Source | Download, name: str) -> Path:
+        """Where the verified file lies now. What has arrived so far stays under the name for the next try."""
+        destination = self._world.places.download(name)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        reporter = self._world.reporter
+        self._world.fetcher().fetch(
+            file, destination, on_progress=lambda done, total: reporter.progress(node, done, total)
+        )
+        return destination
+
+    def _take(self, node: Derivation, wanted: Download, out: Path) -> BuildResult:
+        started = self._world.clock()
+        file = self._download(node, wanted, wanted.sha256)
+        file.chmod(0o755 if wanted.executable else 0o644)
+        file.rename(out)
+        return BuildResult(Outcome.SUCCEEDED, 0, self._world.clock() - started)
+
+    def _add_local(self, source: LocalSource) -> None:
+        path = Path(source.path)
+        tree = read_local_tree(path)
+        if tree.id != source.tree:
+            raise EngineError(
+                f"import {source.path}: it changed since the recipe was evaluated", reason="local-files-changed"
+            )
+        self._store.add_tree(tree, lambda entry: (path / entry.path if entry.path else path).open("rb"))
+
+    def _build_once(
+        self, node: Derivation, trees: Mapping[str, TreeId], jobs: int, wanted: Set[str] | None
+    ) -> Resolution:
+        preimage = node.preimage(trees)
+        key = action_key(preimage)
+        with self._lock(key, node):
+            known = self._store.lookup([key]).get(key)
+            rows = known.outputs if known else {}
+            needed = {row.tree for name, row in rows.items() if wanted is None or name in wanted}
+            if known and self._store.valid_trees(needed) == needed:
+                resolution: Resolution = {name: row.tree for name, row in rows.items()}
+            else:
+                resolution = self._build(node, trees, jobs, key, preimage)
+            self._store.record_resolved({node.id: resolution})
+        return resolution
+
+    def _build(
+        self, node: Derivation, trees: Mapping[str, TreeId], jobs: int, key: ActionKey, preimage: bytes
+    ) -> Resolution:
+        started = self._world.clock()
+        outputs, result = self._run(node, trees, jobs, key)
+        signer = self._world.signer()
+        trace = Trace(
+            key,
+            node.name,
+            preimage,
+            outputs,
+            builder=signer.name if signer else "local",
+            started=started,
+            seconds=self._world.clock() - started,
+            peak_memory_bytes=result.peak_memory_bytes,
+        )
+        if signer:
+            trace = replace(trace, signatures=(Signature(str(signer.public), signer.sign(trace.fingerprint())),))
+        self._store.record(trace)
+        if trace.signatures and node.label.reproducible and (publisher := self._world.publisher()):
+            publisher.built(node, trace)
+        return {name: output.tree for name, output in outputs.items()}
+
+    def rebuild(self, node: Derivation, trees: Mapping[str, TreeId], jobs: int) -> Resolution:
+        """The trees that the derivation gives when it is built now, whatever is known of it; nothing is recorded."""
+        outputs, _ = self._run(node, trees, jobs, action_key(node.preimage(trees)))
+        return {name: output.tree for name, output in outputs.items()}
+
+    def _run(
+        self, node: Derivation, trees: Mapping[str, TreeId], jobs: int, key: ActionKey
+    ) -> tuple[dict[str, Output], BuildResult]:
+        with self._store.scratch(node.name) as scratch:
+            out = scratch / "out"
+            out.mkdir()
+            if node.download:
+                result = self._take(node, node.download, out / "out")
+            elif node.is_builtin:
+                result = builtins.run(node, self._inputs(node, trees), out)
+            else:
+                result = self._execute(node, trees, jobs, key, scratch)
+            return self._register(node, out, move=node.is_builtin), result
+
+    def _inputs(self, node: Derivation, trees: Mapping[str, TreeId]) -> dict[str, Path]:
+        return {
+            name: self._store.checkout(trees[name], object_name(edge.node.name, edge.output))
+            for name, edge in node.inputs.items()
+        }
+
+    def _execute(
+        self, node: Derivation, trees: Mapping[str, TreeId], jobs: int, key: ActionKey, scratch: Path
+    ) -> BuildResult:
+        work = scratch / "build"
+        work.mkdir()
+        request = BuildRequest(
+            name=node.name,
+            argv=(node.builder, *node.args),
+            env={**sandbox.sandbox_environment(), **node.env, "FORGE_JOBS": str(jobs)},
+            mounts=tuple(Mount(path, node.inputs[name].at) for name, path in self._inputs(node, trees).items()),
+            work=work,
+            out=scratch / "out",
+            log=self._store.log_path(key),
+            limits=node.limits,
+        )
+        tail = _Tail()
+        reporter = self._world.reporter
+
+        def on_output(chunk: bytes) -> None:
+            tail.add(chunk)
+            reporter.output(node, chunk)
+
+        executor = self._world.executor()
+        result = executor.run(request, cancellation=self._stop, on_output=on_output)
+        if not result.succeeded:
+            kept = None
+            if result.outcome is not Outcome.CANCELLED:
+                kept = self._world.places.failed_build(node.name)
+                failed_builds.keep(scratch, kept, request, key)
+            raise BuildFailed(_failure(node, result, tail.lines(), request.log, kept))
+        failed_builds.forget(self._world.places.failed_build(node.name))
+        return result
+
+    def _register(self, node: Derivation, out: Path, *, move: bool) -> dict[str, Output]:
+        outputs = {}
+        for name in node.outputs:
+            path = out / name
+            if not os.path.lexists(path):
+                raise OutputError(
+                    f"realise {node.name}: output {name} is missing: the build left nothing at /forge/out/{name}",
+                    reason="output-missing",
+                )
+            if not node.is_builtin and node.label.reproducible:
+                self._refuse_leaks(node, name, path)
+            try:
+                tree = self._store.add_path(path, move=move)
+            except ForgeError as error:
+                raise OutputError(
+                    f"realise {node.name}: output {name}: {error.message}", detail=error.detail, reason=error.reason
+                ) from error
+            self._store.checkout(tree.id, object_name(node.name, name))
+            outputs[name] = Output(tree.id, tree.size)
+        return outputs
+
+    def _refuse_leaks(self, node: Derivation, output: str, path: Path) -> None:
+        wanted = [secret for secret in self._secrets_of_today() if secret.kind not in node.allowed_leaks]
+        found = list(host_references.find_leaks(path, wanted))
+        if found:
+            raise OutputError(
+                f"realise {node.name}: output {output} tells of this machine: {found[0]}",
+                detail="\n".join(
+                    (
+                        *(str(leak) for leak in found[1:MOST_LEAKS]),
+                        "A reproducible output has nothing of where and when it was built. If this is harmless, the "
+                        f"recipe can say so: build(…, allowed_leaks={{{found[0].kind!r}: 'the reason'}}).",
+                    )
+                ),
+                reason="output-leaks",
+            )
+
+    def _secrets_of_today(self) -> tuple[host_references.Secret, ...]:
+        # Looked up once a day, and not for each of a thousand small builds. Two threads may both; they find the same.
+        now = self._world.clock()
+        if self._secrets is None or now // _DAY != self._secrets[0]:
+            self._secrets = (now // _DAY, host_references.secrets_of_this_machine(self._store.path, now, self._began))
+        return self._secrets[1]
+
+    @contextmanager
+    def _lock(self, key: str, node: Node) -> Iterator[None]:
+        with self._store.lock(key, on_wait=lambda _seconds: self._world.reporter.waiting(node)):
+            yield
+
+
+def object_name(name: str, output: str) -> str:
+    """What a store object is called: the node's name, and the output's unless it is the usual one."""
+    return name if output == "out" else f"{name}-{output}"
+
+
+class _Tail:
+    """The last lines of a stream, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+
+    def add(self, chunk: bytes) -> None:
+        self._bytes = (self._bytes + chunk)[-16384:]
+
+    def lines(self) -> tuple[str, ...]:
+        text = self._bytes.decode("utf-8", "replace")
+        return tuple(io.StringIO(text).read().splitlines()[-LAST_LINES:])
+
+
+_OUTCOME_TEXT: Mapping[Outcome, Callable[[Derivation, BuildResult], str]] = MappingProxyType(
+    {
+        Outcome.FAILED: lambda _, result: f"the builder ended with exit code {result.exit_code}",
+        Outcome.SIGNALLED: lambda _, result: f"the builder was killed by signal {result.exit_code - 128}",
+        Outcome.WALL_LIMIT: lambda node, _: f"it took longer than {node.limits.wall_seconds:.0f} s",
+        Outcome.SILENCE_LIMIT: lambda node, _: f"it said nothing for {node.limits.silent_seconds:.0f} s",
+        Outcome.MEMORY_LIMIT: lambda node, _: f"it used more than {node.limits.memory_bytes >> 20} MiB of memory",
+        Outcome.PROCESS_LIMIT: lambda node, _: f"it had more than {node.limits.processes} processes",
+        Outcome.OUTPUT_LIMIT: lambda node, _: (
+            f"it wrote more than {node.limits.output_bytes >> 20} MiB or too many files"
+        ),
+        Outcome.LOG_LIMIT: lambda node, _: f"it logged more than {node.limits.log_bytes >> 20} MiB",
+        Outcome.CANCELLED: lambda _, __: "it was stopped",
+    }
+)
+
+
+def _failure(
+    node: Derivation, result: BuildResult, last_lines: tuple[str, ...], log: Path, kept: Path | None
+) -> Failure:
+    return Failure(
+        name=node.name,
+        message=f"realise {node.name}: {_OUTCOME_TEXT[result.outcome](node, result)}",
+        reason=f"build-{result.outcome.value}",
+        last_lines=last_lines,
+        log=log,
+        kept=kept,
+        exit_code=ExitCode.INTERRUPTED if result.outcome is Outcome.CANCELLED else ExitCode.BUILD_FAILED,
+    )

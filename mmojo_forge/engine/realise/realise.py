@@ -1,0 +1,358 @@
+"""Realising a plan: make the roots valid, building as little as the build trace allows.
+
+Every node is in exactly one BuildState (state.py). The main thread alone changes states; workers fetch and build.
+
+1. A root is *wanted*. If its trees are known and present it is VALID; if they are known and another store has them it
+   is READY to be substituted; if known but absent, or known to be new, its inputs are wanted in turn and it is WAITING;
+   if its key cannot be known yet it is RESOLVING.
+2. When the last unknown input of a RESOLVING node is resolved, its action key is looked up in the trace, then in other
+   stores: a hit is early cutoff, nothing below it is wanted on its account; a miss makes it WAITING.
+3. When the last input of a WAITING node is VALID it is READY; the schedule starts it when cores and memory allow.
+4. A substitution that turns out not to be had is a miss: the node's inputs are wanted, as if nobody had offered it.
+5. A failure blocks what needs the node. Without `keep_going` nothing new is started.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from mmojo_forge.engine.errors import BuildsFailed, Failure, Interrupted
+from mmojo_forge.engine.graph import inputs_of
+from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, input_trees, resolution_of, substitution
+from mmojo_forge.engine.realise.builder import Builder
+from mmojo_forge.engine.realise.schedule import Budget, Grant, Schedule, remaining_paths
+from mmojo_forge.engine.realise.state import BuildState, check_transition
+from mmojo_forge.engine.realise.worker_pool import Crew
+from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.trust.policy import describe
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.model.derivation import Derivation, Node, Source, action_key, fetched_file, node_id
+from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
+from mmojo_forge.model.trace import Trace
+
+_S = BuildState
+_BROKEN = (_S.FAILED, _S.BLOCKED, _S.CANCELLED)
+
+
+@dataclass(slots=True)
+class _Job:
+    """One node of the run: its state, whether its content is wanted, and the ids of the inputs it waits for.
+
+    `substituted`: it is to be fetched from another store; `refused`: that was tried.
+    """
+
+    node: Node
+    state: BuildState = _S.UNWANTED
+    wanted: bool = False
+    awaited: set[str] = field(default_factory=set)
+    substituted: bool = False
+    refused: bool = False
+
+
+class Realisation:
+    """One run over one plan. Use once."""
+
+    def __init__(self, plan: Plan, world: World, settings: Settings) -> None:
+        self._plan = plan
+        self._world = world
+        self._settings = settings
+        self._resolved: dict[DerivationId, Resolution] = dict(plan.resolved)
+        self._valid: set[TreeId] = set(plan.valid)
+        self._offered: set[TreeId] = set(plan.offered)
+        self._claims: dict[DerivationId, Trace] = dict(plan.claims)
+        self._jobs = {identifier: _Job(node) for identifier, node in plan.graph.nodes.items()}
+        self._todo: deque[tuple[Callable[[_Job], None], _Job]] = deque()
+        self._failures: list[Failure] = []
+        names = {step.node.name: step for step in plan.steps}
+        history = world.store.history(names)
+        self._schedule = Schedule(
+            Budget(settings.jobs, settings.memory_bytes),
+            remaining_paths(plan.graph, {name: seen.seconds for name, seen in history.items()}),
+            {name: seen.peak_memory_bytes for name, seen in history.items()},
+        )
+
+    def run(self) -> dict[DerivationId, Resolution]:
+        """The trees of all derivations that were resolved; raises BuildsFailed or Interrupted."""
+        with Crew(self._settings.jobs + self._schedule.budget.fetches) as crew:
+            self._crew = crew
+            self._builder = Builder(self._world, crew.stop)
+            try:
+                for root in self._plan.graph.roots:
+                    self._later(self._want, self._jobs[root])
+                self._loop()
+            except KeyboardInterrupt:
+                self._interrupt()
+        # What others signed is kept with the rest of the trace: it says what things were made of, and can be passed on.
+        for identifier, claim in self._claims.items():
+            if not (self._jobs[identifier].substituted and self._jobs[identifier].state is _S.VALID):
+                self._world.store.record(claim)
+        if self._failures:
+            raise BuildsFailed(tuple(self._failures), self._names_in(_S.BLOCKED))
+        return self._resolved
+
+    def _interrupt(self) -> NoReturn:
+        self._crew.stop.ask()
+        if any(job.state is _S.RUNNING and fetched_file(job.node) for job in self._jobs.values()):
+            self._world.fetcher().cancel()
+        if substituter := self._world.substituter():
+            substituter.cancel()
+        raise Interrupted(
+            "realise: interrupted",
+            detail="What was built is kept; the next run goes on from there.",
+            reason="interrupted",
+        ) from None
+
+    def _names_in(self, state: BuildState) -> tuple[str, ...]:
+        return tuple(job.node.name for job in self._jobs.values() if job.state is state)
+
+    def _loop(self) -> None:
+        self._settle()
+        while self._start_what_fits() or self._crew.busy:
+            self._crew.wait()
+            self._settle()
+
+    def _start_what_fits(self) -> bool:
+        if self._failures and not self._settings.keep_going:
+            return False
+        started = False
+        while taken := self._schedule.take():
+            node, grant = taken
+            job = self._jobs[node_id(node)]
+            self._move(job, _S.RUNNING)
+            self._crew.start(self._work(job, grant), functools.partial(self._finish, job, grant))
+            started = True
+        return started
+
+    def _work(self, job: _Job, grant: Grant) -> Callable[[], Resolution | None]:
+        node = job.node
+        if not isinstance(node, Derivation):
+            return functools.partial(self._builder.make, _step(node), {}, grant.jobs)
+        if job.substituted:
+            step = substitution(node, self._plan.graph, self._claims.get(node.id), self._valid)
+            return functools.partial(self._builder.substitute, step, self._resolved[node.id], self._needed(node))
+        trees = input_trees(node, self._resolved) or {}
+        wanted = self._plan.graph.outputs.get(node.id)
+        return functools.partial(self._builder.make, _step(node), trees, grant.jobs, wanted)
+
+    def _finish(self, job: _Job, grant: Grant, future: Future[Resolution | None]) -> None:
+        self._schedule.give_back(grant)
+        error = future.exception()
+        if error is not None and not isinstance(error, ForgeError):
+            raise error
+        if error is not None:
+            self._fail(job, builder_failure(job.node, error))
+        elif job.substituted and future.result() is None:
+            self._miss(job)
+        else:
+            self._succeed(job, future.result())
+
+    def _succeed(self, job: _Job, outputs: Resolution | None) -> None:
+        if isinstance(job.node, Derivation) and outputs is not None:
+            self._compare_with_claim(job.node, outputs)
+            self._resolved[job.node.id] = outputs
+            self._valid.update(self._needed(job.node).values() if job.substituted else outputs.values())
+        elif not isinstance(job.node, Derivation):
+            self._valid.add(job.node.tree)
+        self._move(job, _S.VALID)
+        self._later(self._tell_users_resolved, job)
+        self._later(self._tell_users_valid, job)
+
+    def _compare_with_claim(self, node: Derivation, outputs: Resolution) -> None:
+        claim = self._claims.get(node.id)
+        if claim and node.label.reproducible and dict(outputs) != dict(resolution_of(claim)):
+            self._world.reporter.warning(
+                f"{node.name} came out otherwise here than a builder who is trusted says:\n"
+                f"  here: {', '.join(f'{name} {tree}' for name, tree in sorted(outputs.items()))}\n"
+                f"  {describe(claim)}\n"
+                f"  `forge challenge` compares them; one of the two machines is broken, or its builder lies."
+            )
+
+    def _miss(self, job: _Job) -> None:
+        job.substituted, job.refused = False, True
+        if self._settings.substitute_only:
+            self._fail(
+                job,
+                Failure(
+                    job.node.name,
+                    f"realise {job.node.name}: no cache had it after all",
+                    "not-substituted",
+                    "Leave --substitute-only out to build it.",
+                ),
+            )
+        else:
+            self._await_inputs(job)
+
+    def _fail(self, job: _Job, failure: Failure) -> None:
+        self._move(job, _S.FAILED)
+        self._failures.append(failure)
+        self._world.reporter.failed(job.node, failure.reason, failure.message)
+        self._later(self._block_users, job)
+
+    # What follows runs on the worklist, one small step at a time: graphs are deeper than Python's stack.
+
+    def _later(self, action: Callable[[_Job], None], job: _Job) -> None:
+        self._todo.append((action, job))
+
+    def _settle(self) -> None:
+        while self._todo:
+            action, job = self._todo.popleft()
+            action(job)
+
+    def _move(self, job: _Job, state: BuildState) -> None:
+        check_transition(job.state, state)
+        job.state = state
+
+    def _want(self, job: _Job) -> None:
+        job.wanted = True
+        if job.state not in (_S.UNWANTED, _S.RESOLVED):
+            return
+        if isinstance(job.node, Derivation) and job.node.id not in self._resolved:
+            self._resolve(job)
+        elif self._is_present(job.node):
+            self._move(job, _S.VALID)
+            self._later(self._tell_users_valid, job)
+        else:
+            self._await_inputs(job)
+
+    def _is_present(self, node: Node) -> bool:
+        trees = tuple(self._needed(node).values()) if isinstance(node, Derivation) else (node.tree,)
+        unknown = [tree for tree in trees if tree not in self._valid]
+        if unknown:
+            self._valid.update(self._world.store.valid_trees(unknown))
+        return all(tree in self._valid for tree in trees)
+
+    def _resolve(self, job: _Job) -> None:
+        """Find out the node's key: at once if its inputs are resolved, else when they are."""
+        if job.state is not _S.UNWANTED:
+            return
+        unknown = [child for child in self._children(job) if self._is_unknown(child.node)]
+        self._move(job, _S.RESOLVING)
+        job.awaited = {node_id(child.node) for child in unknown}
+        for child in unknown:
+            self._later(self._resolve, child)
+        if not unknown:
+            self._later(self._look_up, job)
+
+    def _children(self, job: _Job) -> list[_Job]:
+        return list({node_id(child): self._jobs[node_id(child)] for child in inputs_of(job.node)}.values())
+
+    def _is_unknown(self, node: Node) -> bool:
+        return isinstance(node, Derivation) and node.id not in self._resolved
+
+    def _look_up(self, job: _Job) -> None:
+        node = job.node
+        assert isinstance(node, Derivation)
+        trees = input_trees(node, self._resolved)
+        assert trees is not None
+        key = action_key(node.preimage(trees))
+        trace = self._world.store.lookup([key]).get(key)
+        substituter = self._world.substituter()
+        if trace is not None:
+            self._world.store.record_resolved({node.id: resolution_of(trace)})
+            self._learn(job, node, trace)
+        elif substituter is None:
+            self._await_inputs(job)
+        else:
+            self._crew.start(
+                functools.partial(substituter.lookup, [key]), functools.partial(self._hear, job, node, key)
+            )
+
+    def _hear(self, job: _Job, node: Derivation, key: ActionKey, future: Future[Mapping[ActionKey, Trace]]) -> None:
+        """Go on with a node whose key other stores were asked about; meanwhile an input may have failed."""
+        claim = future.result().get(key)
+        if job.state is not _S.RESOLVING:
+            return
+        if claim is None:
+            self._await_inputs(job)
+            return
+        self._claims[node.id] = claim
+        # Whether its content is there too is seen when it is fetched.
+        self._offered.update(output.tree for output in claim.outputs.values())
+        self._learn(job, node, claim)
+
+    def _learn(self, job: _Job, node: Derivation, trace: Trace) -> None:
+        self._resolved[node.id] = resolution_of(trace)
+        self._move(job, _S.RESOLVED)
+        self._world.reporter.finished(node, 0.0, unchanged=True)
+        self._later(self._tell_users_resolved, job)
+        if job.wanted:
+            self._later(self._want, job)
+
+    def _await_inputs(self, job: _Job) -> None:
+        if self._is_offered(job):
+            job.substituted = True
+            self._make_ready(job)
+            return
+        children = self._children(job)
+        if any(child.state in _BROKEN for child in children):
+            self._move(job, _S.BLOCKED)
+            self._later(self._block_users, job)
+            return
+        absent = [child for child in children if child.state is not _S.VALID]
+        if not absent:
+            self._make_ready(job)
+            return
+        self._move(job, _S.WAITING)
+        job.awaited = {node_id(child.node) for child in absent}
+        for child in absent:
+            self._later(self._want, child)
+
+    def _is_offered(self, job: _Job) -> bool:
+        if job.refused or not isinstance(job.node, Derivation) or job.node.id not in self._resolved:
+            return False
+        return all(tree in self._valid or tree in self._offered for tree in self._needed(job.node).values())
+
+    def _needed(self, node: Derivation) -> Resolution:
+        return self._plan.graph.needed(node, self._resolved[node.id])
+
+    def _make_ready(self, job: _Job) -> None:
+        self._move(job, _S.READY)
+        self._schedule.add(job.node, fetched=job.substituted)
+
+    def _users(self, job: _Job) -> list[_Job]:
+        return [self._jobs[user] for user in self._plan.graph.users[node_id(job.node)]]
+
+    def _tell_users_resolved(self, job: _Job) -> None:
+        if not isinstance(job.node, Derivation):
+            return
+        for user in self._users(job):
+            if user.state is _S.RESOLVING and self._was_last(user, job):
+                self._later(self._look_up, user)
+
+    def _tell_users_valid(self, job: _Job) -> None:
+        for user in self._users(job):
+            if user.state is _S.WAITING and self._was_last(user, job):
+                self._make_ready(user)
+
+    def _was_last(self, user: _Job, job: _Job) -> bool:
+        """Strike `job` off what `user` waits for; true if it was the last. Being told twice does no harm."""
+        identifier = node_id(job.node)
+        if identifier not in user.awaited:
+            return False
+        user.awaited.discard(identifier)
+        return not user.awaited
+
+    def _block_users(self, job: _Job) -> None:
+        for user in self._users(job):
+            if user.state in (_S.RESOLVING, _S.WAITING):
+                self._move(user, _S.BLOCKED)
+                self._later(self._block_users, user)
+
+
+def _step(node: Node) -> Step:
+    if isinstance(node, Derivation):
+        return Step(node, Action.FETCH if node.download else Action.BUILD)
+    return Step(node, Action.FETCH if isinstance(node, Source) else Action.IMPORT)
+
+
+def builder_failure(node: Node, error: ForgeError) -> Failure:
+    """The failure that an error of a worker amounts to."""
+    failure = getattr(error, "failure", None)
+    if isinstance(failure, Failure):
+        return failure
+    return Failure(node.name, error.message, error.reason, error.detail, exit_code=error.exit_code)

@@ -1,0 +1,173 @@
+"""From a request to results: evaluate, plan, realise, link, and keep the evaluation for next time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmojo_forge.engine.difference import differing_paths
+from mmojo_forge.engine.errors import EngineError, Interrupted
+from mmojo_forge.engine.plan import Action, Plan, Resolution, make_plan
+from mmojo_forge.engine.realise import evaluation_cache
+from mmojo_forge.engine.realise.builder import object_name
+from mmojo_forge.engine.realise.evaluation_cache import CachedTarget
+from mmojo_forge.engine.realise.realise import Realisation
+from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.workspace import FORGE_ROOT, WORKSPACE_KEYS, WORKSPACE_SETTINGS, Request, Workspace, graph_of
+from mmojo_forge.errors import ExitCode
+from mmojo_forge.model.derivation import Label
+from mmojo_forge.model.digest import DerivationId, TreeId
+from mmojo_forge.model.lockfile import Lock
+from mmojo_forge.recipe.evaluate import Evaluator, Instance
+from mmojo_forge.recipe.loader import FOLDERS
+from mmojo_forge.recipe.local_files import IGNORED
+from mmojo_forge.store.protocol import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One target that is valid now: its tree, and where it lies in the store."""
+
+    target: str
+    path: Path
+    tree: TreeId
+    label: Label
+
+
+class UnexpectedOutput(EngineError):
+    """A reproducible target came out other than forge.lock says."""
+
+    exit_code = ExitCode.BUILD_FAILED
+
+
+def realise_request(
+    workspace: Workspace, request: Request, world: World, settings: Settings, *, link: bool = True
+) -> list[Result]:
+    """The results of the request's targets, in order; raises ForgeError. Links them in the workspace's out/."""
+    lock = workspace.read_lock()
+    evaluator = workspace.evaluator(lock, overrides=request.overrides)
+    instances = request.instantiate(evaluator)
+    plan = make_plan(graph_of(instances), world.store, world.substituter())
+    if settings.substitute_only:
+        _refuse_to_build(plan)
+    world.reporter.planned(plan)
+    try:
+        resolved = realise_plan(plan, world, settings)
+    finally:
+        world.reporter.ended()
+    results = [_result(target, instance, resolved, world) for target, instance in instances.items()]
+    _check_expected(results, instances, lock, world.store)
+    if link:
+        for result in results:
+            node, output = instances[result.target].node, instances[result.target].output
+            world.store.add_root(workspace.results / result.target, result.tree, object_name(node.name, output))
+        if not request.overrides:
+            _remember(workspace, request, instances, evaluator)
+    return results
+
+
+def plan_request(workspace: Workspace, request: Request, world: World) -> Plan:
+    """What `realise_request` would do; raises RecipeError, LockError. No effects."""
+    evaluator = workspace.evaluator(workspace.read_lock(), overrides=request.overrides)
+    return make_plan(graph_of(request.instantiate(evaluator)), world.store, world.substituter())
+
+
+def _refuse_to_build(plan: Plan) -> None:
+    missing = [step.node.name for step in plan.steps if step.action is Action.BUILD]
+    if missing:
+        raise EngineError(
+            f"realise: {len(missing)} of {len(plan.steps)} nodes are in no cache, {missing[-1]} for one",
+            detail="`forge cache status` tells what the caches have and whom they are signed by. "
+            "Leave --substitute-only out to build the rest.",
+            reason="not-substituted",
+        )
+
+
+def realise_plan(plan: Plan, world: World, settings: Settings) -> Mapping[DerivationId, Resolution]:
+    """The output trees of the plan's derivations, valid now, and pushed to where they are to be pushed to."""
+    if not plan.steps:
+        return plan.resolved
+    publisher = world.publisher()
+    if publisher:
+        publisher.begin(plan.graph)
+    built = False
+    try:
+        resolved = Realisation(plan, world, settings).run()
+        built = any(step.action is Action.BUILD for step in plan.steps)
+    except Interrupted:
+        if publisher:
+            publisher.abandon()
+        raise
+    finally:
+        # What was built before a failure is shared all the same.
+        if publisher:
+            publisher.finish(plan.graph if built else None)
+    return resolved
+
+
+def _result(target: str, instance: Instance, resolved: Mapping[DerivationId, Resolution], world: World) -> Result:
+    tree = resolved[instance.node.id][instance.output]
+    path = world.store.checkout(tree, object_name(instance.node.name, instance.output))
+    return Result(target, path, tree, instance.node.label)
+
+
+def _check_expected(results: list[Result], instances: Mapping[str, Instance], lock: Lock, store: Store) -> None:
+    for result in results:
+        expected = lock.outputs.get(result.target)
+        if expected is None or expected.derivation != instances[result.target].node.id:
+            continue
+        if expected.tree != result.tree:
+            raise UnexpectedOutput(
+                f"realise {result.target}: it came out as {result.tree}, but forge.lock expects {expected.tree}",
+                detail=f"{_first_difference(store, expected.tree, result.tree)}\n"
+                "The same derivation gave other bytes: this machine or the one that wrote the lock is broken or "
+                f"compromised, or the recipe is not reproducible. The unexpected result is {result.path}; "
+                f"`forge check --isolate {result.target}` finds what it depends on.",
+                reason="unexpected-output",
+            )
+
+
+def _first_difference(store: Store, expected: TreeId, got: TreeId) -> str:
+    if not store.has_tree(expected):
+        return "What was expected is not in this store, so that nobody can say here which file differs."
+    paths = differing_paths(store.read_tree(expected), store.read_tree(got))
+    return f"The first file that differs is {paths[0] or 'the file itself'} (of {len(paths)})."
+
+
+def _remember(workspace: Workspace, request: Request, instances: Mapping[str, Instance], evaluator: Evaluator) -> None:
+    if not all(instance.node.label.reproducible for instance in instances.values()):
+        # Host facts may change without any file of ours changing.
+        return
+    rows: list[CachedTarget] = [
+        (target, instance.node.id, instance.output, object_name(instance.node.name, instance.output))
+        for target, instance in instances.items()
+    ]
+    files = [str(path) for path in _files_read(workspace, evaluator)]
+    folder = str(workspace.store / "cache" / "evaluation")
+    evaluation_cache.write(folder, str(workspace.root), list(request.targets), files, rows)
+
+
+def _files_read(workspace: Workspace, evaluator: Evaluator) -> Iterator[Path]:
+    """Every file the evaluation rests on, forge's own code included, and the folders whose listing mattered."""
+    yield workspace.lock_path
+    # Whom to believe may change, and with it what is known.
+    for name in (WORKSPACE_KEYS, WORKSPACE_SETTINGS):
+        if (workspace.root / name).is_file():
+            yield workspace.root / name
+    for folder in FOLDERS:
+        if (workspace.root / folder).is_dir():
+            yield workspace.root / folder
+    yield from evaluator.recipe_files()
+    for package in ("model", "recipe"):
+        yield from sorted((FORGE_ROOT / package).rglob("*.py"))
+    for path in evaluator.declared.local_paths.values():
+        yield from _walk(path)
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    yield path
+    if path.is_dir():
+        for child in sorted(path.iterdir()):
+            if child.name not in IGNORED:
+                yield from _walk(child)

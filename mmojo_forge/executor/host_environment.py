@@ -1,0 +1,248 @@
+"""What is around forge when it builds, and must not matter: an executor that runs builds in other surroundings.
+
+    forge ─▶ bwrap with another uid and host name ─▶ forge's executor, in another environment ─▶ bwrap ─▶ builder
+
+The executor proper runs in a process of its own, for much of this belongs to a process as a whole: its umask, its
+environment, its CPUs, its personality. The sandbox's contract says that none of it reaches the builder;
+`forge check` is how that is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmojo_forge.executor import availability
+from mmojo_forge.executor.personality import USUAL
+from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, ExecutorError, Mount, Outcome
+from mmojo_forge.model.derivation import Limits
+
+_CHUNK = 1 << 16
+_TAIL = 2000
+_REFUSED = "no-such-surroundings"
+# Itself, or below bwrap, which passes it on.
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+# The first byte of the answer says that it has started: from then on nothing is blamed on the surroundings.
+_CHILD = (
+    "import json, os, sys; os.write(int(sys.argv[2]), b' '); sys.path[:] = json.loads(sys.argv[1]); "
+    "from mmojo_forge.executor.varied_process import main; main(int(sys.argv[2]))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """`environment` is the whole of it; `cpus` those it may run on (all, if empty); `personality` Linux's flags
+    (personality(2)), those of the build too; `uid` and `hostname` those of this user and machine if None; `mounts` and
+    `variables` what sandboxes have besides their inputs and their own environment."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    umask: int = 0o022
+    folder: str = "/"
+    cpus: tuple[int, ...] = ()
+    personality: int = USUAL
+    uid: int | None = None
+    hostname: str | None = None
+    mounts: tuple[Mount, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+class SurroundedExecutor:
+    """The Executor of this machine, in the given surroundings. Safe to share between threads."""
+
+    def __init__(self, surroundings: Surroundings, program: Path | None = None) -> None:
+        self._surroundings = surroundings
+        self._program = program
+
+    def run(
+        self,
+        request: BuildRequest,
+        *,
+        cancellation: Cancellation | None = None,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> BuildResult:
+        """See Executor. Surroundings that this machine refuses are an ExecutorError (`no-such-surroundings`)."""
+        request = replace(
+            request,
+            mounts=(*request.mounts, *self._surroundings.mounts),
+            env={**self._surroundings.variables, **request.env},
+        )
+        answer = self._ask(encode_request(request), cancellation, on_output)
+        if "error" in answer:
+            error = answer["error"]
+            what = f"build {request.name} in other surroundings: " if error["reason"] == _REFUSED else ""
+            raise ExecutorError(f"{what}{error['message']}", detail=error["detail"], reason=error["reason"])
+        return BuildResult(Outcome(answer.pop("outcome")), **answer)
+
+    def probe(self) -> str:
+        """Why this machine does not allow these surroundings; empty if it does. Raises ExecutorError (`no-bwrap`)."""
+        answer = self._ask(None, None, None)
+        message: str = answer["error"]["message"] if "error" in answer else ""
+        return message
+
+    def _ask(
+        self,
+        request: Mapping[str, Any] | None,
+        cancellation: Cancellation | None,
+        on_output: Callable[[bytes], None] | None,
+    ) -> dict[str, Any]:
+        """What the child answers; without a request it only takes on its surroundings.
+
+        Raises ExecutorError (`cannot-spawn`, `executor-died`) if there is no answer, but for surroundings in which it
+        could not even start: that is one.
+        """
+        with ExitStack() as stack:
+            reading, writing = os.pipe()
+            stack.callback(os.close, reading)
+            complaints = os.memfd_create("complaints", os.MFD_CLOEXEC)
+            stack.callback(os.close, complaints)
+            with ExitStack() as child:
+                child.callback(os.close, writing)
+                bwrap = str(availability.find_bubblewrap(self._program).path)
+                process = stack.enter_context(self._spawn(bwrap, writing, complaints))
+            around = {"cpus": self._surroundings.cpus, "personality": self._surroundings.personality}
+            _send(process, {"request": request, "bwrap": bwrap, **around})
+            stack.callback(_end, process)
+            _follow(process, cancellation, on_output)
+            text = b"".join(iter(lambda: os.read(reading, _CHUNK), b""))
+            process.wait()
+            said = os.pread(complaints, _TAIL, max(0, os.fstat(complaints).st_size - _TAIL)).decode(errors="replace")
+        if not text and process.returncode not in _KILLED and self._around(bwrap):
+            return {"error": _refusal(said)}
+        if not text.strip():
+            raise ExecutorError(
+                f"build in other surroundings: the process that runs the build ended with {process.returncode}",
+                detail=said.strip() or "It was killed: by hand, or by the kernel when memory ran out.",
+                reason="executor-died",
+            )
+        answer: dict[str, Any] = json.loads(text)
+        return answer
+
+    def _spawn(self, bwrap: str, answer: int, complaints: int) -> subprocess.Popen[bytes]:
+        try:
+            return self._popen(bwrap, answer, complaints)
+        except OSError as error:
+            raise ExecutorError(
+                f"build in other surroundings: cannot start a process for it: {error}",
+                detail="Too many processes or open files here, or too little memory. Build less at once.",
+                reason="cannot-spawn",
+            ) from error
+
+    def _popen(self, bwrap: str, answer: int, complaints: int) -> subprocess.Popen[bytes]:
+        # It starts in another folder, and what is relative here would be something else there.
+        path = json.dumps([os.path.abspath(entry) for entry in sys.path])
+        argv = [sys.executable, "-I", "-S", "-c", _CHILD, path, str(answer)]
+        return subprocess.Popen(
+            [*self._around(bwrap), *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=dict(self._surroundings.environment),
+            cwd=self._surroundings.folder,
+            umask=self._surroundings.umask,
+            pass_fds=(answer,),
+        )
+
+    def _around(self, bwrap: str) -> list[str]:
+        uid, hostname = self._surroundings.uid, self._surroundings.hostname
+        if uid is None and hostname is None:
+            return []
+        words = [bwrap, "--dev-bind", "/", "/", "--die-with-parent", "--unshare-user"]
+        if uid is not None:
+            words += ["--uid", str(uid), "--gid", str(uid)]
+        if hostname is not None:
+            words += ["--unshare-uts", "--hostname", hostname]
+        return [*words, "--"]
+
+
+def encode_request(request: BuildRequest) -> dict[str, Any]:
+    """The request as JSON, complete."""
+    return {
+        "name": request.name,
+        "argv": request.argv,
+        "env": dict(request.env),
+        "mounts": [[str(mount.source), mount.at] for mount in request.mounts],
+        "work": str(request.work),
+        "out": str(request.out),
+        "log": str(request.log),
+        "limits": asdict(request.limits),
+    }
+
+
+def decode_request(document: Mapping[str, Any]) -> BuildRequest:
+    """The request that `encode_request` wrote."""
+    return BuildRequest(
+        name=document["name"],
+        argv=tuple(document["argv"]),
+        env=document["env"],
+        mounts=tuple(Mount(Path(source), at) for source, at in document["mounts"]),
+        work=Path(document["work"]),
+        out=Path(document["out"]),
+        log=Path(document["log"]),
+        limits=Limits(**document["limits"]),
+    )
+
+
+def _refusal(said: str) -> dict[str, str]:
+    """What a child would answer that could not start: bwrap could not make another user or host name for it."""
+    cause = said.strip().rpartition("\n")[2]
+    return {
+        "message": f"user namespaces within user namespaces are forbidden here{f': {cause}' if cause else ''}",
+        "detail": "Another user and host name are made by them, around those of the sandbox.",
+        "reason": _REFUSED,
+    }
+
+
+def _send(process: subprocess.Popen[bytes], document: Mapping[str, Any]) -> None:
+    # A child that could not start has closed its end; that there is no answer says so.
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(document).encode() + b"\n")
+        process.stdin.flush()
+
+
+def _follow(
+    process: subprocess.Popen[bytes], cancellation: Cancellation | None, on_output: Callable[[bytes], None] | None
+) -> None:
+    """Pass the build's output on until there is no more; tell the child when the build is to stop."""
+    assert process.stdout is not None
+    output = process.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, select.POLLIN)
+    if cancellation is not None:
+        poll.register(cancellation.fileno(), select.POLLIN)
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor != output:
+                poll.unregister(descriptor)
+                _tell_to_stop(process)
+                continue
+            data = os.read(output, _CHUNK)
+            if not data:
+                return
+            if on_output is not None:
+                on_output(data)
+
+
+def _tell_to_stop(process: subprocess.Popen[bytes]) -> None:
+    """The end of its stdin tells the child to kill the build, and reaches it through whatever lies between."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _tell_to_stop(process)
+    assert process.stdout is not None
+    while os.read(process.stdout.fileno(), _CHUNK):
+        pass
+    process.wait()

@@ -1,0 +1,74 @@
+"""The process in which `SurroundedExecutor` has a build run: it reads one request, runs it, and answers.
+
+Its environment, umask, folder, user and host name are what it was started with; its CPUs and personality it takes on
+itself. The first line of stdin is the request, in JSON, and the end of stdin means that the build is no longer wanted;
+stdout gets the build's output, and a third descriptor the result, in JSON. What is said on stderr is a complaint.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmojo_forge.errors import ForgeError
+from mmojo_forge.executor import personality
+from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
+from mmojo_forge.executor.host_environment import decode_request
+from mmojo_forge.executor.request import ExecutorError
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def main(answer: int) -> None:
+    """Run the request on stdin; the result goes to the descriptor `answer`."""
+    # Ctrl-C goes to the whole terminal; who started this process decides, and waits for its end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    document = json.loads(sys.stdin.buffer.readline())
+    try:
+        _take_on(document["cpus"], document["personality"])
+        reply: dict[str, Any] = _run(document) if document["request"] else {"possible": True}
+    except ForgeError as error:
+        reply = {"error": {"message": error.message, "detail": error.detail, "reason": error.reason}}
+    except OSError as error:
+        reply = {"error": {"message": f"build in other surroundings: {error}", "detail": "", "reason": "executor-died"}}
+    with os.fdopen(answer, "wb") as file:
+        file.write(json.dumps(reply).encode())
+
+
+def _run(document: dict[str, Any]) -> dict[str, Any]:
+    executor = BubblewrapExecutor(Path(document["bwrap"]), document["personality"])
+    result = executor.run(decode_request(document["request"]), cancellation=sys.stdin, on_output=_pass_on)
+    return {
+        "outcome": result.outcome.value,
+        "exit_code": result.exit_code,
+        "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory_bytes,
+    }
+
+
+def _take_on(cpus: list[int], flags: int) -> None:
+    try:
+        os.sched_setaffinity(0, cpus or os.sched_getaffinity(0))
+    except OSError as error:
+        raise ExecutorError(f"run on CPUs {cpus}: {error.strerror}", reason="no-such-surroundings") from error
+    why = personality.take_on(flags)
+    # Builds do without the usual one where it is forbidden.
+    if why and flags != personality.USUAL:
+        raise ExecutorError(
+            f"take on personality {flags:#x}: {why}",
+            detail="A container's system call filter forbids it.",
+            reason="no-such-surroundings",
+        )
+
+
+def _pass_on(chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(1, view) :]

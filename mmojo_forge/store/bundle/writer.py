@@ -1,0 +1,102 @@
+"""Writing bundles: streamed, so that memory does not grow with what is written; complete, or not there at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import zstandard
+
+from mmojo_forge.model.digest import TreeId
+from mmojo_forge.model.trace import Trace
+from mmojo_forge.store.add.batch import CHUNK, Blob, blobs_of
+from mmojo_forge.store.bundle import records
+from mmojo_forge.store.bundle.records import BundledTarget, Contents
+from mmojo_forge.store.failure import reported
+from mmojo_forge.store.protocol import TreeReader
+
+LEVEL = 3
+_ZEROS = bytes(2 * records.BLOCK)
+
+OnProgress = Callable[[int, int], None]
+"""Called with the bytes of content that are written and the bytes in all."""
+
+
+class Writable(Protocol):
+    """Where bytes go."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take all of it."""
+
+
+def write_bundle(
+    store: TreeReader,
+    path: Path,
+    targets: Sequence[BundledTarget],
+    trees: Iterable[TreeId],
+    traces: Iterable[Trace],
+    on_progress: OnProgress | None = None,
+) -> Contents:
+    """Write the trees with their content, and the traces, to a file; what it holds. Raises StoreError."""
+    manifests: dict[TreeId, bytes] = {}
+    blobs: dict[Blob, int] = {}
+    for identifier in sorted(set(trees)):
+        tree = store.read_tree(identifier)
+        manifests[identifier] = tree.encode()
+        for blob, size in blobs_of(tree).items():
+            blobs.setdefault(blob, size)
+    entries = {trace.key: records.encode(trace) for trace in sorted(traces, key=lambda trace: trace.key)}
+    contents = Contents(
+        tuple(sorted(targets, key=lambda one: one.target)),
+        {tree: len(manifest) for tree, manifest in manifests.items()},
+        {key: len(entry) for key, entry in entries.items()},
+        blobs,
+    )
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}")
+    with reported(f"write {path}", str(path.parent), needed=contents.size):
+        try:
+            with temporary.open("xb") as file:
+                _write(file, contents, [*manifests.values(), *entries.values()], store, on_progress)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    return contents
+
+
+def _write(
+    file: BinaryIO, contents: Contents, metadata: list[bytes], store: TreeReader, on_progress: OnProgress | None
+) -> None:
+    # With one thread or more the output is the same for any number of them.
+    threads = max(1, len(os.sched_getaffinity(0)))
+    compressor = zstandard.ZstdCompressor(level=LEVEL, threads=threads, write_checksum=True)
+    with compressor.stream_writer(file, closefd=False) as out:
+        head = contents.encode()
+        _write_member(out, records.CONTENTS, head)
+        for (name, _), data in zip(records.members(contents), metadata, strict=False):
+            _write_member(out, name, data)
+        _write_blobs(out, contents.blobs, store, on_progress)
+        out.write(_ZEROS)
+
+
+def _write_member(out: Writable, name: str, data: bytes) -> None:
+    out.write(records.tar_header(name, len(data)))
+    out.write(data)
+    out.write(_ZEROS[: records.padding(len(data))])
+
+
+def _write_blobs(out: Writable, blobs: Mapping[Blob, int], store: TreeReader, on_progress: OnProgress | None) -> None:
+    done, total = 0, sum(blobs.values())
+    for blob, size in blobs.items():
+        out.write(records.tar_header(records.blob_member(blob), size))
+        with store.open_blob(blob.digest, executable=blob.executable) as content:
+            while chunk := content.read(CHUNK):
+                out.write(chunk)
+        out.write(_ZEROS[: records.padding(size)])
+        done += size
+        if on_progress is not None:
+            on_progress(done, total)

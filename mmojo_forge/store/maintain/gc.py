@@ -1,0 +1,221 @@
+"""Collecting what nothing keeps alive. README.md has the protocol; this is its order:
+
+    1. choose    roots, leases and pins are alive; of the rest, what was last used before the cutoff, oldest first
+    2. leftovers logs, partial downloads, failed builds, leftovers of checks, old evaluations
+    3. trees     in small groups, each under the publish lock: look again at what is alive; intent; rows; files
+    4. blobs     in the same way, those that no tree has any more
+    5. the rest  entries of links that are gone; with `forget`, traces of what is gone
+
+A group is a few milliseconds, so that builds never wait for longer. A kill between two steps leaves a whole store: rows
+go first, what they named stands in the intent, and whoever opens the store next removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mmojo_forge.model.digest import TreeId
+from mmojo_forge.store import layout, scratch
+from mmojo_forge.store.db.database import Database, json_list
+from mmojo_forge.store.db.leases import LeaseReader
+from mmojo_forge.store.db.traces import build_closure
+from mmojo_forge.store.maintain import roots, stale_files
+from mmojo_forge.store.maintain.recovery import Removal
+from mmojo_forge.store.maintain.stale_files import Leftover
+from mmojo_forge.store.maintain.usage import Census, StoredTree, bytes_by_kind, names_of_trees
+from mmojo_forge.store.scratch import ProcessScratch
+
+_T = TypeVar("_T")
+
+TREES_AT_ONCE = 32
+BLOBS_AT_ONCE = 256
+
+Pins = Callable[[], Iterable[TreeId]]
+"""Trees that are kept for reasons of the caller's; asked again before each step."""
+
+OnStep = Callable[[int, int], None]
+"""Called with the bytes that are freed and the bytes that will be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What may go: what was last used `older_than` seconds ago, but no more than needed to get below `target_size`
+    bytes. `keep_closure` keeps what the roots were built from; `forget` drops the traces of what is gone as well."""
+
+    older_than: float
+    target_size: int | None = None
+    keep_closure: bool = False
+    forget: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """One tree that goes: the bytes that are freed with it, after those before it, and when it was last used."""
+
+    tree: TreeId
+    name: str
+    size: int
+    used: float
+
+
+@dataclass(slots=True)
+class Collected:
+    """What was collected, or would be: trees, bytes by kind, what stays though no root keeps it.
+
+    `young` are the bytes that were used too recently, or by a process that is still running.
+    """
+
+    victims: list[Victim]
+    freed: dict[str, int]
+    size_before: int
+    alive: int
+    young: int
+    blobs: int = 0
+    traces: int = 0
+    roots: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(self.freed.values())
+
+
+class Collector:
+    """One collection. Needs the maintenance lock; use once. `now` is in seconds since the epoch."""
+
+    def __init__(
+        self, root: str, database: Database, process: ProcessScratch, policy: Policy, now: float, pins: Pins
+    ) -> None:
+        self._root = root
+        self._tmp = os.path.join(root, layout.TMP)
+        self._database = database
+        self._process = process
+        self._policy = policy
+        self._pins = pins
+        self._leases = LeaseReader(root)
+        others = [since for name, since in scratch.processes(self._tmp) if name != process.name]
+        self._alone = not others
+        # What a process that is still running has seen come and go would have to be made again by it.
+        self._cutoff = min([now - policy.older_than, *others])
+        self._kept_by_roots: tuple[set[TreeId], set[TreeId]] = (set(), set())
+
+    def run(self, *, dry: bool, on_step: OnStep | None = None) -> Collected:
+        """Collect; with `dry`, only say what would be."""
+        kinds = bytes_by_kind(self._root, self._database)
+        junk = stale_files.find(self._root, self._cutoff, downloads=self._alone)
+        census = Census.take(self._root, self._database)
+        # Only a first look: before anything is removed, it is looked again while nobody can publish.
+        alive = self._alive()
+        size = sum(kinds.values()) - kinds[layout.TMP]
+        victims, young = self._choose(census, alive, size - sum(one.size for one in junk))
+        orphans = self._orphans(census, {victim.tree for victim in victims})
+        logs = stale_files.find_logs(self._root, self._database, self._cutoff, {victim.tree for victim in victims})
+        found = Collected(victims, {}, size, len(alive), young, blobs=len(orphans))
+        found.freed["blobs"] = census.size_of(orphans)
+        for one in (*junk, *logs):
+            found.freed[one.kind] = found.freed.get(one.kind, 0) + one.size
+        if not dry:
+            self._collect(census, found, [*junk, *logs], on_step)
+        return found
+
+    def _choose(self, census: Census, alive: set[TreeId], size: int) -> tuple[list[Victim], int]:
+        """The trees to remove, oldest first, and the bytes that stay for their youth."""
+        dead = sorted((tree for tree in census.trees.values() if tree.id not in alive), key=lambda tree: tree.used)
+        old = [tree for tree in dead if tree.used < self._cutoff]
+        holders = census.holders(census.trees.values())
+        names = names_of_trees(self._root, self._database)
+        size -= census.size_of(number for number in range(len(census.blobs)) if number not in holders)
+        victims = []
+        for tree in old:
+            if self._policy.target_size is not None and size <= self._policy.target_size:
+                break
+            freed = census.size_of(_released(tree, holders))
+            size -= freed
+            victims.append(Victim(tree.id, names.get(tree.id, ""), freed, tree.used))
+        rest = {number for tree in dead[len(victims) :] for number in _released(tree, holders)}
+        return victims, census.size_of(rest)
+
+    def _orphans(self, census: Census, gone: set[TreeId]) -> list[int]:
+        holders = census.holders(tree for tree in census.trees.values() if tree.id not in gone)
+        return [number for number in range(len(census.blobs)) if number not in holders]
+
+    def _collect(self, census: Census, found: Collected, junk: Sequence[Leftover], on_step: OnStep | None) -> None:
+        # First what needs no space to be removed: the disk may be full.
+        stale_files.remove(self._root, self._process, junk)
+        total = found.total
+        with Removal(self._root, self._database, self._process) as removal:
+            gone: set[TreeId] = set()
+            for group in _groups(found.victims, TREES_AT_ONCE):
+                gone |= self._remove_trees(removal, [victim.tree for victim in group])
+            found.victims = [victim for victim in found.victims if victim.tree in gone]
+            for tree in gone:
+                del census.trees[tree]
+            orphans = self._orphans(census, set())
+            found.blobs, found.freed["blobs"] = 0, 0
+            for numbers in _groups(orphans, BLOBS_AT_ONCE):
+                removed = self._remove_blobs(removal, census, numbers)
+                found.blobs += len(removed)
+                found.freed["blobs"] += census.size_of(removed)
+                if on_step is not None:
+                    on_step(found.freed["blobs"], total)
+        found.roots = roots.forget_dangling(self._root, self._cutoff)
+        if self._policy.forget:
+            found.traces = stale_files.forget_traces(self._database, self._cutoff)
+        if on_step is not None:
+            on_step(total, total)
+
+    def _remove_trees(self, removal: Removal, trees: list[TreeId]) -> set[TreeId]:
+        """Remove those of the trees that are still dead; which they were."""
+        with self._publishing_stopped():
+            alive = self._alive()
+            rows = self._database.query(
+                "SELECT id FROM trees WHERE used < ? AND id IN (SELECT value FROM json_each(?))",
+                (self._cutoff, json_list(tree for tree in trees if tree not in alive)),
+            )
+            gone = {TreeId(row[0]) for row in rows}
+            removal.remove(gone)
+        return gone
+
+    def _remove_blobs(self, removal: Removal, census: Census, numbers: Sequence[int]) -> list[int]:
+        """Remove those of the blobs that still no tree has; which they were."""
+        with self._publishing_stopped():
+            census.add_new(self._root, self._database)
+            gone = [number for number in numbers if number not in census.late]
+            removal.remove((), [census.blobs[number] for number in gone])
+        return gone
+
+    def _alive(self) -> set[TreeId]:
+        """What must stay. Leases first: a process that ends meanwhile has made its links before."""
+        held = self._leases.held()
+        rooted = {root.tree for root in roots.listed(self._root, strict=True) if root.tree is not None}
+        rooted.update(self._pins())
+        if self._policy.keep_closure:
+            if rooted != self._kept_by_roots[0]:
+                self._kept_by_roots = (rooted, build_closure(self._database, rooted))
+            rooted = self._kept_by_roots[1]
+        return held | rooted
+
+    @contextlib.contextmanager
+    def _publishing_stopped(self) -> Iterator[None]:
+        with scratch.locked(self._tmp, layout.PUBLISH_LOCK, fcntl.LOCK_EX):
+            yield
+
+
+def _released(tree: StoredTree, holders: dict[int, int]) -> list[int]:
+    """The blobs that nobody has once this tree is gone, which is noted in `holders`."""
+    released = []
+    for number in tree.blobs:
+        holders[number] -= 1
+        if not holders[number]:
+            released.append(number)
+    return released
+
+
+def _groups(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,86 @@
+"""What is done to a local store as a whole: collecting, counting, verifying. One at a time where it removes things.
+
+A part of LocalStore that not every store has; `LocalStore.maintenance` gives it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from mmojo_forge.model.digest import TreeId
+from mmojo_forge.store import layout
+from mmojo_forge.store.db import locks
+from mmojo_forge.store.db.database import Database
+from mmojo_forge.store.failure import reported
+from mmojo_forge.store.maintain.gc import Collected, Collector, OnStep, Pins, Policy
+from mmojo_forge.store.maintain.repair import CheckOut, Mended, Mender
+from mmojo_forge.store.maintain.usage import Usage, measure
+from mmojo_forge.store.maintain.verify import OnProgress, Report, verify
+from mmojo_forge.store.protocol import OnWait
+from mmojo_forge.store.scratch import ProcessScratch
+
+_MOST_PASSES = 4
+
+
+class Maintenance:
+    """Acts on the whole of the store that is open at `root`."""
+
+    def __init__(self, root: str, database: Database, process: ProcessScratch) -> None:
+        self._root = root
+        self._database = database
+        self._process = process
+
+    def collect(
+        self,
+        policy: Policy,
+        now: float,
+        *,
+        dry: bool = False,
+        pins: Pins = tuple,
+        on_step: OnStep | None = None,
+        on_wait: OnWait | None = None,
+    ) -> Collected:
+        """Remove what nothing keeps alive and the policy lets go; with `dry`, only say what that is."""
+        with reported("collect garbage", self._root), self._held(on_wait):
+            collector = Collector(self._root, self._database, self._process, policy, now, pins)
+            return collector.run(dry=dry, on_step=on_step)
+
+    def verify(
+        self, *, check_content: bool = True, on_progress: OnProgress | None = None, on_wait: OnWait | None = None
+    ) -> Report:
+        """Whether the store is what it says; nothing is changed, and nothing is collected meanwhile."""
+        with reported("verify store", self._root), self._held(on_wait, shared=True):
+            return verify(self._root, self._database, check_content=check_content, on_progress=on_progress)
+
+    def measure(self, trees: Collection[TreeId] | None = None, *, on_wait: OnWait | None = None) -> Usage:
+        """How much room what takes; the objects of the given trees, or all."""
+        with reported("measure store", self._root), self._held(on_wait, shared=True):
+            return measure(self._root, self._database, trees)
+
+    def tree_sizes(self) -> dict[TreeId, int]:
+        """The bytes of content of each tree, every file counted."""
+        with reported("read store", self._root):
+            return {TreeId(tree): size for tree, size in self._database.query("SELECT id, size FROM trees")}
+
+    def repair(
+        self, check_out: CheckOut, *, on_progress: OnProgress | None = None, on_wait: OnWait | None = None
+    ) -> Mended:
+        """Mend what is damaged as far as the store itself has it intact, and forget the rest (`LocalStore.repair`)."""
+        with reported("repair store", self._root), self._held(on_wait):
+            mended = Mended()
+            for _ in range(_MOST_PASSES):
+                # The objects of a tree can be looked at only once its manifest is whole: what is left is seen then.
+                report = verify(self._root, self._database, check_content=True, on_progress=on_progress)
+                if mended.outcomes.keys() >= set(report.findings):
+                    break
+                mended.add(Mender(self._root, self._database, self._process, check_out).mend(report))
+        return mended
+
+    @contextmanager
+    def _held(self, on_wait: OnWait | None, *, shared: bool = False) -> Iterator[None]:
+        """Hold the store against other maintenance; `shared` with those that only look."""
+        path = os.path.join(self._root, layout.LOCKS)
+        with locks.held(path, layout.MAINTENANCE_KEY, on_wait, shared=shared):
+            yield

@@ -1,0 +1,201 @@
+"""Putting right what killed processes and power cuts leave behind. Runs when a store is opened, under its open lock.
+
+A killed process leaves its directory in tmp/, and perhaps an intent with files that have no row: those are removed.
+A power cut may leave rows whose files did not reach the disk: rows of epochs that did not become durable before it are
+checked against the files, and dropped where those are missing or wrong. Objects of such trees are made anew.
+
+Removing trees and blobs so that a kill at any moment leaves a whole store: intent, rows, files, intent away.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import time
+from collections.abc import Collection, Sequence
+from types import TracebackType
+from typing import Self
+
+from blake3 import blake3
+
+from mmojo_forge.model.digest import TreeId
+from mmojo_forge.model.tree import Kind, TreeError
+from mmojo_forge.store import layout, objects, scratch
+from mmojo_forge.store.add.batch import Blob
+from mmojo_forge.store.db.database import Database, json_list
+from mmojo_forge.store.noop_lookup import boot_id
+from mmojo_forge.store.protocol import StoreError
+from mmojo_forge.store.scratch import ProcessScratch
+
+_WHOLE = re.compile(rf"{layout.BLOBS}/[0-9a-f]{{2}}/[0-9a-f]{{62}}(\.x)?|{layout.TREES}/[0-9a-f]{{64}}")
+_ATTEMPTS, _PAUSE = 10, 0.01
+_OBJECTS = re.compile(rf"{layout.OBJECTS}/([0-9a-f]{{64}})")
+
+
+def clean_up_dead(root: str, database: Database) -> None:
+    """Undo and remove what processes left that are gone."""
+    tmp = os.path.join(root, layout.TMP)
+    for name in scratch.dead_processes(tmp):
+        directory = os.path.join(tmp, name)
+        for intent in os.listdir(directory):
+            if intent.startswith(f"{layout.INTENT}-"):
+                retract(root, database, os.path.join(directory, intent))
+        _remove_directory(tmp, name)
+
+
+def _remove_directory(tmp: str, name: str) -> None:
+    """Remove the directory of a dead process. A sandbox outlives its forge by a moment and may go on writing; what
+    is left then is for whoever opens the store next."""
+    for _ in range(_ATTEMPTS):
+        try:
+            scratch.remove_tree(tmp, name)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        time.sleep(_PAUSE)
+
+
+def retract(root: str, database: Database, intent: str) -> None:
+    """Remove what was published, or about to be collected, and has no row. Nobody else can be about to add that row:
+    publishing is locked. A collector's intent also names, as `objects/<tree>`, the objects of trees."""
+    with open(intent, encoding="ascii") as file:
+        paths = file.read().splitlines()
+    if not paths:
+        return
+    with scratch.locked(os.path.join(root, layout.TMP), layout.PUBLISH_LOCK, fcntl.LOCK_EX):
+        registered = registered_paths(database)
+        for path in paths:
+            # Where the last line is cut off, nothing was renamed yet.
+            if path not in registered and _WHOLE.fullmatch(path):
+                _remove(os.path.join(root, path))
+        gone = {match[1] for path in paths if (match := _OBJECTS.fullmatch(path))}
+        forget_objects(root, {TreeId(tree) for tree in gone if f"{layout.TREES}/{tree}" not in registered})
+
+
+def registered_paths(database: Database) -> set[str]:
+    """The paths in the store of every blob and tree that has a row."""
+    blobs = database.query("SELECT digest, executable FROM blobs")
+    paths = {f"{layout.BLOBS}/{layout.blob_path(digest, bool(executable))}" for digest, executable in blobs}
+    return paths | {f"{layout.TREES}/{row[0]}" for row in database.query("SELECT id FROM trees")}
+
+
+def check_after_power_cut(root: str, database: Database) -> None:
+    """Check what was registered shortly before a power cut."""
+    epochs = "SELECT id FROM epochs WHERE durable = 0 AND boot != ?"
+    boot = boot_id()
+    if not database.query(f"{epochs} LIMIT 1", (boot,)):
+        return
+    with scratch.locked(os.path.join(root, layout.TMP), layout.PUBLISH_LOCK, fcntl.LOCK_EX):
+        blobs = database.query(f"SELECT digest, executable, size FROM blobs WHERE epoch IN ({epochs})", (boot,))
+        lost_blobs = [Blob(row[0], bool(row[1])) for row in blobs if not _is_whole(root, *row)]
+        with database.transaction() as connection:
+            connection.executemany("DELETE FROM blobs WHERE digest = ? AND executable = ?", lost_blobs)
+        trees = [TreeId(row[0]) for row in database.query(f"SELECT id FROM trees WHERE epoch IN ({epochs})", (boot,))]
+        lost_trees = [tree for tree in trees if not _is_complete(root, database, tree)]
+        forget_objects(root, set(trees))
+        for blob in lost_blobs:
+            _remove(os.path.join(root, layout.BLOBS, layout.blob_path(*blob)))
+        for tree in lost_trees:
+            _remove(os.path.join(root, layout.TREES, tree))
+        with database.transaction() as connection:
+            connection.executemany("DELETE FROM trees WHERE id = ?", [(tree,) for tree in lost_trees])
+            connection.execute("UPDATE epochs SET boot = ? WHERE durable = 0 AND boot != ?", (boot, boot))
+
+
+def _is_whole(root: str, digest: str, executable: int, size: int) -> bool:
+    hasher = blake3()
+    try:
+        with open(os.path.join(root, layout.BLOBS, layout.blob_path(digest, bool(executable))), "rb") as file:
+            if os.fstat(file.fileno()).st_size != size:
+                return False
+            while chunk := file.read(1 << 20):
+                hasher.update(chunk)
+    except OSError:
+        return False
+    return hasher.hexdigest() == digest
+
+
+def _is_complete(root: str, database: Database, tree: TreeId) -> bool:
+    try:
+        rows = objects.rows_of(objects.read_manifest(root, tree))
+    except (StoreError, TreeError, ValueError):
+        return False
+    needed = {Blob(row[2], row[1] == Kind.EXECUTABLE) for row in rows if row[1] in {Kind.FILE, Kind.EXECUTABLE}}
+    present = database.query(
+        "SELECT digest, executable FROM blobs WHERE digest IN (SELECT value FROM json_each(?))",
+        (json_list({blob.digest for blob in needed}),),
+    )
+    return needed <= {Blob(row[0], bool(row[1])) for row in present}
+
+
+def forget_objects(root: str, trees: set[TreeId]) -> None:
+    """Remove the objects of these trees; they can be checked out anew."""
+    if not trees:
+        return
+    for tree, name in list(objects.list_objects(root)):
+        if tree in trees:
+            scratch.remove_tree(os.path.join(root, layout.OBJECTS), name)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        # Damage: a repair that was killed came by here.
+        scratch.remove_tree(*os.path.split(path))
+
+
+class Removal:
+    """Removes from a store. Its methods need the publish lock, exclusively; its end must come when that is released:
+    there a removal that failed halfway is brought to its end."""
+
+    def __init__(self, root: str, database: Database, process: ProcessScratch) -> None:
+        self._root = root
+        self._database = database
+        self._process = process
+        self._intent: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._intent is not None:
+            retract(self._root, self._database, os.path.join(self._process.path, self._intent))
+            self._process.drop_intent(self._intent)
+            self._intent = None
+
+    def remove(self, trees: Collection[TreeId], blobs: Sequence[Blob] = ()) -> None:
+        """Remove trees with their objects, and blobs that no other tree has."""
+        if not trees and not blobs:
+            return
+        files = [f"{layout.BLOBS}/{layout.blob_path(*blob)}" for blob in blobs]
+        files += [f"{layout.TREES}/{tree}" for tree in trees]
+        self._intent = self._process.note_intent([*files, *(f"{layout.OBJECTS}/{tree}" for tree in trees)])
+        with self._database.transaction() as connection:
+            connection.executemany("DELETE FROM trees WHERE id = ?", [(tree,) for tree in trees])
+            connection.executemany("DELETE FROM blobs WHERE digest = ? AND executable = ?", blobs)
+        for path in files:
+            try:
+                os.unlink(os.path.join(self._root, path))
+            except FileNotFoundError:
+                continue
+            except IsADirectoryError:
+                # Damage; a repair comes by here.
+                scratch.throw_away(self._root, self._process, path)
+        if trees:
+            self.remove_objects(set(trees))
+        self._process.drop_intent(self._intent)
+        self._intent = None
+
+    def remove_objects(self, trees: Collection[TreeId]) -> None:
+        """Remove the objects of trees; where those stay, they are checked out anew when they are needed."""
+        for tree, name in list(objects.list_objects(self._root)):
+            if tree in trees:
+                scratch.throw_away(self._root, self._process, f"{layout.OBJECTS}/{name}")
