@@ -12,7 +12,7 @@ from mmojo_forge.engine.plan import make_plan
 from mmojo_forge.engine.protocols import OnProgress, Signer, Substituter
 from mmojo_forge.engine.realise.realise import Realisation
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.engine.services import Places, Settings, World
+from mmojo_forge.engine.services import Directories, Services, Settings
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Outcome
 from mmojo_forge.model.derivation import Derivation, Download, Input, Node, Source
 from mmojo_forge.model.digest import BlobDigest, Sha256, blake3_hex
@@ -104,16 +104,16 @@ class Bench:
     signer: Signer | None = None
     substituter: Substituter | None = None
 
-    def world(self) -> World:
-        places = Places(self.folder / "store/downloads", self.folder / "store/failed")
+    def services(self) -> Services:
+        directories = Directories(self.folder / "store/downloads", self.folder / "store/failed")
         ticks = iter(range(10**9))
-        return World(
+        return Services(
             self.store,
             lambda: self.executor,
             lambda: self.fetcher,
             self.reporter,
             lambda: float(next(ticks)),
-            places,
+            directories,
             lambda: self.signer,
             lambda: self.substituter,
         )
@@ -122,7 +122,7 @@ class Bench:
         """What each root came to."""
         plan = make_plan(Graph.of(roots), self.store, self.substituter)
         settings = Settings(4, 1 << 30, keep_going, substitute_only)
-        resolved = Realisation(plan, self.world(), settings).run()
+        resolved = Realisation(plan, self.services(), settings).run()
         return {
             root.name: self.store.checkout(resolved[root.id]["out"], root.name).read_bytes()
             for root in roots

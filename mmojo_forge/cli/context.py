@@ -1,4 +1,4 @@
-"""What every command is given: the workspace, and the world to act through, made when first asked for."""
+"""What every command is given: the workspace, and the services to act through, made when first asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mmojo_forge.engine.locations import configuration_file, store_folder
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.engine.services import Places, Settings, World
+from mmojo_forge.engine.services import Directories, Services, Settings
 from mmojo_forge.engine.workspace import USER_KEYS, WORKSPACE_KEYS, WORKSPACE_SETTINGS, Workspace, WorkspaceError
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.store.local import LocalStore
@@ -65,9 +65,9 @@ class Context:
             self._store = None
 
     @property
-    def places(self) -> Places:
+    def directories(self) -> Directories:
         """Where downloads and failed builds lie."""
-        return Places(self.workspace.store / "downloads", self.workspace.store / "failed")
+        return Directories(self.workspace.store / "downloads", self.workspace.store / "failed")
 
     def fetcher(self) -> Fetcher:
         """The fetcher, with this machine's package indexes and mirrors."""
@@ -82,16 +82,16 @@ class Context:
 
         return BubblewrapExecutor()
 
-    def world(self, reporter: Reporter, *, caches: tuple[str, ...] | None = ()) -> World:
+    def services(self, reporter: Reporter, *, caches: tuple[str, ...] | None = ()) -> Services:
         """All the engine acts through; `caches` are names and URLs of those to ask, () for all, None for none."""
         self._forget_revoked()
-        return World(
+        return Services(
             self.store,
             _once(self.executor),
             _once(self.fetcher),
             reporter,
             time.time,
-            self.places,
+            self.directories,
             _once(lambda: self._signer(reporter)),
             _once(lambda: self._substituter(reporter, caches)),
             _once(lambda: self.publisher(reporter)),

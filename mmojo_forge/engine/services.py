@@ -24,7 +24,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class Directories:
     """Where what is no store object lies: partial downloads, and failed builds as they were left. On the store's
     file system, so that both can be renamed from and into it."""
 
@@ -45,7 +45,7 @@ def _nobody() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Services:
     """All that the engine acts through. Two of them could be open in one process.
 
     The executor and the fetcher are made when first needed: a run that finds everything in the store needs neither.
@@ -59,7 +59,7 @@ class World:
     fetcher: Callable[[], SourceFetcher]
     reporter: Reporter
     clock: Clock
-    places: Places
+    directories: Directories
     signer: Callable[[], Signer | None] = _nobody
     substituter: Callable[[], Substituter | None] = _nobody
     publisher: Callable[[], Publisher | None] = _nobody

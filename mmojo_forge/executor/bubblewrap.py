@@ -108,7 +108,7 @@ class BubblewrapExecutor:
 
 
 class _SupervisedRun:
-    """One sandbox from spawn to death. Leaving the context, however, kills it and waits until all of it is dead."""
+    """One sandbox from spawn to death. Leaving the context, however, kills it and waits until it is dead."""
 
     def __init__(
         self,

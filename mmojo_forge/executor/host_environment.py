@@ -1,4 +1,4 @@
-"""What is around forge when it builds, and must not matter: an executor that runs builds in other surroundings.
+"""What is around forge when it builds, and must not matter: an executor that runs builds in a varied host environment.
 
     forge ─▶ bwrap with another uid and host name ─▶ forge's executor, in another environment ─▶ bwrap ─▶ builder
 
@@ -29,10 +29,10 @@ from mmojo_forge.model.derivation import Limits
 
 _CHUNK = 1 << 16
 _TAIL = 2000
-_REFUSED = "no-such-surroundings"
+_REFUSED = "no-such-host-environment"
 # Itself, or below bwrap, which passes it on.
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
-# The first byte of the answer says that it has started: from then on nothing is blamed on the surroundings.
+# The first byte of the answer says that it has started: from then on nothing is blamed on the host environment.
 _CHILD = (
     "import json, os, sys; os.write(int(sys.argv[2]), b' '); sys.path[:] = json.loads(sys.argv[1]); "
     "from mmojo_forge.executor.varied_process import main; main(int(sys.argv[2]))"
@@ -40,7 +40,7 @@ _CHILD = (
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class HostEnvironment:
     """`environment` is the whole of it; `cpus` those it may run on (all, if empty); `personality` Linux's flags
     (personality(2)), those of the build too; `uid` and `hostname` those of this user and machine if None; `mounts` and
     `variables` what sandboxes have besides their inputs and their own environment."""
@@ -56,11 +56,11 @@ class Surroundings:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-class SurroundedExecutor:
-    """The Executor of this machine, in the given surroundings. Safe to share between threads."""
+class VariedExecutor:
+    """The Executor of this machine, in the given host environment. Safe to share between threads."""
 
-    def __init__(self, surroundings: Surroundings, program: Path | None = None) -> None:
-        self._surroundings = surroundings
+    def __init__(self, host_environment: HostEnvironment, program: Path | None = None) -> None:
+        self._host_environment = host_environment
         self._program = program
 
     def run(
@@ -70,21 +70,21 @@ class SurroundedExecutor:
         cancellation: Cancellation | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
-        """See Executor. Surroundings that this machine refuses are an ExecutorError (`no-such-surroundings`)."""
+        """See Executor. One that this machine refuses is an ExecutorError (`no-such-host-environment`)."""
         request = replace(
             request,
-            mounts=(*request.mounts, *self._surroundings.mounts),
-            env={**self._surroundings.variables, **request.env},
+            mounts=(*request.mounts, *self._host_environment.mounts),
+            env={**self._host_environment.variables, **request.env},
         )
         answer = self._ask(encode_request(request), cancellation, on_output)
         if "error" in answer:
             error = answer["error"]
-            what = f"build {request.name} in other surroundings: " if error["reason"] == _REFUSED else ""
+            what = f"build {request.name} in a varied host environment: " if error["reason"] == _REFUSED else ""
             raise ExecutorError(f"{what}{error['message']}", detail=error["detail"], reason=error["reason"])
         return BuildResult(Outcome(answer.pop("outcome")), **answer)
 
     def probe(self) -> str:
-        """Why this machine does not allow these surroundings; empty if it does. Raises ExecutorError (`no-bwrap`)."""
+        """Why this machine refuses this host environment; empty if it does. Raises ExecutorError (`no-bwrap`)."""
         answer = self._ask(None, None, None)
         message: str = answer["error"]["message"] if "error" in answer else ""
         return message
@@ -95,9 +95,9 @@ class SurroundedExecutor:
         cancellation: Cancellation | None,
         on_output: Callable[[bytes], None] | None,
     ) -> dict[str, Any]:
-        """What the child answers; without a request it only takes on its surroundings.
+        """What the child answers; without a request it only takes on its host environment.
 
-        Raises ExecutorError (`cannot-spawn`, `executor-died`) if there is no answer, but for surroundings in which it
+        Raises ExecutorError (`cannot-spawn`, `executor-died`) if there is no answer, but for one in which it
         could not even start: that is one.
         """
         with ExitStack() as stack:
@@ -109,7 +109,7 @@ class SurroundedExecutor:
                 child.callback(os.close, writing)
                 bwrap = str(availability.find_bubblewrap(self._program).path)
                 process = stack.enter_context(self._spawn(bwrap, writing, complaints))
-            around = {"cpus": self._surroundings.cpus, "personality": self._surroundings.personality}
+            around = {"cpus": self._host_environment.cpus, "personality": self._host_environment.personality}
             _send(process, {"request": request, "bwrap": bwrap, **around})
             stack.callback(_end, process)
             _follow(process, cancellation, on_output)
@@ -120,7 +120,7 @@ class SurroundedExecutor:
             return {"error": _refusal(said)}
         if not text.strip():
             raise ExecutorError(
-                f"build in other surroundings: the process that runs the build ended with {process.returncode}",
+                f"build in a varied host environment: the process that runs the build ended with {process.returncode}",
                 detail=said.strip() or "It was killed: by hand, or by the kernel when memory ran out.",
                 reason="executor-died",
             )
@@ -132,7 +132,7 @@ class SurroundedExecutor:
             return self._popen(bwrap, answer, complaints)
         except OSError as error:
             raise ExecutorError(
-                f"build in other surroundings: cannot start a process for it: {error}",
+                f"build in a varied host environment: cannot start a process for it: {error}",
                 detail="Too many processes or open files here, or too little memory. Build less at once.",
                 reason="cannot-spawn",
             ) from error
@@ -146,14 +146,14 @@ class SurroundedExecutor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
-            env=dict(self._surroundings.environment),
-            cwd=self._surroundings.folder,
-            umask=self._surroundings.umask,
+            env=dict(self._host_environment.environment),
+            cwd=self._host_environment.folder,
+            umask=self._host_environment.umask,
             pass_fds=(answer,),
         )
 
     def _around(self, bwrap: str) -> list[str]:
-        uid, hostname = self._surroundings.uid, self._surroundings.hostname
+        uid, hostname = self._host_environment.uid, self._host_environment.hostname
         if uid is None and hostname is None:
             return []
         words = [bwrap, "--dev-bind", "/", "/", "--die-with-parent", "--unshare-user"]

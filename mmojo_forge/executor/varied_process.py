@@ -1,4 +1,4 @@
-"""The process in which `SurroundedExecutor` has a build run: it reads one request, runs it, and answers.
+"""The process in which `VariedExecutor` has a build run: it reads one request, runs it, and answers.
 
 Its environment, umask, folder, user and host name are what it was started with; its CPUs and personality it takes on
 itself. The first line of stdin is the request, in JSON, and the end of stdin means that the build is no longer wanted;
@@ -37,7 +37,13 @@ def main(answer: int) -> None:
     except ForgeError as error:
         reply = {"error": {"message": error.message, "detail": error.detail, "reason": error.reason}}
     except OSError as error:
-        reply = {"error": {"message": f"build in other surroundings: {error}", "detail": "", "reason": "executor-died"}}
+        reply = {
+            "error": {
+                "message": f"build in a varied host environment: {error}",
+                "detail": "",
+                "reason": "executor-died",
+            }
+        }
     with os.fdopen(answer, "wb") as file:
         file.write(json.dumps(reply).encode())
 
@@ -57,14 +63,14 @@ def _take_on(cpus: list[int], flags: int) -> None:
     try:
         os.sched_setaffinity(0, cpus or os.sched_getaffinity(0))
     except OSError as error:
-        raise ExecutorError(f"run on CPUs {cpus}: {error.strerror}", reason="no-such-surroundings") from error
+        raise ExecutorError(f"run on CPUs {cpus}: {error.strerror}", reason="no-such-host-environment") from error
     why = personality.take_on(flags)
     # Builds do without the usual one where it is forbidden.
     if why and flags != personality.USUAL:
         raise ExecutorError(
             f"take on personality {flags:#x}: {why}",
             detail="A container's system call filter forbids it.",
-            reason="no-such-surroundings",
+            reason="no-such-host-environment",
         )
 
 

@@ -277,8 +277,8 @@ class Derivation:
     with the reason, what its outputs may tell of the machine; that is no part of the identity either. Nor is what
     bills of materials are made from: `components` are what its sources consist of, `contents` says by input name which
     of them (or ALL) are in the outputs; None if nobody said. Nor are `systems`, on which the outputs run, and
-    `unvaried`, the aspects that `forge check` leaves as they are, with the reason. `download` is the file that it is,
-    if it is one.
+    `check_exemptions`, the aspects that `forge check` leaves as they are, with the reason. `download` is the file that
+    it is, if it is one.
     """
 
     name: str
@@ -295,7 +295,7 @@ class Derivation:
     components: tuple[Component, ...] = ()
     contents: Mapping[str, tuple[str, ...]] | None = None
     systems: tuple[str, ...] = ()
-    unvaried: Mapping[Aspect, str] = field(default_factory=dict)
+    check_exemptions: Mapping[Aspect, str] = field(default_factory=dict)
     download: Download | None = None
     id: DerivationId = field(init=False)
 

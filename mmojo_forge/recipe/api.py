@@ -305,7 +305,7 @@ class Spec:
     components: tuple[Component, ...] = ()
     contents: Mapping[str, tuple[str, ...]] | None = None
     systems: tuple[str, ...] = ()
-    unvaried: Mapping[Aspect, str] = field(default_factory=dict)
+    check_exemptions: Mapping[Aspect, str] = field(default_factory=dict)
 
     def for_any_machine(self) -> Spec:
         """The same, but an input that is host-specific is an error."""
@@ -328,7 +328,7 @@ class Spec:
     def checked_without(self, **reasons: str) -> Spec:
         """The same; `forge check` leaves these aspects as they are (docs/proof.md), for the reasons given:
         `shifted_clock="…"`. Changes no identity. Raises RecipeError (`no-such-aspect`, `aspect-without-reason`)."""
-        return replace(self, unvaried={**self.unvaried, **aspects_of(self.name, reasons)})
+        return replace(self, check_exemptions={**self.check_exemptions, **aspects_of(self.name, reasons)})
 
 
 Returned = Spec | Package

@@ -78,7 +78,7 @@ class Overrides:
 def _unused(name: str, option: str, value: str, called: Collection[str]) -> RecipeError:
     if name in called:
         reason, cause = "overruled-setting", f"what is made of {name} here sets {option} by itself"
-        hint = f"Set it of what asks for {name}, or realise {name} by itself."
+        hint = f"Set it of what asks for {name}, or realize {name} by itself."
     else:
         near = difflib.get_close_matches(name, list(called), n=4, cutoff=0.6)
         reason, cause = "unused-setting", f"{name} is no part of what is asked for"
@@ -311,7 +311,7 @@ class Evaluator:
             components=spec.components,
             contents=_contents(spec, inputs),
             systems=spec.systems,
-            unvaried=spec.unvaried,
+            check_exemptions=spec.check_exemptions,
         )
 
     def _source(self, wanted: Fixed | Files | ForgeFiles, folder: Path) -> Source | LocalSource | Derivation:

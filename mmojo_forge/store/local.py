@@ -27,7 +27,7 @@ from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.model.tree import Entry, Kind, Tree, check_name
 from mmojo_forge.store import layout, noop_lookup, objects, scratch
-from mmojo_forge.store.add.add import Intake, open_source
+from mmojo_forge.store.add.add import Adder, open_source
 from mmojo_forge.store.bundle.reader import Imported, read_bundle
 from mmojo_forge.store.db import locks
 from mmojo_forge.store.db.database import Database, new_epoch
@@ -36,7 +36,7 @@ from mmojo_forge.store.db.traces import Traces
 from mmojo_forge.store.failure import reported
 from mmojo_forge.store.maintain import recovery, roots
 from mmojo_forge.store.maintain.maintenance import Maintenance
-from mmojo_forge.store.maintain.repair import Mended
+from mmojo_forge.store.maintain.repair import RepairResult
 from mmojo_forge.store.maintain.verify import OnProgress, Report
 from mmojo_forge.store.noop_lookup import boot_id
 from mmojo_forge.store.objects import open_verified, read_part
@@ -71,7 +71,7 @@ class LocalStore:
         self._scratch = process
         self._traces = Traces(database)
         self._leases = Leases(root, database, process)
-        self._intake = Intake(root, database, process, self._leases)
+        self._intake = Adder(root, database, process, self._leases)
         self._added = False
         self.maintenance = Maintenance(root, database, process)
         """What is done to the store as a whole."""
@@ -327,7 +327,7 @@ class LocalStore:
         """Whether the store is what it says; nothing is changed."""
         return self.maintenance.verify(check_content=check_content, on_progress=on_progress)
 
-    def repair(self, *, on_progress: OnProgress | None = None, on_wait: OnWait | None = None) -> Mended:
+    def repair(self, *, on_progress: OnProgress | None = None, on_wait: OnWait | None = None) -> RepairResult:
         """Mend what is damaged as far as the store itself has it intact; what it has not is not valid any more."""
         self._added = True
         return self.maintenance.repair(self.checkout, on_progress=on_progress, on_wait=on_wait)

@@ -20,7 +20,7 @@ import zstandard
 from mmojo_forge.executor import sandbox
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
 from mmojo_forge.executor.fake import FakeExecutor, Script
-from mmojo_forge.executor.host_environment import SurroundedExecutor, Surroundings
+from mmojo_forge.executor.host_environment import HostEnvironment, VariedExecutor
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Executor, Mount, Outcome
 from mmojo_forge.model.derivation import Limits
 
@@ -41,8 +41,8 @@ def make_bubblewrap(script: Script) -> Executor:
 
 def make_surrounded(script: Script) -> Executor:
     environment = {"LANG": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "HOME": "/nowhere"}
-    return SurroundedExecutor(
-        Surroundings(environment, umask=0o077, folder="/usr", cpus=(0,), uid=4321, hostname="elsewhere")
+    return VariedExecutor(
+        HostEnvironment(environment, umask=0o077, folder="/usr", cpus=(0,), uid=4321, hostname="elsewhere")
     )
 
 

@@ -46,10 +46,10 @@ def need(report: Report, aspect: Aspect) -> None:
         pytest.skip(f"{aspect.value} is not varied here: {one['refused']}")
 
 
-def isolate(forge: Forge, aspect: Aspect) -> None:
+def bisect(forge: Forge, aspect: Aspect) -> None:
     """The target `it` differs, and depends on this aspect and no other."""
     forge.realize("it")
-    report = json.loads(forge.start("check", "--quiet", "--json", "--isolate", "it").communicate(timeout=300)[0])
+    report = json.loads(forge.start("check", "--quiet", "--json", "--bisect", "it").communicate(timeout=300)[0])
     need(report, aspect)
     (node,) = report["nodes"]
     assert not report["identical"]
@@ -121,14 +121,14 @@ def test_a_build_that_reads_the_clock_differs(forge: Forge) -> None:
     assert output["expected"] != output["got"]
     assert Path(node["kept"], "out").is_file()
     assert Path(node["kept"]) == forge.store / f"checks/it-{node['id'][:12]}"
-    (node,) = check(forge, "--isolate", "it", expect=1)["nodes"]
+    (node,) = check(forge, "--bisect", "it", expect=1)["nodes"]
     assert node["unstable"]
     assert node["depends_on"] == []
 
 
 def test_a_build_that_reads_chance_is_unstable(forge: Forge) -> None:
     make(forge, "cat /proc/sys/kernel/random/uuid > /forge/out/out")
-    (node,) = check(forge, "--isolate", "it", expect=1)["nodes"]
+    (node,) = check(forge, "--bisect", "it", expect=1)["nodes"]
     assert node["unstable"]
 
 
@@ -170,7 +170,7 @@ def test_what_only_the_rebuild_leaks_is_a_failure(forge: Forge) -> None:
 
 def test_a_build_that_counts_cpus_depends_on_them(forge: Forge) -> None:
     make(forge, "nproc > /forge/out/out")
-    isolate(forge, Aspect.AFFINITY)
+    bisect(forge, Aspect.AFFINITY)
 
 
 def test_a_build_that_reads_the_name_of_the_cpu_depends_on_it(forge: Forge) -> None:
@@ -179,12 +179,12 @@ def test_a_build_that_reads_the_name_of_the_cpu_depends_on_it(forge: Forge) -> N
         "grep -m 1 'model name' /proc/cpuinfo > /forge/out/out",
         allowed_leaks=repr({"CPU model": "it is a test"}),
     )
-    isolate(forge, Aspect.CPU_MODEL)
+    bisect(forge, Aspect.CPU_MODEL)
 
 
 def test_a_build_that_writes_how_many_jobs_it_had_depends_on_that(forge: Forge) -> None:
     make(forge, "echo $FORGE_JOBS > /forge/out/out", parallel="True")
-    isolate(forge, Aspect.PARALLELISM)
+    bisect(forge, Aspect.PARALLELISM)
 
 
 def test_a_build_that_lists_files_as_they_come_depends_on_their_order(forge: Forge) -> None:
@@ -194,7 +194,7 @@ def test_a_build_that_lists_files_as_they_come_depends_on_their_order(forge: For
     for number in range(60):
         (folder / f"file{number}").write_text(f"{number}\n")
     forge.realize("it")
-    report = json.loads(forge.start("check", "--quiet", "--json", "--isolate", "it").communicate(timeout=300)[0])
+    report = json.loads(forge.start("check", "--quiet", "--json", "--bisect", "it").communicate(timeout=300)[0])
     need(report, Aspect.FILE_SYSTEM)
     (node,) = report["nodes"]
     assert (node["identical"], node["unstable"], node["depends_on"]) == (False, False, [Aspect.ORDER.value])
@@ -206,7 +206,7 @@ def test_a_build_that_depends_on_its_place_is_told_what_comes_with_it(forge: For
     """/proc/self/mountinfo has the paths of bind mounts within their file systems, and the devices' numbers."""
     make(forge, "stat -f -c %T /build > /forge/out/out")
     forge.realize("it")
-    report = json.loads(forge.start("check", "--quiet", "--json", "--isolate", "it").communicate(timeout=300)[0])
+    report = json.loads(forge.start("check", "--quiet", "--json", "--bisect", "it").communicate(timeout=300)[0])
     need(report, Aspect.FILE_SYSTEM)
     (node,) = report["nodes"]
     assert not node["unstable"]
@@ -226,7 +226,7 @@ def test_what_is_around_forge_does_not_reach_a_build(forge: Forge) -> None:
 def test_a_build_that_reads_its_personality_depends_on_it(forge: Forge) -> None:
     """Sandboxes have the same each time, rebuilds another: where memory lies must not matter either."""
     make(forge, "cat /proc/self/personality > /forge/out/out")
-    report = json.loads(forge.start("check", "--quiet", "--json", "--isolate", "it").communicate(timeout=300)[0])
+    report = json.loads(forge.start("check", "--quiet", "--json", "--bisect", "it").communicate(timeout=300)[0])
     need(report, Aspect.PERSONALITY)
     need(report, Aspect.ASLR)
     assert report["nodes"][0]["depends_on"] == [Aspect.ASLR.value, Aspect.PERSONALITY.value]
@@ -398,11 +398,11 @@ def test_what_fails_where_it_is_rebuilt_leaves_its_log(forge: Forge) -> None:
 def isolate_failure(forge: Forge, *aspects: Aspect, together: bool = False) -> None:
     """The target `it` is built, cannot be rebuilt, and that comes from these aspects."""
     forge.realize("it")
-    report = json.loads(forge.start("check", "--quiet", "--json", "--isolate", "it").communicate(timeout=300)[0])
+    report = json.loads(forge.start("check", "--quiet", "--json", "--bisect", "it").communicate(timeout=300)[0])
     for aspect in aspects:
         need(report, aspect)
     (node,) = report["nodes"]
-    assert (node["failure"], node["identical"], node["isolated"]) == ("build-failed", False, True)
+    assert (node["failure"], node["identical"], node["bisected"]) == ("build-failed", False, True)
     assert node["depends_on"] == sorted(aspect.value for aspect in aspects)
     assert (node["together"], node["unstable"]) == (together, False)
 
@@ -440,7 +440,7 @@ def test_a_build_that_fails_from_some_time_on_depends_on_what_every_rebuild_has(
     forge.realize("it")
     while time.time() < int((folder / "clock").read_text()):
         time.sleep(0.1)
-    (node,) = check(forge, "--isolate", "it", expect=1)["nodes"]
+    (node,) = check(forge, "--bisect", "it", expect=1)["nodes"]
     assert (node["failure"], node["unstable"], node["together"]) == ("build-failed", False, False)
     assert node["depends_on"] == sorted({aspect.value for aspect in INHERENT} & set(node["varied"]))
 
@@ -463,17 +463,17 @@ def test_what_a_recipe_leaves_as_it_is_is_told_with_the_reason_wherever_a_verdic
     report = check(forge, "it", "fine")
     need(report, Aspect.CPU_MODEL)
     nodes = {node["name"]: node for node in report["nodes"]}
-    assert (nodes["it"]["unvaried"], nodes["fine"]["unvaried"]) == ({"cpu-model": "it asks"}, {})
+    assert (nodes["it"]["check_exemptions"], nodes["fine"]["check_exemptions"]) == ({"cpu-model": "it asks"}, {})
     assert set(nodes["fine"]["varied"]) - set(nodes["it"]["varied"]) == {"cpu-model"}
     checks = {}
     for line in Path(report["receipt"]).read_text().splitlines():
         predicate = json.loads(base64.b64decode(json.loads(line)["payload"]))["predicate"]
         (told,) = predicate["runDetails"]["byproducts"]
         checks[predicate["buildDefinition"]["externalParameters"]["name"]] = told["annotations"]
-    assert checks["it"]["unvaried"] == {"cpu-model": "it asks"}
+    assert checks["it"]["check_exemptions"] == {"cpu-model": "it asks"}
     assert "cpu-model" not in checks["it"]["varied"]
-    assert "unvaried" not in checks["fine"]
-    assert json.loads(forge.run("show", "--json", "it").stdout)["unvaried"] == {"cpu-model": "it asks"}
+    assert "check_exemptions" not in checks["fine"]
+    assert json.loads(forge.run("show", "--json", "it").stdout)["check_exemptions"] == {"cpu-model": "it asks"}
     assert "cpu-model: it asks" in forge.run("show", "it").stdout
     shown = forge.run("check", "it", "fine").stdout
     assert "not varied for it: it asks" in shown
@@ -500,7 +500,7 @@ def test_progress_is_told_as_events_where_the_report_is_json(forge: Forge) -> No
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--against", "receipt", "--isolate"),
+        ("--against", "receipt", "--bisect"),
         ("--against", "receipt", "--closure"),
         ("--against", "receipt", "--scratch", "."),
         ("--diff", "--json"),

@@ -97,7 +97,7 @@ def test_queries_tell_what_there_is(forge: Forge) -> None:
     shown = json.loads(forge.run("show", "--json", "base").stdout)
     assert shown["document"]["name"] == "base"
     assert shown["options"] == {"text": "base", "comment": ""}
-    assert shown["unvaried"] == {}
+    assert shown["check_exemptions"] == {}
     assert forge.run("store", "path", "base").stdout.strip() == str(forge.realize("base")[0])
     assert forge.run("store", "path", "base", "--set", "text=base").stdout.strip() == str(forge.realize("base")[0])
     error = forge.error("store", "path", "base", "--set", "text=an other")

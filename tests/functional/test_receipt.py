@@ -102,7 +102,7 @@ def test_another_builders_different_output_is_a_disagreement(forge: Forge) -> No
 
 
 def test_a_receipt_says_of_each_node_what_was_varied_and_of_none_more(forge: Forge) -> None:
-    """What forge itself unpacks knows of no surroundings."""
+    """What forge itself unpacks knows of no host environment."""
     forge.recipe("toy", TOY)
     forge.run("check", "--closure", "toy")
     varied = {}

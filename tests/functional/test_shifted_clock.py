@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.engine.check.variations import Scene
+from mmojo_forge.engine.check.variations import VariationContext
 from mmojo_forge.executor import sandbox
-from mmojo_forge.executor.host_environment import SurroundedExecutor
+from mmojo_forge.executor.host_environment import VariedExecutor
 from mmojo_forge.executor.request import BuildRequest, Mount
 from mmojo_forge.model.derivation import Aspect, Limits
 from tests.conftest import realize
@@ -40,8 +40,8 @@ def run(tmp_path: Path, objects: list[Path], busybox: Path) -> Run:
         (tmp_path / name).mkdir()
     userland, clock = objects
     cpus = tuple(os.sched_getaffinity(0))
-    scene = Scene(tmp_path, tmp_path, len(cpus), cpus, clock, tmp_path / "files", {})
-    executor = SurroundedExecutor(scene.surroundings([Aspect.CLOCK], cpus[0]))
+    context = VariationContext(tmp_path, tmp_path, len(cpus), cpus, clock, tmp_path / "files", {})
+    executor = VariedExecutor(context.host_environment([Aspect.CLOCK], cpus[0]))
 
     def run_script(script: str) -> str:
         request = BuildRequest(

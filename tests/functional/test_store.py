@@ -228,15 +228,15 @@ def test_what_may_not_be_passed_on_goes_along_only_if_that_is_asked_for(forge: F
     bundle, cache = str(tmp_path / "file"), ("--to", str(tmp_path / "cache"))
     assert forge.error("cache", "push", "compiler", *cache)["reason"] == "not-redistributable"
     pushed = json.loads(forge.run("cache", "push", "compiler.program", "--closure", *cache, "--json").stdout)
-    assert pushed["left_out"] == ["compiler", "compiler.txt"]
+    assert pushed["skipped"] == ["compiler", "compiler.txt"]
     forge.run("cache", "push", "compiler", "--not-redistributable", *cache)
     assert forge.error("store", "export", "compiler", "-o", bundle)["reason"] == "not-redistributable"
     said = answer(forge, "export", "compiler.program", "--closure", "-o", bundle)
-    assert said["left_out"] == ["compiler", "compiler.txt"]
+    assert said["skipped"] == ["compiler", "compiler.txt"]
     told = forge.run("store", "export", "compiler.program", "--closure", "-o", bundle).stderr
     assert "left out, as it may not be passed on: compiler" in told
     whole = answer(forge, "export", "compiler.program", "--closure", "--not-redistributable", "-o", bundle)
-    assert (whole["left_out"], whole["trees"]) == ([], said["trees"] + 2)
+    assert (whole["skipped"], whole["trees"]) == ([], said["trees"] + 2)
 
 
 def test_what_is_not_built_is_not_exported(forge: Forge, tmp_path: Path) -> None:

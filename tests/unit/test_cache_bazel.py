@@ -17,7 +17,7 @@ from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.transport.bazel import BazelTransport
 from mmojo_forge.cache.transport.protocol import Span, read_whole
 from mmojo_forge.cache.transport.settings import WebSettings
-from mmojo_forge.cache.write.writer import CacheWriter, Care
+from mmojo_forge.cache.write.writer import CacheWriter, PushMode
 from mmojo_forge.model.digest import DerivationId
 from tests.cache_servers import BazelServer, bazel_server
 from tests.caches import ALICE, Files, Handler, drip, reason, serving, trace_of
@@ -100,7 +100,7 @@ def test_evicted_packs_are_pushed_again(server: BazelServer, transport: BazelTra
     for name in large[::2]:
         del server.blobs[name]
     assert reason(lambda: fetched(transport, FILES, tmp_path / "a")) == "cache-missing"
-    assert CacheWriter(transport).push([FILES.item], care=Care.THOROUGH).trees == 1
+    assert CacheWriter(transport).push([FILES.item], care=PushMode.THOROUGH).trees == 1
     fetched(transport, FILES, tmp_path / "b")
 
 

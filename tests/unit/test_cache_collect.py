@@ -31,7 +31,7 @@ from mmojo_forge.cache.transport.fakes import FaultyTransport, MemoryTransport
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.protocol import Listed, Transport
 from mmojo_forge.cache.transport.web import WebSettings, WebTransport
-from mmojo_forge.cache.write.writer import CacheWriter, Care, Pushed
+from mmojo_forge.cache.write.writer import CacheWriter, Pushed, PushMode
 from mmojo_forge.cli.cache.gc import gc
 from mmojo_forge.cli.context import Context
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
@@ -82,7 +82,12 @@ def root_of(name: str) -> DerivationId:
 
 
 def push(
-    transport: Transport, root: str, several: Sequence[Files], *, by: PrivateKey = ALICE, care: Care = Care.TRUSTING
+    transport: Transport,
+    root: str,
+    several: Sequence[Files],
+    *,
+    by: PrivateKey = ALICE,
+    care: PushMode = PushMode.TRUSTING,
 ) -> Pushed:
     """What a builder does for one root."""
     writer = CacheWriter(transport, connections=1, threads=1, pack_bytes=100_000)
@@ -155,7 +160,7 @@ class TestWhatGoes:
         cache = Aged(NOW - 40 * DAY)
         push(cache, "root", [thing(1)])
         cache.now = NOW - 2 * DAY
-        push(cache, "", [thing(1)], care=Care.ANEW)
+        push(cache, "", [thing(1)], care=PushMode.OVERWRITE)
         assert not any(age(cache, NOW).goes.values())
 
     def test_traces_and_trees_that_no_root_names_age_by_themselves(self) -> None:
@@ -485,7 +490,7 @@ class Pusher:
     """Pushes in a thread of its own, beside a collection."""
 
     def __init__(self, cache: Transport, root: str, several: Sequence[Files]) -> None:
-        self._push: Callable[[Care], object] = lambda care: push(cache, root, several, care=care)
+        self._push: Callable[[PushMode], object] = lambda care: push(cache, root, several, care=care)
         self._cache = cache
         self._pushed = threading.Event()
         self._thread = ThreadPoolExecutor(1)
@@ -501,7 +506,7 @@ class Pusher:
         self._done.result(20)
         self._thread.shutdown()
 
-    def _once(self, care: Care) -> object:
+    def _once(self, care: PushMode) -> object:
         try:
             return self._push(care)
         finally:
@@ -555,9 +560,9 @@ class TestBesidePushes:
         for cache, at in in_turn(make):
             planned = age(cache, NOW)
             beside = Interrupted(cache, at, lambda p=planned, c=cache: collect(c, p, clock=lambda: NOW, connections=1))  # type: ignore[misc]
-            cares: list[Care] = []
+            cares: list[PushMode] = []
 
-            def one(care: Care, to: Transport = beside, cares: list[Care] = cares) -> Pushed:
+            def one(care: PushMode, to: Transport = beside, cares: list[PushMode] = cares) -> Pushed:
                 cares.append(care)
                 return push(to, root, several, care=care)
 
@@ -565,7 +570,7 @@ class TestBesidePushes:
             again += len(cares) > 1
             assert whole(cache, root, several, tmp_path)
             if not beside.called:
-                assert cares == [Care.TRUSTING]
+                assert cares == [PushMode.TRUSTING]
                 break
         assert at > 5
         assert again
@@ -573,12 +578,12 @@ class TestBesidePushes:
 
 class TestPushBeside:
     def test_a_push_that_nothing_disturbs_is_done_once(self) -> None:
-        cares: list[Care] = []
+        cares: list[PushMode] = []
         cache = Aged()
         push_beside(cache, cares.append)
         write_mark(cache, Mark(5.0, 6.0))
         push_beside(cache, cares.append)
-        assert cares == [Care.TRUSTING, Care.TRUSTING]
+        assert cares == [PushMode.TRUSTING, PushMode.TRUSTING]
 
     def test_the_end_of_a_collection_is_waited_for(self) -> None:
         cache = Aged()
@@ -590,17 +595,17 @@ class TestPushBeside:
             if len(slept) == 3:
                 write_mark(cache, Mark(NOW - 5, NOW))
 
-        cares: list[Care] = []
+        cares: list[PushMode] = []
         push_beside(cache, cares.append, clock=lambda: NOW, sleep=sleep)
-        assert (cares, len(slept)) == ([Care.TRUSTING, Care.THOROUGH], 3)
+        assert (cares, len(slept)) == ([PushMode.TRUSTING, PushMode.THOROUGH], 3)
 
     def test_a_collection_that_does_not_end_is_not_waited_for_for_ever(self) -> None:
         cache = Aged()
         write_mark(cache, Mark(NOW - 5, NOW - 100))
         times = iter(range(10_000))
-        cares: list[Care] = []
+        cares: list[PushMode] = []
         push_beside(cache, cares.append, clock=lambda: NOW + next(times), sleep=lambda _: None, patience=50)
-        assert cares == [Care.TRUSTING]
+        assert cares == [PushMode.TRUSTING]
 
     def test_a_mark_that_cannot_be_read_is_none(self) -> None:
         cache = Aged()

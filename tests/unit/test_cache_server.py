@@ -27,7 +27,7 @@ from mmojo_forge.cache.transport.bazel import BazelTransport
 from mmojo_forge.cache.transport.protocol import Span, read_exactly, read_whole
 from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.cache.transport.web import WebTransport
-from mmojo_forge.cache.write.writer import CacheWriter, Care
+from mmojo_forge.cache.write.writer import CacheWriter, PushMode
 from mmojo_forge.model import trace_entry
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.trace import Trace
@@ -647,8 +647,8 @@ class TestTransport:
 
 
 class TestCaches:
-    @pytest.mark.parametrize("care", list(Care))
-    def test_what_is_pushed_is_pulled(self, server: Served, tmp_path: Path, care: Care) -> None:
+    @pytest.mark.parametrize("care", list(PushMode))
+    def test_what_is_pushed_is_pulled(self, server: Served, tmp_path: Path, care: PushMode) -> None:
         transport = server.transport()
         writer = CacheWriter(transport)
         assert writer.ensure_info(CacheInfo()) == CacheInfo()
@@ -670,7 +670,7 @@ class TestCaches:
         for pack in (server.folder / "packs").rglob("*"):
             if pack.is_file():
                 pack.write_bytes(bytes(pack.stat().st_size))
-        CacheWriter(transport).push([FILES.item], care=Care.ANEW)
+        CacheWriter(transport).push([FILES.item], care=PushMode.OVERWRITE)
         sink = CheckingSink()
         CacheReader(transport, ()).fetch_tree(TREE.id, sink, tmp_path / "partial")
         assert sink.has_all_of(TREE)

@@ -97,7 +97,7 @@ def publish(
 ) -> tuple[str, ...]:
     plan = make_plan(Graph.of(roots), bench.store)
     assert bench.signer is not None
-    shipment = pack(
+    push_plan = pack(
         plan,
         bench.store,
         bench.signer,
@@ -105,8 +105,8 @@ def publish(
         host_specific=host_specific,
         not_redistributable=not_redistributable,
     )
-    push(shipment, transport, bench.store, bench.signer)
-    return shipment.left_out
+    push(push_plan, transport, bench.store, bench.signer)
+    return push_plan.skipped
 
 
 def warnings(bench: Bench) -> Warnings:

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from mmojo_forge.engine.check.checker import Checker, CheckReport, Verdict
-from mmojo_forge.engine.check.variations import Scene
+from mmojo_forge.engine.check.variations import VariationContext
 from mmojo_forge.engine.protocols import SourceFetcher
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.engine.services import Places, World
+from mmojo_forge.engine.services import Directories, Services
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.executor.request import Executor
 from mmojo_forge.model.derivation import Aspect, Derivation, Input, LocalSource
@@ -69,12 +69,12 @@ class Place:
         shell = Input(self.shell, "out", "/forge/busybox")
         return Derivation(name, "/forge/busybox", ("sh", "-euc", script), {}, {"busybox": shell})
 
-    def check(self, *nodes: Derivation, isolate: bool = False, expected: TreeId | None = None) -> list[Verdict]:
+    def check(self, *nodes: Derivation, bisect: bool = False, expected: TreeId | None = None) -> list[Verdict]:
         cpus = tuple(os.sched_getaffinity(0))
-        scene = Scene(self.store.path, self.shuffled.path, 2, cpus, None, self.files, {})
-        places = Places(self.folder / "downloads", self.folder / "failed")
-        world = World(self.store, nobody, no_fetcher, self.reporter, time.time, places)
-        checker = Checker(world, self.shuffled, self.plain, scene, self.folder / "store/checks", isolate=isolate)
+        context = VariationContext(self.store.path, self.shuffled.path, 2, cpus, None, self.files, {})
+        directories = Directories(self.folder / "downloads", self.folder / "failed")
+        services = Services(self.store, nobody, no_fetcher, self.reporter, time.time, directories)
+        checker = Checker(services, self.shuffled, self.plain, context, self.folder / "store/checks", bisect=bisect)
         trees = {"out": expected or self.expected}
         return checker.check(nodes, dict.fromkeys((node.id for node in nodes), trees), EVERY)
 
@@ -106,7 +106,7 @@ def test_nodes_of_one_name_may_fail_at_the_same_time(place: Place) -> None:
 
 def test_a_cause_is_looked_for_under_the_same_conditions(place: Place) -> None:
     usual = "! grep -q 'no such CPU' /proc/cpuinfo"
-    (verdict,) = place.check(place.node(f"echo expected > /forge/out/out; {usual}"), isolate=True)
+    (verdict,) = place.check(place.node(f"echo expected > /forge/out/out; {usual}"), bisect=True)
     assert verdict.failure
     assert verdict.cause
     assert (verdict.cause.aspects, verdict.cause.together, verdict.cause.unstable) == (
@@ -127,7 +127,7 @@ def test_a_build_that_fails_where_no_room_is_left_is_the_machines_fault(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", full)
-    (verdict,) = place.check(place.node("exit 1"), isolate=True)
+    (verdict,) = place.check(place.node("exit 1"), bisect=True)
     assert verdict.failure
     assert verdict.failure.reason == "rebuild-impossible"
     assert (verdict.cause, verdict.kept) == (None, None)
@@ -139,7 +139,7 @@ def test_a_difference_stays_one_when_room_runs_out_while_its_cause_is_looked_for
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", full)
     script = "echo other > /forge/out/out; ! grep -q 'no such CPU' /proc/cpuinfo && exit 1; true"
-    (verdict,) = place.check(place.node(script), isolate=True)
+    (verdict,) = place.check(place.node(script), bisect=True)
     assert (verdict.identical, verdict.failure, verdict.cause) == (False, None, None)
     assert [output.identical for output in verdict.outputs] == [False]
     (warning,) = place.reporter.warnings

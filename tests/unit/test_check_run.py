@@ -13,7 +13,7 @@ import pytest
 from mmojo_forge.engine.check import check
 from mmojo_forge.engine.check.check import choose_place, other_place
 from mmojo_forge.engine.check.checker import CheckError, CheckReport, OutputVerdict, Verdict
-from mmojo_forge.engine.check.variations import Scene, varied_in
+from mmojo_forge.engine.check.variations import VariationContext, varied_in
 from mmojo_forge.engine.errors import OutputError
 from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.model.derivation import INHERENT, Aspect, Derivation
@@ -129,7 +129,7 @@ def test_what_a_node_cannot_notice_does_not_count_as_varied() -> None:
     assert varied_in(replace(NODE, builder="builtin:unpack"), every) == INHERENT
 
 
-def make_scene(folder: Path, **more: object) -> Scene:
+def make_context(folder: Path, **more: object) -> VariationContext:
     given: dict[str, object] = {
         "usual_store": folder,
         "other_store": folder,
@@ -139,28 +139,28 @@ def make_scene(folder: Path, **more: object) -> Scene:
         "files": folder,
         "environment": {},
     }
-    return Scene(**{**given, **more})  # type: ignore[arg-type]
+    return VariationContext(**{**given, **more})  # type: ignore[arg-type]
 
 
-def refused(scene: Scene) -> dict[Aspect, str]:
-    return {one.aspect: one.refused for one in scene.variations() if one.refused}
+def refused(context: VariationContext) -> dict[Aspect, str]:
+    return {one.aspect: one.refused for one in context.variations() if one.refused}
 
 
 def test_what_is_the_other_way_here_anyway_is_not_called_varied(tmp_path: Path) -> None:
-    usual = refused(make_scene(tmp_path))
+    usual = refused(make_context(tmp_path))
     assert not usual.keys() & {Aspect.LOCALE, Aspect.TIME_ZONE}
-    there = make_scene(tmp_path, environment={"LANG": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati"})
+    there = make_context(tmp_path, environment={"LANG": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati"})
     assert refused(there).keys() == usual.keys() | {Aspect.LOCALE, Aspect.TIME_ZONE}
 
 
 def test_a_clock_that_is_no_clock_is_not_varied(tmp_path: Path) -> None:
-    assert Aspect.CLOCK in refused(make_scene(tmp_path))
-    assert Aspect.CLOCK in refused(make_scene(tmp_path, clock=tmp_path))
+    assert Aspect.CLOCK in refused(make_context(tmp_path))
+    assert Aspect.CLOCK in refused(make_context(tmp_path, clock=tmp_path))
     library = tmp_path / "lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
     library.parent.mkdir(parents=True)
     library.write_bytes(b"\0time\0utime\0utimensat\0")
-    scene = make_scene(tmp_path, clock=tmp_path)
-    assert Aspect.CLOCK not in refused(scene)
-    mounts = {mount.at: mount.source for mount in scene.surroundings([Aspect.CLOCK], 0).mounts}
+    context = make_context(tmp_path, clock=tmp_path)
+    assert Aspect.CLOCK not in refused(context)
+    mounts = {mount.at: mount.source for mount in context.host_environment([Aspect.CLOCK], 0).mounts}
     preloaded = mounts["/etc/ld.so.preload"].read_text().strip()
     assert mounts[preloaded].read_bytes() == b"\0time\0-----\0---------\0"

@@ -22,10 +22,15 @@ from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import make_plan
 from mmojo_forge.engine.protocols import SourceFetcher
 from mmojo_forge.engine.realise import host_references
-from mmojo_forge.engine.realise.host_references import Leak, Secret, find_leaks, secrets_of_this_machine
+from mmojo_forge.engine.realise.host_references import (
+    FoundReference,
+    HostReference,
+    find_references,
+    references_of_this_machine,
+)
 from mmojo_forge.engine.realise.realise import Realisation
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.engine.services import Places, Settings, World
+from mmojo_forge.engine.services import Directories, Services, Settings
 from mmojo_forge.executor.fake import FakeExecutor
 from mmojo_forge.executor.request import BuildRequest
 from mmojo_forge.model.derivation import Derivation, Label
@@ -33,14 +38,14 @@ from mmojo_forge.store.local import LocalStore
 from mmojo_forge.store.scratch import remove_tree
 
 MIB = 1 << 20
-WORD = Secret("host name", b"obelisk", whole=True)
-PART = Secret("store path", b"/srv/forge/store")
-HOME = Secret("home", b"/home/joe", whole=True)
+WORD = HostReference("host name", b"obelisk", whole=True)
+PART = HostReference("store path", b"/srv/forge/store")
+HOME = HostReference("home", b"/home/joe", whole=True)
 
 
-def leaks_in(path: Path, *secrets: Secret) -> list[tuple[str, int | None]]:
+def leaks_in(path: Path, *secrets: HostReference) -> list[tuple[str, int | None]]:
     """Where secrets turn up, by the path in the output and the offset; none where the path itself tells."""
-    return [(leak.path, leak.offset) for leak in find_leaks(path, secrets or (WORD, PART, HOME))]
+    return [(leak.path, leak.offset) for leak in find_references(path, secrets or (WORD, PART, HOME))]
 
 
 def written(path: Path, content: bytes) -> Path:
@@ -51,7 +56,9 @@ def written(path: Path, content: bytes) -> Path:
 @pytest.mark.parametrize("before", [0, 1, MIB - 17, MIB - 16, MIB - 8, MIB - 1, MIB, MIB + 1, 2 * MIB - 8, 3 * MIB - 1])
 @pytest.mark.parametrize("after", [0, 1, 30, MIB])
 @pytest.mark.parametrize("secret", [WORD, PART], ids=["whole", "part"])
-def test_a_secret_is_found_wherever_a_chunk_ends(tmp_path: Path, before: int, after: int, secret: Secret) -> None:
+def test_a_secret_is_found_wherever_a_chunk_ends(
+    tmp_path: Path, before: int, after: int, secret: HostReference
+) -> None:
     file = written(tmp_path / "file", b"\0" * before + secret.text + b"\0" * after)
     assert leaks_in(file) == [("", before)]
 
@@ -106,21 +113,25 @@ TEXTS = st.text("ab/1", min_size=1, max_size=6).map(str.encode)
 @settings(max_examples=300, deadline=None)
 @given(
     content=st.text("ab/1_ ", max_size=60).map(str.encode),
-    secrets=st.lists(st.builds(Secret, st.just("kind"), TEXTS, st.booleans()), min_size=1, max_size=4, unique=True),
+    secrets=st.lists(
+        st.builds(HostReference, st.just("kind"), TEXTS, st.booleans()), min_size=1, max_size=4, unique=True
+    ),
     chunk=st.integers(1, 20),
 )
-@example(content=b"aab aa", secrets=[Secret("kind", b"aa", whole=True)], chunk=2)
-@example(content=b"aaaaa", secrets=[Secret("kind", b"aa", whole=True)], chunk=3)
+@example(content=b"aab aa", secrets=[HostReference("kind", b"aa", whole=True)], chunk=2)
+@example(content=b"aaaaa", secrets=[HostReference("kind", b"aa", whole=True)], chunk=3)
 def test_offsets_are_those_of_bytes_find_whatever_the_chunk_size(
-    content: bytes, secrets: list[Secret], chunk: int
+    content: bytes, secrets: list[HostReference], chunk: int
 ) -> None:
     expected = {secret: reference(content.decode(), secret.text.decode(), secret.whole) for secret in secrets}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(host_references, "_CHUNK", chunk)
         file = written(Path(folder, "file"), content)
         for secret in secrets:
-            assert [leak.offset for leak in find_leaks(file, [secret])] == [at for at in (expected[secret],) if at >= 0]
-        together = sorted(leak.offset or 0 for leak in find_leaks(file, secrets))
+            assert [leak.offset for leak in find_references(file, [secret])] == [
+                at for at in (expected[secret],) if at >= 0
+            ]
+        together = sorted(leak.offset or 0 for leak in find_references(file, secrets))
     assert together == sorted(at for at in expected.values() if at >= 0)
 
 
@@ -130,7 +141,7 @@ def test_each_secret_is_told_once_per_file_and_with_its_path(tmp_path: Path) -> 
     written(tmp_path / "out/sub/two", b"in obelisk")
     written(tmp_path / "out/sub/clean", b"nothing")
     assert sorted(leaks_in(tmp_path / "out")) == [("one", 0), ("one", 16), ("sub/two", 3)]
-    assert list(find_leaks(tmp_path / "out/sub", [WORD])) == [Leak("host name", "obelisk", "two", 3)]
+    assert list(find_references(tmp_path / "out/sub", [WORD])) == [FoundReference("host name", "obelisk", "two", 3)]
 
 
 def test_what_symlinks_point_to_is_searched_and_not_followed(tmp_path: Path) -> None:
@@ -177,7 +188,7 @@ def test_a_secret_path_may_be_made_up_of_folders(tmp_path: Path) -> None:
     (out / "home/joey").mkdir(parents=True)
     (out / "lib/home/joe/x").mkdir(parents=True)
     assert leaks_in(out) == [("lib/home/joe", None), ("srv/forge/store", None)]
-    assert leaks_in(out, Secret("home", os.fsencode(tmp_path), whole=True)) == []
+    assert leaks_in(out, HostReference("home", os.fsencode(tmp_path), whole=True)) == []
 
 
 def test_a_name_that_is_no_text_is_searched_too(tmp_path: Path) -> None:
@@ -225,7 +236,7 @@ def test_folders_may_be_deep_and_paths_long(tmp_path: Path) -> None:
 def test_a_search_that_is_given_up_leaves_no_descriptor(tmp_path: Path) -> None:
     (tmp_path / "out/sub/obelisk/sub").mkdir(parents=True)
     before = os.listdir("/proc/self/fd")
-    search = find_leaks(tmp_path / "out", [WORD])
+    search = find_references(tmp_path / "out", [WORD])
     next(search)
     assert isinstance(search, Generator)
     search.close()
@@ -268,7 +279,7 @@ class Machine:
 
     def secrets(self, now: float = 0.0) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for secret in secrets_of_this_machine(Path("/srv/forge/store"), now):
+        for secret in references_of_this_machine(Path("/srv/forge/store"), now):
             found.setdefault(secret.kind, []).append(secret.text.decode())
         return found
 
@@ -326,9 +337,9 @@ NINTH = 1_709_942_400.0  # 2024-03-09T00:00:00Z, a Saturday
 )
 @pytest.mark.parametrize("second", [0.0, 86_399.9])
 def test_today_is_found_as_programs_write_it(machine: Machine, tmp_path: Path, text: str, second: float) -> None:
-    secrets = secrets_of_this_machine(tmp_path / "store", NINTH + second)
+    secrets = references_of_this_machine(tmp_path / "store", NINTH + second)
     file = written(tmp_path / "file", f"built on {text}\n".encode())
-    assert {leak.kind for leak in find_leaks(file, secrets)} == {"date of today"}
+    assert {leak.kind for leak in find_references(file, secrets)} == {"date of today"}
 
 
 @pytest.mark.parametrize(
@@ -336,7 +347,7 @@ def test_today_is_found_as_programs_write_it(machine: Machine, tmp_path: Path, t
 )
 def test_another_day_is_not_today(machine: Machine, tmp_path: Path, text: str) -> None:
     file = written(tmp_path / "file", f"built on {text}\n".encode())
-    assert leaks_in(file, *secrets_of_this_machine(tmp_path / "store", NINTH)) == []
+    assert leaks_in(file, *references_of_this_machine(tmp_path / "store", NINTH)) == []
 
 
 @pytest.mark.parametrize(
@@ -352,14 +363,14 @@ def test_another_day_is_not_today(machine: Machine, tmp_path: Path, text: str) -
 def test_each_day_of_a_build_is_today(
     machine: Machine, tmp_path: Path, since: float, now: float, days: list[str]
 ) -> None:
-    found = secrets_of_this_machine(tmp_path / "store", now, since)
+    found = references_of_this_machine(tmp_path / "store", now, since)
     kinds = {secret.text.decode(): secret.kind for secret in found}
     assert [text for text in sorted(kinds) if text.startswith("2024-")] == [f"2024-03-{day}" for day in days]
     assert {kinds[f"{int(day)} Mar 2024"] for day in days} == {"date of today"}
 
 
 def test_a_clock_that_was_set_forward_by_years_does_not_make_a_thousand_dates(machine: Machine, tmp_path: Path) -> None:
-    found = [secret.text.decode() for secret in secrets_of_this_machine(tmp_path / "store", NINTH, 0.0)]
+    found = [secret.text.decode() for secret in references_of_this_machine(tmp_path / "store", NINTH, 0.0)]
     assert {"1970-01-01", "2024-02-20", "2024-03-09"} <= set(found)
     assert len(found) < 200
 
@@ -389,10 +400,10 @@ def realise(folder: Path, node: Derivation, content: bytes, *, days: int = 0) ->
         raise AssertionError
 
     with LocalStore.open(folder / "store") as store:
-        executor, places = FakeExecutor(build), Places(folder / "downloads", folder / "failed")
-        world = World(store, lambda: executor, no_fetcher, Reporter(), lambda: now[0], places)
+        executor, directories = FakeExecutor(build), Directories(folder / "downloads", folder / "failed")
+        services = Services(store, lambda: executor, no_fetcher, Reporter(), lambda: now[0], directories)
         try:
-            Realisation(make_plan(Graph.of([node]), store), world, Settings(1, 1 << 30)).run()
+            Realisation(make_plan(Graph.of([node]), store), services, Settings(1, 1 << 30)).run()
         finally:
             assert store.verify().clean
 

@@ -68,7 +68,7 @@ SETTINGS = Settings(2, 1 << 30)
 
 
 def texts(bench: Bench, made_of: Bill) -> dict[str, tuple[str, ...]]:
-    return {one.item.name: one.texts for one in notices.collect(made_of, bench.world(), SETTINGS)}
+    return {one.item.name: one.texts for one in notices.collect(made_of, bench.services(), SETTINGS)}
 
 
 def test_texts_are_read_from_the_unpacked_source_and_cleaned(bench: Bench) -> None:
@@ -100,7 +100,7 @@ def test_an_archive_that_is_used_as_it_is_has_its_licence_at_its_top(bench: Benc
 
 def test_what_has_no_text_is_told(bench: Bench) -> None:
     made_of = bill({"model": archive("model.gguf", b"GGUF"), "source": unpacked(SOURCE)})
-    collected = notices.collect(made_of, bench.world(), SETTINGS)
+    collected = notices.collect(made_of, bench.services(), SETTINGS)
     assert sorted(item.name for item in notices.missing(collected)) == ["model.gguf"]
     with pytest.raises(NoticeError) as caught:
         notices.check_complete(made_of, collected)
@@ -115,7 +115,7 @@ def test_our_own_files_need_no_third_partys_notice(bench: Bench, tmp_path: Path)
 def test_a_text_stands_once_however_many_things_it_is_for(bench: Bench) -> None:
     one, two = (Component(name, "1", "MIT", notices=("LICENSE",)) for name in ("one", "two"))
     made_of = bill({"source": unpacked(SOURCE, one, two)})
-    collected = notices.collect(made_of, bench.world(), SETTINGS)
+    collected = notices.collect(made_of, bench.services(), SETTINGS)
     rendered = notices.render(made_of, collected)
     assert rendered.count("Copyright server") == 1
     assert "one 1\ntwo 1\n" in rendered

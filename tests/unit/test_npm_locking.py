@@ -24,7 +24,7 @@ from mmojo_forge.model.digest import TreeId
 from mmojo_forge.model.lockfile import ExpectedOutput, Lock
 from mmojo_forge.model.tree import Tree
 from mmojo_forge.store.local import LocalStore
-from mmojo_forge.store.maintain.repair import Lost, Mended
+from mmojo_forge.store.maintain.repair import Lost, RepairResult
 from mmojo_forge.store.memory import MemoryStore
 from tests.engines import Bench, DictFetcher
 
@@ -269,6 +269,6 @@ def page():
     trees = {Tree.of_file(one.blake3, one.size).id for one in packages}
     with LocalStore.open(tmp_path / "local") as store:
         bench = Bench(tmp_path, store, fetcher=DictFetcher(TARBALLS))
-        mended = Mended(lost=[Lost(tree, "tarball", ()) for tree in sorted(trees)])
-        assert make_anew(desk.workspace, mended, bench.world(), Settings(1, 1 << 30)).whole
+        mended = RepairResult(lost=[Lost(tree, "tarball", ()) for tree in sorted(trees)])
+        assert make_anew(desk.workspace, mended, bench.services(), Settings(1, 1 << 30)).whole
         assert store.valid_trees(trees) == trees

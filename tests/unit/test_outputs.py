@@ -60,7 +60,7 @@ def steps_of(plan: Plan) -> list[tuple[str, Action, int]]:
 
 def realise(bench: Bench, *wanted: tuple[Derivation, str]) -> dict[str, TreeId]:
     """The trees of the kit, all of them, of which those wanted are valid."""
-    resolved = Realisation(plan_of(bench, *wanted), bench.world(), Settings(2, 1 << 30)).run()
+    resolved = Realisation(plan_of(bench, *wanted), bench.services(), Settings(2, 1 << 30)).run()
     return dict(resolved[KIT.id])
 
 

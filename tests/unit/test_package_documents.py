@@ -16,8 +16,8 @@ from mmojo_forge.ape.packaging.outputs import Format
 from mmojo_forge.engine.package import packaging
 from mmojo_forge.engine.package.documents import (
     SBOM,
-    Beside,
     Hashes,
+    SidecarWriter,
     bill_of_file,
     with_sbom,
     with_sbom_renewed,
@@ -131,7 +131,7 @@ def test_beside_each_file_lie_its_bill_provenance_and_signature(
 ) -> None:
     out = tmp_path / "x.ape"
     planned = written(order, out, with_bill(bill), Format.APE, Format.ZIP, Format.FOLDER)
-    beside = Beside(bill, {"target": "mmojo-server.ape"}, OWN, Hashes(), sign=True)
+    beside = SidecarWriter(bill, {"target": "mmojo-server.ape"}, OWN, Hashes(), sign=True)
     left = list(beside.leave(planned.plans))
     assert [(one.kind, one.path.name) for one in left] == [
         (kind, name + suffix)

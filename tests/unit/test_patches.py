@@ -379,7 +379,7 @@ class Maintainer:
         locked = locker.update(names)
         self.workspace.write_lock(locked.lock)
         if trees := affected_trees(self.workspace, locked.lock, locked.resolved):
-            try_patches(trees, self.bench.world(), Settings(2, 1 << 30))
+            try_patches(trees, self.bench.services(), Settings(2, 1 << 30))
         return locked
 
     def take_version(self, version: str) -> None:

@@ -76,7 +76,7 @@ def damage(path: Path, change: Callable[[bytes], bytes]) -> None:
     path.chmod(stat.S_IMODE(mode))
 
 
-def leftovers(place: Path) -> list[str]:
+def stale_files(place: Path) -> list[str]:
     """What lies in tmp/ below the directories of processes."""
     bookkeeping = ("intent", "using")
     return [
@@ -141,7 +141,7 @@ def test_one_bad_file_among_a_thousand_keeps_all_out(store: LocalStore, tmp_path
     (tmp_path / "many" / "odd").chmod(0o4755)
     assert refusal(lambda: store.add_path(tmp_path / "many")) == "output-setuid"
     assert store.verify().blobs == 0
-    assert leftovers(store.path) == []
+    assert stale_files(store.path) == []
 
 
 def test_a_file_that_grows_while_it_is_read_is_refused(
@@ -169,7 +169,7 @@ def test_truncated_content_is_seen_on_checkout(store: LocalStore, source: Path) 
     tree = store.add_path(source)
     damage(blob_file(store.path, b"same"), lambda data: data[:-1])
     assert refusal(lambda: store.checkout(tree.id, "thing")) == "blob-corrupt"
-    assert leftovers(store.path) == []
+    assert stale_files(store.path) == []
 
 
 def test_content_that_was_deleted_is_seen_on_checkout(store: LocalStore, source: Path) -> None:
@@ -230,7 +230,7 @@ def test_threads_may_add_and_check_out_the_same_tree_at_once(store: LocalStore, 
     with ThreadPoolExecutor(6) as pool:
         assert len(set(pool.map(work, range(30)))) == 1
     assert store.verify().clean
-    assert leftovers(store.path) == []
+    assert stale_files(store.path) == []
 
 
 # A full disk
@@ -292,7 +292,7 @@ def test_a_disk_that_fails_at_any_call_leaves_nothing_half_registered(
                 assert error.exit_code is ExitCode.ENVIRONMENT_ERROR
             disk.left = None
             assert store.verify().findings == ()
-            assert leftovers(place) == []
+            assert stale_files(place) == []
             calls += 1
         assert calls > 15
         assert store.has_tree(before.id)
@@ -336,7 +336,7 @@ def test_a_small_file_system_that_is_full_says_so(tmp_path: Path) -> None:
             else:
                 pytest.fail("the disk never became full")
             assert store.verify().clean
-            assert leftovers(store.path) == []
+            assert stale_files(store.path) == []
     finally:
         subprocess.run(["umount", str(mount)], check=True)
 
@@ -366,7 +366,7 @@ def test_a_very_deep_leftover_is_removed(place: Path) -> None:
             os.close(fd)
             fd = below
         os.close(fd)
-    assert leftovers(place) == []
+    assert stale_files(place) == []
 
 
 def test_what_a_dead_process_published_without_a_row_is_undone(place: Path) -> None:

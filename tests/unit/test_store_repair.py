@@ -11,7 +11,7 @@ import pytest
 
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.store.local import LocalStore
-from mmojo_forge.store.maintain.repair import Mended, Outcome
+from mmojo_forge.store.maintain.repair import Outcome, RepairResult
 from tests.killed import in_child_killed_at
 from tests.unit.test_store_crash import make_tree
 from tests.unit.test_store_verify import LARGE, blob, execute, place, rewrite, tree
@@ -19,7 +19,7 @@ from tests.unit.test_store_verify import LARGE, blob, execute, place, rewrite, t
 __all__ = ["place", "tree"]
 
 
-def repair(place: Path) -> Mended:
+def repair(place: Path) -> RepairResult:
     """What became of the damage; afterwards the store is whole, whatever it has lost."""
     with LocalStore.open(place) as store:
         mended = store.repair()
@@ -27,7 +27,7 @@ def repair(place: Path) -> Mended:
     return mended
 
 
-def outcomes(mended: Mended) -> set[tuple[str, str]]:
+def outcomes(mended: RepairResult) -> set[tuple[str, str]]:
     return {(finding.reason, outcome.value) for finding, outcome in mended.outcomes.items()}
 
 
@@ -44,7 +44,7 @@ def is_whole(place: Path, tree: TreeId) -> bool:
 
 
 def test_a_whole_store_is_left_alone(place: Path, tree: TreeId) -> None:
-    assert repair(place) == Mended()
+    assert repair(place) == RepairResult()
     assert is_whole(place, tree)
 
 

@@ -1,4 +1,4 @@
-"""Surroundings really are around the process that runs a build, and end there; whatever dies, nothing is left."""
+"""A host environment really is around the process that runs a build, and end there; whatever dies, nothing is left."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ import pytest
 
 from mmojo_forge.executor import personality, sandbox, varied_process
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
-from mmojo_forge.executor.host_environment import SurroundedExecutor, Surroundings, decode_request, encode_request
+from mmojo_forge.executor.host_environment import HostEnvironment, VariedExecutor, decode_request, encode_request
 from mmojo_forge.executor.request import BadRequestError, BuildRequest, BuildResult, ExecutorError, Mount, Outcome
 from mmojo_forge.model.derivation import Limits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PERSONALITY = 0x0040000 | 0x0200000  # no random addresses, legacy layout
-OTHER = Surroundings(
+OTHER = HostEnvironment(
     {"LANG": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "HOME": "/nowhere", "CFLAGS": "-O9"},
     umask=0o077,
     folder="/usr",
@@ -112,7 +112,7 @@ def gone(pids: list[int]) -> bool:
 class Running:
     """A build that runs until it is let go, and the processes around it."""
 
-    def __init__(self, executor: SurroundedExecutor, request: BuildRequest, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, executor: VariedExecutor, request: BuildRequest, pool: ThreadPoolExecutor) -> None:
         self.started = threading.Event()
         self.stop_pipe = os.pipe()
         self.result: Future[BuildResult] = pool.submit(
@@ -159,17 +159,17 @@ def run_until_stopped(request_for: Make) -> Iterator[Callable[..., Running]]:
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(1))
 
-        def start(surroundings: Surroundings, script: str = "echo started; sleep 600") -> Running:
-            running = Running(SurroundedExecutor(surroundings), request_for(script), pool)
+        def start(host_environment: HostEnvironment, script: str = "echo started; sleep 600") -> Running:
+            running = Running(VariedExecutor(host_environment), request_for(script), pool)
             stack.callback(running.close)
             return running
 
         yield start
 
 
-def need(surroundings: Surroundings) -> None:
-    """Skip the test where the machine says that it does not allow these surroundings."""
-    why = SurroundedExecutor(surroundings).probe()
+def need(host_environment: HostEnvironment) -> None:
+    """Skip the test where the machine says that it does not allow this host environment."""
+    why = VariedExecutor(host_environment).probe()
     if why:
         pytest.skip(f"not allowed here: {why}")
 
@@ -207,7 +207,7 @@ def test_the_process_around_a_build_is_in_its_surroundings(run_until_stopped: Ca
 
 
 def test_no_user_and_no_host_name_are_asked_for_where_none_is_given(run_until_stopped: Callable[..., Running]) -> None:
-    usual = Surroundings({"A": "1"})
+    usual = HostEnvironment({"A": "1"})
     running = run_until_stopped(usual)
     found = look(running.executor)
     assert (found["environment"], found["umask"], found["folder"]) == ({"A": "1"}, 0o022, "/")
@@ -216,30 +216,30 @@ def test_no_user_and_no_host_name_are_asked_for_where_none_is_given(run_until_st
     assert running.executor in children(os.getpid())
 
 
-@pytest.mark.parametrize("surroundings", [Surroundings(), OTHER], ids=["usual", "other"])
-def test_the_sandbox_is_the_same_in_all_surroundings(request_for: Make, surroundings: Surroundings) -> None:
-    need(surroundings)
+@pytest.mark.parametrize("host_environment", [HostEnvironment(), OTHER], ids=["usual", "other"])
+def test_the_sandbox_is_the_same_in_all_surroundings(request_for: Make, host_environment: HostEnvironment) -> None:
+    need(host_environment)
     request = request_for("id -u; id -un; hostname; umask; pwd; env; nproc; cat /proc/self/personality")
     chunks: list[bytes] = []
-    assert SurroundedExecutor(surroundings).run(request, on_output=chunks.append).succeeded
+    assert VariedExecutor(host_environment).run(request, on_output=chunks.append).succeeded
     lines = b"".join(chunks).decode().splitlines()
     assert lines[:5] == ["1000", "forge", "forge", "0022", "/build"]
     assert sorted(lines[5:-2]) == sorted(f"{name}={value}" for name, value in {**request.env, "SHLVL": "1"}.items())
     # These the sandbox does not hide, so that to vary them says something about the build.
-    assert int(lines[-2]) == len(surroundings.cpus or os.sched_getaffinity(0))
-    assert int(lines[-1], 16) == surroundings.personality
+    assert int(lines[-2]) == len(host_environment.cpus or os.sched_getaffinity(0))
+    assert int(lines[-1], 16) == host_environment.personality
 
 
 def test_surroundings_may_show_a_build_another_file(request_for: Make, tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("model name\t: none\n")
     chunks: list[bytes] = []
-    executor = SurroundedExecutor(Surroundings(mounts=(Mount(tmp_path / "cpuinfo", "/proc/cpuinfo"),)))
+    executor = VariedExecutor(HostEnvironment(mounts=(Mount(tmp_path / "cpuinfo", "/proc/cpuinfo"),)))
     assert executor.run(request_for("cat /proc/cpuinfo"), on_output=chunks.append).succeeded
     assert b"".join(chunks) == b"model name\t: none\n"
 
 
 def test_a_mount_of_the_surroundings_may_not_hide_one_of_the_build(request_for: Make, tmp_path: Path) -> None:
-    executor = SurroundedExecutor(Surroundings(mounts=(Mount(tmp_path, "/usr/lib"),)))
+    executor = VariedExecutor(HostEnvironment(mounts=(Mount(tmp_path, "/usr/lib"),)))
     with pytest.raises(BadRequestError) as raised:
         executor.run(request_for("true"))
     assert raised.value.reason == "bad-mount"
@@ -264,17 +264,17 @@ def bwrap_stand_in(folder: Path, script: str) -> Path:
 
 
 def test_surroundings_that_are_possible_are_not_explained() -> None:
-    assert SurroundedExecutor(Surroundings()).probe() == ""
+    assert VariedExecutor(HostEnvironment()).probe() == ""
 
 
 def test_a_machine_without_nested_namespaces_says_so(request_for: Make, tmp_path: Path) -> None:
     program = bwrap_stand_in(tmp_path, 'case "$*" in *--dev-bind*) echo "bwrap: no namespaces" >&2; exit 1;; esac')
-    executor = SurroundedExecutor(replace(OTHER, personality=0), program)
+    executor = VariedExecutor(replace(OTHER, personality=0), program)
     assert executor.probe().endswith(": bwrap: no namespaces")
     with pytest.raises(ExecutorError) as raised:
         executor.run(request_for("true"))
-    assert raised.value.reason == "no-such-surroundings"
-    assert SurroundedExecutor(Surroundings(umask=0o077), program).probe() == ""
+    assert raised.value.reason == "no-such-host-environment"
+    assert VariedExecutor(HostEnvironment(umask=0o077), program).probe() == ""
 
 
 class Refuses:
@@ -288,7 +288,7 @@ def test_a_personality_that_is_refused_is_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(personality, "_LIBC", Refuses())
     with pytest.raises(ExecutorError) as raised:
         varied_process._take_on([], PERSONALITY)
-    assert raised.value.reason == "no-such-surroundings"
+    assert raised.value.reason == "no-such-host-environment"
 
 
 def test_a_machine_that_forbids_the_usual_personality_builds_without(
@@ -307,14 +307,14 @@ def test_a_personality_that_is_refused_is_what_a_probe_says(request_for: Make, t
     )
     (tmp_path / "filter").write_bytes(refusing(135))
     program = bwrap_stand_in(tmp_path, script)
-    usual = Surroundings({}, uid=OTHER.uid)
+    usual = HostEnvironment({}, uid=OTHER.uid)
     need(usual)
-    assert SurroundedExecutor(usual, program).probe() == ""
-    executor = SurroundedExecutor(replace(usual, personality=PERSONALITY), program)
+    assert VariedExecutor(usual, program).probe() == ""
+    executor = VariedExecutor(replace(usual, personality=PERSONALITY), program)
     assert "personality" in executor.probe()
     with pytest.raises(ExecutorError) as raised:
         executor.run(request_for("true"))
-    assert raised.value.reason == "no-such-surroundings"
+    assert raised.value.reason == "no-such-host-environment"
 
 
 def refusing(number: int) -> bytes:
@@ -326,43 +326,45 @@ def refusing(number: int) -> bytes:
 
 
 def test_cpus_that_are_not_there_are_refused_with_a_reason(request_for: Make) -> None:
-    executor = SurroundedExecutor(Surroundings(cpus=(1023,)))
+    executor = VariedExecutor(HostEnvironment(cpus=(1023,)))
     assert "1023" in executor.probe()
     with pytest.raises(ExecutorError) as raised:
         executor.run(request_for("true"))
-    assert raised.value.reason == "no-such-surroundings"
+    assert raised.value.reason == "no-such-host-environment"
 
 
-@pytest.mark.parametrize("surroundings", [Surroundings(), OTHER], ids=["usual", "other"])
+@pytest.mark.parametrize("host_environment", [HostEnvironment(), OTHER], ids=["usual", "other"])
 def test_a_child_that_cannot_start_is_not_blamed_on_the_machine(
-    request_for: Make, monkeypatch: pytest.MonkeyPatch, surroundings: Surroundings
+    request_for: Make, monkeypatch: pytest.MonkeyPatch, host_environment: HostEnvironment
 ) -> None:
-    need(surroundings)
+    need(host_environment)
     monkeypatch.setattr(sys, "path", ["/nowhere"])
     with pytest.raises(ExecutorError) as raised:
-        SurroundedExecutor(surroundings).run(request_for("true"))
+        VariedExecutor(host_environment).run(request_for("true"))
     assert raised.value.reason == "executor-died"
     assert "ModuleNotFoundError" in raised.value.detail
 
 
 def test_a_process_that_cannot_be_started_is_an_error_with_a_reason(request_for: Make) -> None:
     with pytest.raises(ExecutorError) as raised:
-        SurroundedExecutor(Surroundings(folder="/nowhere")).run(request_for("true"))
+        VariedExecutor(HostEnvironment(folder="/nowhere")).run(request_for("true"))
     assert raised.value.reason == "cannot-spawn"
 
 
-@pytest.mark.parametrize("surroundings", [Surroundings(), Surroundings(cpus=(1023,)), Surroundings(folder="/nowhere")])
-def test_no_descriptor_is_left_open_however_it_ends(request_for: Make, surroundings: Surroundings) -> None:
+@pytest.mark.parametrize(
+    "host_environment", [HostEnvironment(), HostEnvironment(cpus=(1023,)), HostEnvironment(folder="/nowhere")]
+)
+def test_no_descriptor_is_left_open_however_it_ends(request_for: Make, host_environment: HostEnvironment) -> None:
     gc.collect()
     before = os.listdir("/proc/self/fd")
     with contextlib.suppress(ExecutorError):
-        SurroundedExecutor(surroundings).run(request_for("true"))
+        VariedExecutor(host_environment).run(request_for("true"))
     assert os.listdir("/proc/self/fd") == before
 
 
 def test_nothing_is_said_on_the_terminal_of_whoever_asks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     program = bwrap_stand_in(tmp_path, 'echo "bwrap: no namespaces" >&2; exit 1')
-    assert SurroundedExecutor(OTHER, program).probe()
+    assert VariedExecutor(OTHER, program).probe()
     assert capfd.readouterr() == ("", "")
 
 
@@ -370,18 +372,18 @@ def test_a_path_of_modules_may_be_relative(monkeypatch: pytest.MonkeyPatch) -> N
     """As it is for a forge that was started in its own checkout with PYTHONPATH=."""
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(sys, "path", ["", *(path for path in sys.path if Path(path) != REPOSITORY)])
-    assert SurroundedExecutor(Surroundings(folder="/usr")).probe() == ""
+    assert VariedExecutor(HostEnvironment(folder="/usr")).probe() == ""
 
 
 def test_a_log_that_cannot_be_written_is_told(request_for: Make, tmp_path: Path) -> None:
     request = replace(request_for("true"), log=tmp_path / "no such folder" / "log")
     with pytest.raises(ExecutorError) as raised:
-        SurroundedExecutor(Surroundings()).run(request)
+        VariedExecutor(HostEnvironment()).run(request)
     assert raised.value.reason == "no-log"
 
 
 def test_no_bwrap_is_told_by_run_and_probe(request_for: Make, tmp_path: Path) -> None:
-    executor = SurroundedExecutor(Surroundings(), tmp_path / "none")
+    executor = VariedExecutor(HostEnvironment(), tmp_path / "none")
     for ask in (executor.probe, lambda: executor.run(request_for("true"))):
         with pytest.raises(ExecutorError) as raised:
             ask()
@@ -392,17 +394,17 @@ def test_an_input_that_is_missing_is_the_error_it_always_is(request_for: Make, t
     request = request_for("true")
     request = replace(request, mounts=(*request.mounts, Mount(tmp_path / "none", "/forge/none")))
     with pytest.raises(ExecutorError) as raised:
-        SurroundedExecutor(Surroundings()).run(request)
+        VariedExecutor(HostEnvironment()).run(request)
     assert raised.value.reason == "missing-input"
 
 
-@pytest.mark.parametrize("surroundings", [Surroundings(), OTHER], ids=["usual", "other"])
+@pytest.mark.parametrize("host_environment", [HostEnvironment(), OTHER], ids=["usual", "other"])
 @pytest.mark.parametrize("which", ["executor", "outermost"])
 def test_a_killed_executor_is_an_error_and_leaves_no_process(
-    run_until_stopped: Callable[..., Running], surroundings: Surroundings, which: str
+    run_until_stopped: Callable[..., Running], host_environment: HostEnvironment, which: str
 ) -> None:
-    need(surroundings)
-    running = run_until_stopped(surroundings, "trap : TERM INT HUP; echo started; sleep 600; sleep 600")
+    need(host_environment)
+    running = run_until_stopped(host_environment, "trap : TERM INT HUP; echo started; sleep 600; sleep 600")
     os.kill(running.executor if which == "executor" else running.processes[0], signal.SIGKILL)
     with pytest.raises(ExecutorError) as raised:
         running.result.result(timeout=60)
@@ -410,12 +412,12 @@ def test_a_killed_executor_is_an_error_and_leaves_no_process(
     wait_until(lambda: gone(running.processes), "a process is left over")
 
 
-@pytest.mark.parametrize("surroundings", [Surroundings(), OTHER], ids=["usual", "other"])
+@pytest.mark.parametrize("host_environment", [HostEnvironment(), OTHER], ids=["usual", "other"])
 def test_a_build_that_is_stopped_leaves_no_process(
-    run_until_stopped: Callable[..., Running], surroundings: Surroundings
+    run_until_stopped: Callable[..., Running], host_environment: HostEnvironment
 ) -> None:
-    need(surroundings)
-    running = run_until_stopped(surroundings, "trap : TERM INT HUP; echo started; sleep 600; sleep 600")
+    need(host_environment)
+    running = run_until_stopped(host_environment, "trap : TERM INT HUP; echo started; sleep 600; sleep 600")
     assert running.stop().outcome is Outcome.CANCELLED
     assert gone(running.processes)
 
@@ -433,25 +435,25 @@ def test_what_is_raised_by_the_caller_ends_the_build(request_for: Make) -> None:
         raise Enough
 
     with pytest.raises(Enough):
-        SurroundedExecutor(Surroundings()).run(request_for("echo started; sleep 600"), on_output=refuse)
+        VariedExecutor(HostEnvironment()).run(request_for("echo started; sleep 600"), on_output=refuse)
     assert len(seen) > 1
     assert gone(seen)
 
 
 RUN = """
 import sys
-from mmojo_forge.executor.surroundings import SurroundedExecutor, Surroundings, decode_request
+from mmojo_forge.executor.host_environment import VariedExecutor, HostEnvironment, decode_request
 import json
 given = json.loads(sys.argv[1])
-surroundings = Surroundings(uid=given["uid"], hostname=given["hostname"])
-SurroundedExecutor(surroundings).run(decode_request(given["request"]), on_output=lambda _: print("started", flush=True))
+host_environment = HostEnvironment(uid=given["uid"], hostname=given["hostname"])
+VariedExecutor(host_environment).run(decode_request(given["request"]), on_output=lambda _: print("started", flush=True))
 """
 
 
 @pytest.mark.parametrize("hostname", [None, "elsewhere"])
 def test_a_forge_that_is_killed_leaves_no_process(request_for: Make, hostname: str | None) -> None:
     uid = None if hostname is None else 4321
-    need(Surroundings(uid=uid, hostname=hostname))
+    need(HostEnvironment(uid=uid, hostname=hostname))
     request = request_for("trap : TERM INT HUP; echo started; sleep 600; sleep 600")
     given = {"uid": uid, "hostname": hostname, "request": encode_request(request)}
     with subprocess.Popen(

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from mmojo_forge.cache.failure import CacheError, Fault
 from mmojo_forge.cache.format import layout
 from mmojo_forge.cache.transport.protocol import Transport, read_whole
-from mmojo_forge.cache.write.writer import Care
+from mmojo_forge.cache.write.writer import PushMode
 
 MARK = "collection.json"
 UNNAMED = "collection-unnamed.json"
@@ -74,9 +74,9 @@ def write_unnamed(transport: Transport, unnamed: Mapping[str, float]) -> None:
 
 def push_beside(
     transport: Transport,
-    push: Callable[[Care], _Done],
+    push: Callable[[PushMode], _Done],
     *,
-    care: Care = Care.TRUSTING,
+    care: PushMode = PushMode.TRUSTING,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
     patience: float = 120.0,
@@ -98,7 +98,7 @@ def push_beside(
             return done
         else:
             before = mark
-            done = push(care if care is Care.ANEW else Care.THOROUGH)
+            done = push(care if care is PushMode.OVERWRITE else PushMode.THOROUGH)
 
 
 def _read(transport: Transport, path: str, most: int) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class Pending:
             yield from slots
 
 
-class Cutter:
+class ChunkWriter:
     """Cuts trees, one after the other, into the packs of one push. A few chunks per thread are in memory."""
 
     def __init__(self, reuse: Reuse, packer: Packer, codec: Codec, workers: ThreadPoolExecutor, threads: int) -> None:

@@ -20,7 +20,7 @@ from mmojo_forge.cache.format.chunks import Codec
 from mmojo_forge.cache.format.info import PACK_BYTES, CacheInfo
 from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.transport.protocol import Transport
-from mmojo_forge.cache.write.chunk_writer import Cutter, Item, Packer, Pending
+from mmojo_forge.cache.write.chunk_writer import ChunkWriter, Item, Packer, Pending
 from mmojo_forge.cache.write.reuse import Reuse
 from mmojo_forge.model import trace_entry
 from mmojo_forge.model.digest import DerivationId, TreeId
@@ -35,14 +35,14 @@ OnSent = Callable[[int], None]
 """Called with the bytes that were sent so far, from several threads."""
 
 
-class Care(StrEnum):
+class PushMode(StrEnum):
     """How much a push believes the cache about what it has."""
 
     TRUSTING = "trusting"
     """A tree whose map is there is there."""
     THOROUGH = "thorough"
     """Its manifest, its map and all packs have to be there and as long as they must be."""
-    ANEW = "anew"
+    OVERWRITE = "anew"
     """Nothing counts as there, and whatever is there is replaced: for a cache that has rotted or was lied to."""
 
 
@@ -92,7 +92,7 @@ class CacheWriter:
         indexes: Mapping[DerivationId, Sequence[Trace]] | None = None,
         *,
         signer: PublicKey | None = None,
-        care: Care = Care.TRUSTING,
+        care: PushMode = PushMode.TRUSTING,
     ) -> Pushed:
         """Put trees, then traces, then the indexes of these roots, which `signer` answers for.
 
@@ -108,7 +108,7 @@ class CacheWriter:
             self._push_index(root, listed, {item.tree.id for item in items}, signer)
         return replace(done, traces=new, sent_bytes=self._sent)
 
-    def _push_trees(self, items: Sequence[Item], care: Care) -> Pushed:
+    def _push_trees(self, items: Sequence[Item], care: PushMode) -> Pushed:
         distinct = list({item.tree.id: item for item in items}.values())
         there = self._each(lambda item: self._is_there(item, care), distinct)
         missing = [item for item, known in zip(distinct, there, strict=True) if not known]
@@ -120,17 +120,17 @@ class CacheWriter:
             ThreadPoolExecutor(self._connections, "forge-push") as uploads,
         ):
             try:
-                anew = care is Care.ANEW
+                anew = care is PushMode.OVERWRITE
                 if not anew:
                     reuse.learn([item.name for item in missing], uploads)
                 packer = Packer(
                     self._transport, uploads, self._connections, self._pack_bytes, self._count, replace_all=anew
                 )
-                cutter = Cutter(reuse, packer, self._codec, workers, self._threads)
+                chunk_writer = ChunkWriter(reuse, packer, self._codec, workers, self._threads)
                 pending: list[Pending] = []
                 finished: list[Future[None]] = []
                 for item in missing:
-                    pending.append(cutter.cut(item))
+                    pending.append(chunk_writer.cut(item))
                     finished += [uploads.submit(self._finish, one, care) for one in pending if one.ready]
                     pending = [one for one in pending if not one.ready]
                 packer.flush()
@@ -147,14 +147,14 @@ class CacheWriter:
         return Pushed(
             trees=len(missing),
             trees_known=len(distinct) - len(missing),
-            content_bytes=cutter.content_bytes,
-            reused_bytes=cutter.reused_bytes,
+            content_bytes=chunk_writer.content_bytes,
+            reused_bytes=chunk_writer.reused_bytes,
         )
 
-    def _is_there(self, item: Item, care: Care) -> bool:
-        if care is Care.ANEW or self._transport.size(layout.map_path(item.tree.id)) is None:
+    def _is_there(self, item: Item, care: PushMode) -> bool:
+        if care is PushMode.OVERWRITE or self._transport.size(layout.map_path(item.tree.id)) is None:
             return False
-        if care is Care.TRUSTING:
+        if care is PushMode.TRUSTING:
             return True
         reader = CacheReader(self._transport, ())
         try:
@@ -166,8 +166,8 @@ class CacheWriter:
         sizes = {pack: self._transport.size(layout.pack_path(pack)) or 0 for pack in found.packs()}
         return all(chunk.offset + chunk.length <= sizes[chunk.pack] for chunk in found.chunks())
 
-    def _finish(self, pending: Pending, care: Care) -> None:
-        tree, new = pending.item.tree, care is Care.TRUSTING
+    def _finish(self, pending: Pending, care: PushMode) -> None:
+        tree, new = pending.item.tree, care is PushMode.TRUSTING
         self._put(layout.tree_path(tree.id), self._codec.compress(tree.encode()), if_absent=new)
         self._put(layout.map_path(tree.id), self._codec.compress(pending.encode()), if_absent=new)
         self._put(layout.name_path(pending.item.name, tree.id), tree.id.encode())

@@ -10,14 +10,14 @@ import sys
 
 import click
 
-from mmojo_forge.cache.write.writer import Care, Pushed
+from mmojo_forge.cache.write.writer import Pushed, PushMode
 from mmojo_forge.cli import console
 from mmojo_forge.cli.console import Meter, show_results
 from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.cache.open import open_place
-from mmojo_forge.engine.cache.push import Shipment, pack
-from mmojo_forge.engine.cache.push import push as push_shipment
+from mmojo_forge.engine.cache.push import PushPlan, pack
+from mmojo_forge.engine.cache.push import push as push_planned
 from mmojo_forge.engine.cache.settings import CacheTable
 from mmojo_forge.engine.plan import make_plan
 from mmojo_forge.engine.realise.run import realise_request
@@ -32,8 +32,8 @@ from mmojo_forge.engine.workspace import Request, graph_of
 @click.option("--not-redistributable", is_flag=True, help="Also what its licence keeps from others.")
 @click.option(
     "--care",
-    type=click.Choice([care.value for care in Care]),
-    default=Care.TRUSTING.value,
+    type=click.Choice([care.value for care in PushMode]),
+    default=PushMode.TRUSTING.value,
     help="thorough: look whether all packs are there; anew: replace whatever is there.",
 )
 @click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
@@ -58,7 +58,7 @@ def push(
         context.workspace.read_lock(), overrides=(request := Request.parse(targets, settings)).overrides
     )
     plan = make_plan(graph_of(request.instantiate(evaluator)), context.store)
-    shipment = pack(
+    push_plan = pack(
         plan,
         context.store,
         context.keys().own(),
@@ -67,24 +67,26 @@ def push(
         not_redistributable=not_redistributable,
     )
     rows = {
-        name: _push_to(context, name, table, shipment, Care(care), quiet=quiet or as_json)
+        name: _push_to(context, name, table, push_plan, PushMode(care), quiet=quiet or as_json)
         for name, table in tables.items()
     }
     if as_json:
         documents = {name: _document(row) for name, row in rows.items()}
-        print(json.dumps({"schema": 1, "caches": documents, "left_out": list(shipment.left_out)}))
+        print(json.dumps({"schema": 1, "caches": documents, "skipped": list(push_plan.skipped)}))
         return
-    console.tell_skipped(shipment.left_out)
+    console.tell_skipped(push_plan.skipped)
     for name, row in rows.items():
         click.echo(f"{name}: {_summary(row)}")
 
 
-def _push_to(context: Context, name: str, table: CacheTable, shipment: Shipment, care: Care, *, quiet: bool) -> Pushed:
+def _push_to(
+    context: Context, name: str, table: CacheTable, push_plan: PushPlan, care: PushMode, *, quiet: bool
+) -> Pushed:
     transport = open_place(table, context.environment)
     try:
         with Meter(f"pushing to {name}", sys.stderr) as meter:
-            return push_shipment(
-                shipment,
+            return push_planned(
+                push_plan,
                 transport,
                 context.store,
                 context.keys().own(),
@@ -134,7 +136,7 @@ def pull(
     """Take TARGET… from the caches without building anything, and print where they lie."""
     run_settings = context.settings(substitute_only=True)
     reporter = make_reporter(run_settings.jobs, as_json=as_json, quiet=quiet)
-    world = context.world(reporter, caches=caches)
+    services = context.services(reporter, caches=caches)
     request = Request.parse(targets, settings)
-    results = realise_request(context.workspace, request, world, run_settings, link=not no_link)
+    results = realise_request(context.workspace, request, services, run_settings, link=not no_link)
     show_results(results, as_json=as_json)

@@ -153,7 +153,7 @@ def challenge(
         context.workspace,
         Request.parse(targets),
         context.caches(names, reporter.warning),
-        context.world(reporter, caches=names),
+        context.services(reporter, caches=names),
         settings,
         closure=closure,
         rebuild=not no_rebuild,

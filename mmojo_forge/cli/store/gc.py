@@ -47,7 +47,7 @@ def gc(
             policy,
             time.time(),
             dry=dry_run,
-            pins=lambda: pinned_by_failed_builds(context.places),
+            pins=lambda: pinned_by_failed_builds(context.directories),
             on_step=meter,
             on_wait=meter.wait,
         )

@@ -62,7 +62,7 @@ def _repair(context: Context, *, quiet: bool, as_json: bool) -> ExitCode:
         cores=settings.jobs,
         stream=sys.stderr,
     )
-    report = make_anew(context.workspace, mended, context.world(reporter), settings)
+    report = make_anew(context.workspace, mended, context.services(reporter), settings)
     if as_json:
         print(json.dumps(_document(report)))
     else:

@@ -51,10 +51,10 @@ def export(
             on_progress=meter,
         )
     if as_json:
-        more = {"path": str(path), "file_bytes": path.stat().st_size, "left_out": list(exported.left_out)}
+        more = {"path": str(path), "file_bytes": path.stat().st_size, "skipped": list(exported.skipped)}
         print(json.dumps({**_document(exported.contents), **more}))
         return
-    console.tell_skipped(exported.left_out)
+    console.tell_skipped(exported.skipped)
     print(path)
     click.echo(f"{_summary(exported.contents)}; {console.format_size(path.stat().st_size)} compressed", err=True)
 

@@ -105,7 +105,7 @@ def _realise(context: Context, targets: Sequence[str], *, as_json: bool) -> dict
         return {}
     settings = context.settings()
     reporter = make_reporter(settings.jobs, as_json=as_json)
-    results = realise_request(context.workspace, Request.parse(targets), context.world(reporter), settings)
+    results = realise_request(context.workspace, Request.parse(targets), context.services(reporter), settings)
     return {row.target: row.path for row in results}
 
 

@@ -38,8 +38,9 @@ _MOST_DIFFERENCES = 20
 @click.argument("targets", nargs=-1, required=True)
 @click.option("--closure", is_flag=True, help="Check all that TARGET… is built from too, toolchains included.")
 @click.option(
-    "--isolate", is_flag=True, help="Where something differs or fails, rebuild with fewer variations to find which."
+    "--bisect", is_flag=True, help="Where something differs or fails, rebuild with fewer variations to find which."
 )
+@click.option("--isolate", "bisect_too", is_flag=True, hidden=True, help="What --bisect was called.")
 @click.option("--diff", "with_diff", is_flag=True, help="Show differences with diffoscope.")
 @click.option("--receipt", type=_FILE, help="Where to write the signed receipt (out/TARGET.intoto.jsonl).")
 @click.option("--against", type=_FILE, help="Rebuild nothing; compare with this receipt of another builder.")
@@ -53,7 +54,8 @@ def check(
     context: Context,
     targets: tuple[str, ...],
     closure: bool,
-    isolate: bool,
+    bisect: bool,
+    bisect_too: bool,
     with_diff: bool,
     receipt: Path | None,
     against: Path | None,
@@ -64,22 +66,23 @@ def check(
     as_json: bool,
 ) -> int:
     """Rebuild TARGET… with everything varied that must not matter, and say where an output is not identical."""
+    bisect = bisect or bisect_too
     run_settings = context.settings(jobs=jobs)
     reporter = make_reporter(run_settings.jobs, as_json=as_json and not quiet, quiet=quiet)
     request = Request.parse(targets, settings)
     if against is not None:
-        if closure or isolate or with_diff or receipt or scratch:
+        if closure or bisect or with_diff or receipt or scratch:
             raise click.UsageError("--against rebuilds nothing: leave out what is about the rebuild.")
-        world, file = context.world(reporter), context.folder / against
-        agreements = compare_request(context.workspace, request, file, context.keys(), world, run_settings)
+        services, file = context.services(reporter), context.folder / against
+        agreements = compare_request(context.workspace, request, file, context.keys(), services, run_settings)
         return _compare(agreements, as_json=as_json)
     diffoscope = _find_diffoscope(as_json=as_json) if with_diff else None
     # Before hours of rebuilding, not after.
     key = context.keys().own()
     report = check_request(
         context.workspace,
-        CheckRequest(request, closure, isolate, _find_scratch(context, scratch), context.environment),
-        context.world(reporter),
+        CheckRequest(request, closure, bisect, _find_scratch(context, scratch), context.environment),
+        context.services(reporter),
         run_settings,
         lambda path, shuffle: LocalStore.open(path, shuffle=shuffle),
     )
@@ -161,7 +164,7 @@ def _show(report: CheckReport) -> None:
         for line in _explain(verdict):
             print(line)
     # For every node, that is: what one of them was spared is not counted, and told below.
-    varied = [one for one in report.variations if not one.refused and not report.unvaried(one.aspect)]
+    varied = [one for one in report.variations if not one.refused and not report.check_exemptions(one.aspect)]
     print(f"\nvaried, all at once, in one rebuild of each node ({len(varied)} of {len(report.variations)}):")
     for one in report.variations:
         for line in _describe_variation(one, report):
@@ -174,7 +177,7 @@ def _show(report: CheckReport) -> None:
 def _describe_variation(one: Variation, report: CheckReport) -> Iterator[str]:
     said = f"not varied: {one.refused}" if one.refused else f"{one.usual} → {one.other}"
     yield f"  {one.aspect.value:<18} {said}"
-    for reason, names in report.unvaried(one.aspect).items():
+    for reason, names in report.check_exemptions(one.aspect).items():
         yield f"  {'':<18} not varied for {', '.join(names)}: {reason}"
 
 
@@ -196,7 +199,7 @@ def _explain(verdict: Verdict) -> Iterator[str]:
     if verdict.cause:
         yield f"  {_describe_cause(verdict.cause, 'fails' if verdict.failure else 'differs')}"
     elif verdict.kept:
-        yield "  --isolate finds out which variation it depends on."
+        yield "  --bisect finds out which variation it depends on."
 
 
 def _describe_failure(verdict: Verdict) -> Iterator[str]:
@@ -253,10 +256,10 @@ def _node(verdict: Verdict) -> dict[str, object]:
         "identical": verdict.identical,
         "seconds": verdict.seconds,
         "varied": [aspect.value for aspect in Aspect if aspect in verdict.varied],
-        "unvaried": dict(verdict.node.unvaried),
+        "check_exemptions": dict(verdict.node.check_exemptions),
         "failure": verdict.failure.reason if verdict.failure else None,
         "message": verdict.failure.message if verdict.failure else None,
-        "isolated": verdict.cause is not None,
+        "bisected": verdict.cause is not None,
         "depends_on": [aspect.value for aspect in cause.aspects],
         "together": cause.together,
         "unstable": cause.unstable,

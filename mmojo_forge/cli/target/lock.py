@@ -48,7 +48,7 @@ def _try_patches(context: Context, locked: Locked) -> None:
     if trees:
         click.echo(f"trying the patches of {', '.join(tree.target or tree.node.name for tree in trees)}", err=True)
         settings = context.settings()
-        try_patches(trees, context.world(make_reporter(settings.jobs)), settings)
+        try_patches(trees, context.services(make_reporter(settings.jobs)), settings)
 
 
 def _check(context: Context, *, as_json: bool) -> ExitCode:

@@ -27,12 +27,12 @@ from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.package import documents as package_documents
 from mmojo_forge.engine.package import packaging
-from mmojo_forge.engine.package.documents import Beside, Hashes, Leaving, Wish
+from mmojo_forge.engine.package.documents import DocumentOptions, Hashes, SidecarWriter, WrittenDocument
 from mmojo_forge.engine.package.modules import find_modules, targets_of
 from mmojo_forge.engine.package.packaging import Planned
 from mmojo_forge.engine.sbom.bom import Bill
 from mmojo_forge.engine.sbom.documents import bill_of, check_redistributable
-from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.workspace import Request
 from mmojo_forge.model.minisign import MinisignKey
 
@@ -50,7 +50,7 @@ def planned_rows(planned: Planned) -> Iterator[tuple[str, str, str]]:
             yield names.SUPPORT, item.name, console.format_size(item.size)
 
 
-def made_rows(products: Sequence[Product], left: Sequence[Leaving]) -> Iterator[tuple[str, str, str]]:
+def made_rows(products: Sequence[Product], left: Sequence[WrittenDocument]) -> Iterator[tuple[str, str, str]]:
     """What was made, and the documents beside it."""
     for one in products:
         yield one.format, console.format_size(one.size), str(one.path)
@@ -62,7 +62,7 @@ def made_rows(products: Sequence[Product], left: Sequence[Leaving]) -> Iterator[
 def document_of(
     planned: Planned,
     products: Sequence[Product],
-    left: Sequence[Leaving],
+    left: Sequence[WrittenDocument],
     warnings: Sequence[str],
     *,
     written: bool,
@@ -198,7 +198,7 @@ def package(
     forge package mmojo-server.ape --model model.gguf -o hello.ape
     forge package ./hello.ape --args my-args --format folder --format zip -o hello.ape
     """
-    wish = Wish(sbom is not False, notices, bool(sbom), sign)
+    wish = DocumentOptions(sbom is not False, notices, bool(sbom), sign)
     chosen = [Format(one) for one in formats] or [Format.APE]
     if (wish.beside or sign) and FOLDERS.issuperset(chosen):
         raise click.UsageError("--sbom and --sign leave something beside a file, and a folder is none.")
@@ -211,7 +211,7 @@ def package(
     planned = packaging.plan(order, out, chosen, documents.add_to)
     warnings += planned.warnings
     _warn(warnings)
-    products, left = planned.products, list[Leaving]()
+    products, left = planned.products, list[WrittenDocument]()
     if not dry_run:
         beside = documents.beside(_parameters(realised, order, chosen))
         products = _write(planned, quiet=quiet or as_json)
@@ -287,9 +287,9 @@ class _Realised:
         request = self.request.part(*self.targets)
         return packaging.realise_modules(self.context.workspace, self.given, request, *self._how())
 
-    def _how(self) -> tuple[World, Settings]:
+    def _how(self) -> tuple[Services, Settings]:
         settings = self.context.settings()
-        return self.context.world(make_reporter(settings.jobs, as_json=self.as_json, quiet=self.quiet)), settings
+        return self.context.services(make_reporter(settings.jobs, as_json=self.as_json, quiet=self.quiet)), settings
 
 
 @dataclass(slots=True)
@@ -299,7 +299,7 @@ class _Documents:
 
     realised: _Realised
     program: Path
-    wish: Wish
+    wish: DocumentOptions
     hashes: Hashes
     _bill: Bill | None = None
 
@@ -335,12 +335,12 @@ class _Documents:
             contents = package_documents.with_notices_added(contents, bill, self.realised.context.store)
         return contents
 
-    def beside(self, parameters: dict[str, Any]) -> Beside | None:
+    def beside(self, parameters: dict[str, Any]) -> SidecarWriter | None:
         """What is needed for documents beside it, with the key, which may be missing; None if there are none."""
         if not (self.wish.beside or self.wish.sign):
             return None
         bill = self.bill() if self.wish.beside else None
-        return Beside(bill, parameters, self.realised.context.any_keys().own(), self.hashes, self.wish.sign)
+        return SidecarWriter(bill, parameters, self.realised.context.any_keys().own(), self.hashes, self.wish.sign)
 
 
 def _parameters(realised: _Realised, order: PackageOrder, formats: list[Format]) -> dict[str, Any]:

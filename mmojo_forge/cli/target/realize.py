@@ -52,8 +52,8 @@ def realize(
     run_settings = context.settings(jobs=jobs, keep_going=keep_going, substitute_only=substitute_only)
     reporter = make_reporter(run_settings.jobs, as_json=as_json, quiet=quiet)
     request = Request.parse(targets, settings)
-    world = context.world(reporter, caches=None if no_substitute else caches)
-    results = realise_request(context.workspace, request, world, run_settings, link=not no_link)
+    services = context.services(reporter, caches=None if no_substitute else caches)
+    results = realise_request(context.workspace, request, services, run_settings, link=not no_link)
     show_results(results, as_json=as_json)
 
 
@@ -78,8 +78,8 @@ def plan(
 ) -> None:
     """Show what would be downloaded, fetched and built for TARGET…, in order, with sizes and times from history."""
     reporter = make_reporter(1, as_json=as_json)
-    world = context.world(reporter, caches=None if no_substitute else caches)
-    plan = plan_request(context.workspace, Request.parse(targets, settings), world)
+    services = context.services(reporter, caches=None if no_substitute else caches)
+    plan = plan_request(context.workspace, Request.parse(targets, settings), services)
     if as_json:
         print(json.dumps(_document(plan)))
         return

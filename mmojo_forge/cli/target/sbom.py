@@ -65,7 +65,7 @@ def sbom(
 def _notices(context: Context, bill: Bill, *, strict: bool, as_json: bool) -> bytes:
     settings = context.settings()
     reporter = make_reporter(settings.jobs, as_json=as_json)
-    collected = notices.collect(bill, context.world(reporter), settings)
+    collected = notices.collect(bill, context.services(reporter), settings)
     if strict:
         notices.check_complete(bill, collected)
     for item in notices.missing(collected):

@@ -52,7 +52,7 @@ def show(context: Context, target: str, settings: tuple[str, ...], as_json: bool
         "outputs": {name: shown.outputs.get(name) for name in node.outputs},
         "label": node.label.to_json(),
         "options": dict(shown.options),
-        "unvaried": dict(node.unvaried),
+        "check_exemptions": dict(node.check_exemptions),
         "document": json.loads(node.encode()),
     }
     if as_json:
@@ -70,8 +70,8 @@ def show(context: Context, target: str, settings: tuple[str, ...], as_json: bool
         print(f"  input       {line}")
     for variable, value in node.env.items():
         print(f"  env         {variable}={value}")
-    for aspect, reason in node.unvaried.items():
-        print(f"  unvaried    {aspect}: {reason}   (by forge check)")
+    for aspect, reason in node.check_exemptions.items():
+        print(f"  exempt      {aspect}: {reason}   (from forge check)")
     print(f"  builder     {node.builder}   (the phases: forge show --script {target})")
 
 
@@ -139,7 +139,7 @@ def _slices(path: Path) -> list[str]:
 @click.pass_obj
 def log(context: Context, target: str) -> None:
     """Print the log of the last build of TARGET, or of any node by its name, failed ones included."""
-    with open_log(context.workspace, target, context.store, context.places) as log:
+    with open_log(context.workspace, target, context.store, context.directories) as log:
         while chunk := log.read(1 << 16):
             sys.stdout.buffer.write(chunk)
     sys.stdout.buffer.flush()
@@ -151,7 +151,7 @@ def log(context: Context, target: str) -> None:
 @click.pass_obj
 def shell(context: Context, name: str, argv: tuple[str, ...]) -> None:
     """Open a shell (or run ARGV) in the sandbox of the last failed build of NAME: same files, same environment."""
-    request = failed_builds.with_terminal(failed_builds.request_of(context.places.failed_build(name)))
+    request = failed_builds.with_terminal(failed_builds.request_of(context.directories.failed_build(name)))
     click.echo(
         f"In /build as the failed build of {name} left it; inputs are in /forge, outputs go to /forge/out.", err=True
     )

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 
 from mmojo_forge.cache.transport.protocol import Transport
-from mmojo_forge.engine.cache.push import Shipment, pack, push
+from mmojo_forge.engine.cache.push import PushPlan, pack, push
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import make_plan
 from mmojo_forge.engine.protocols import Signer
 from mmojo_forge.engine.realise.builder import object_name
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.engine.sbom.redistribution import kept_back
+from mmojo_forge.engine.sbom.redistribution import restricted
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Derivation
 from mmojo_forge.model.trace import Trace
@@ -39,7 +39,7 @@ class BackgroundPublisher:
         self._store = store
         self._signer = signer
         self._reporter = reporter
-        self._queue: SimpleQueue[Shipment | None] = SimpleQueue()
+        self._queue: SimpleQueue[PushPlan | None] = SimpleQueue()
         self._graph: Graph | None = None
         self._shared: frozenset[str] = frozenset()
         self._thread: threading.Thread | None = None
@@ -59,7 +59,7 @@ class BackgroundPublisher:
         if node.id not in self._shared:
             return
         trees = {output.tree: object_name(trace.name, name) for name, output in trace.outputs.items()}
-        self._queue.put(Shipment(trees, (trace,), {}))
+        self._queue.put(PushPlan(trees, (trace,), {}))
         with self._starting:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="forge-publish", daemon=True)
@@ -70,7 +70,7 @@ class BackgroundPublisher:
         graph, self._graph = self._graph, None
         if graph:
             try:
-                self._shared = frozenset(graph.nodes).difference(kept_back(graph))
+                self._shared = frozenset(graph.nodes).difference(restricted(graph))
             except ForgeError as error:
                 self._reporter.warning(f"nothing is pushed: {error.message}")
 
@@ -113,10 +113,10 @@ class BackgroundPublisher:
             self._reporter.warning(f"what leads to {roots[0].name} is not pushed: {error.message}")
 
     def _run(self) -> None:
-        while (shipment := self._queue.get()) is not None:
+        while (push_plan := self._queue.get()) is not None:
             for name in list(self._places):
                 try:
-                    push(shipment, self._transport(name), self._store, self._signer)
+                    push(push_plan, self._transport(name), self._store, self._signer)
                 except ForgeError as error:
                     if self._places.pop(name, None) is None:
                         return

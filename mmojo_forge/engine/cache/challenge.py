@@ -13,8 +13,8 @@ from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Resolution, input_trees, make_plan, resolution_of
 from mmojo_forge.engine.realise.builder import Builder
 from mmojo_forge.engine.realise.realise import Realisation
-from mmojo_forge.engine.realise.worker_pool import Stop
-from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.realise.worker_pool import CancelToken
+from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.workspace import Request, Workspace, graph_of
 from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
@@ -66,7 +66,7 @@ def challenge_request(
     workspace: Workspace,
     request: Request,
     caches: Caches,
-    world: World,
+    services: Services,
     settings: Settings,
     *,
     closure: bool,
@@ -76,31 +76,33 @@ def challenge_request(
     with what this store says. Raises ForgeError: EngineError (`not-built`) where there is nothing to compare with."""
     graph = graph_of(request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides)))
     nodes = [node for node in graph.derivations() if closure or node.id in graph.roots]
-    resolved = _inputs_of(nodes, world, settings) if rebuild else make_plan(graph, world.store).resolved
-    stop = Stop()
+    resolved = _inputs_of(nodes, services, settings) if rebuild else make_plan(graph, services.store).resolved
+    stop = CancelToken()
     try:
-        builder = Builder(world, stop) if rebuild else None
-        return [_challenge(node, resolved, caches, world, builder, settings.jobs) for node in nodes]
+        builder = Builder(services, stop) if rebuild else None
+        return [_challenge(node, resolved, caches, services, builder, settings.jobs) for node in nodes]
     finally:
         stop.close()
 
 
-def _inputs_of(nodes: Sequence[Derivation], world: World, settings: Settings) -> Mapping[DerivationId, Resolution]:
+def _inputs_of(
+    nodes: Sequence[Derivation], services: Services, settings: Settings
+) -> Mapping[DerivationId, Resolution]:
     """Make valid what the nodes are built from, from wherever it comes."""
     inputs = ((edge.node, edge.output) for node in nodes for edge in node.inputs.values())
-    plan = make_plan(Graph.of_outputs(inputs), world.store, world.substituter())
-    world.reporter.planned(plan)
+    plan = make_plan(Graph.of_outputs(inputs), services.store, services.substituter())
+    services.reporter.planned(plan)
     try:
-        return Realisation(plan, world, settings).run() if plan.steps else plan.resolved
+        return Realisation(plan, services, settings).run() if plan.steps else plan.resolved
     finally:
-        world.reporter.ended()
+        services.reporter.ended()
 
 
 def _challenge(
     node: Derivation,
     resolved: Mapping[DerivationId, Resolution],
     caches: Caches,
-    world: World,
+    services: Services,
     builder: Builder | None,
     jobs: int,
 ) -> Challenge:
@@ -110,7 +112,7 @@ def _challenge(
             f"challenge {node.name}: what it is built from is not built", detail="Build it first.", reason="not-built"
         )
     key = action_key(node.preimage(trees))
-    here = world.store.lookup([key]).get(key)
+    here = services.store.lookup([key]).get(key)
     if builder is not None:
         reference = builder.rebuild(node, trees, jobs)
     elif here is not None:
@@ -121,15 +123,15 @@ def _challenge(
             detail="Leave --no-rebuild out, so that there is something to compare with.",
             reason="not-built",
         )
-    answers = [_answer(HERE, here, reference, caches, world)] if here is not None and builder is not None else []
+    answers = [_answer(HERE, here, reference, caches, services)] if here is not None and builder is not None else []
     for source, traces in caches.claims(key).items():
-        answers += [_answer(source, trace, reference, caches, world) for trace in traces]
+        answers += [_answer(source, trace, reference, caches, services) for trace in traces]
         if not traces:
             answers.append(Answer(source, Finding.SILENT))
     return Challenge(node.name, key, reference, builder is not None, tuple(answers))
 
 
-def _answer(source: str, trace: Trace, reference: Resolution, caches: Caches, world: World) -> Answer:
+def _answer(source: str, trace: Trace, reference: Resolution, caches: Caches, services: Services) -> Answer:
     outputs = resolution_of(trace)
     same = dict(outputs) == dict(reference)
     return Answer(
@@ -138,16 +140,16 @@ def _answer(source: str, trace: Trace, reference: Resolution, caches: Caches, wo
         ", ".join(one.key.partition(":")[0] for one in trace.signatures) or trace.builder,
         outputs,
         trace.started,
-        () if same else tuple(_differing(outputs, reference, caches, world)),
+        () if same else tuple(_differing(outputs, reference, caches, services)),
     )
 
 
-def _differing(outputs: Resolution, reference: Resolution, caches: Caches, world: World) -> Iterator[str]:
+def _differing(outputs: Resolution, reference: Resolution, caches: Caches, services: Services) -> Iterator[str]:
     for name, tree in outputs.items():
         ours = reference.get(name)
         if ours is None or ours == tree:
             continue
-        here, there = (_read(one, caches, world.store) for one in (ours, tree))
+        here, there = (_read(one, caches, services.store) for one in (ours, tree))
         if here is not None and there is not None:
             yield from (f"{name}/{path}" if path else name for path in differing_paths(there, here))
 

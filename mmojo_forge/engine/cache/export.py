@@ -9,7 +9,7 @@ from pathlib import Path
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.plan import Plan, input_trees, make_plan
 from mmojo_forge.engine.realise.builder import object_name
-from mmojo_forge.engine.sbom.redistribution import check_passed_on, kept_back
+from mmojo_forge.engine.sbom.redistribution import check_redistributable_graph, restricted
 from mmojo_forge.engine.workspace import Request, Workspace, graph_of
 from mmojo_forge.model.derivation import Derivation, Node, action_key
 from mmojo_forge.model.digest import TreeId
@@ -24,7 +24,7 @@ class Exported:
     """What a bundle has, and the names of what was left out of it as it may not be passed on."""
 
     contents: Contents
-    left_out: tuple[str, ...]
+    skipped: tuple[str, ...]
 
 
 def export_request(
@@ -46,7 +46,7 @@ def export_request(
     """
     instances = request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))
     plan = make_plan(graph_of(instances), store)
-    withheld = {} if not_redistributable else kept_back(plan.graph)
+    withheld = {} if not_redistributable else restricted(plan.graph)
     targets = []
     for target, instance in instances.items():
         tree = plan.resolved.get(instance.node.id, {}).get(instance.output)
@@ -56,16 +56,16 @@ def export_request(
                 detail=f"Build it with `forge realize {target}`.",
                 reason="not-built",
             )
-        check_passed_on("export", [instance.node], withheld)
+        check_redistributable_graph("export", [instance.node], withheld)
         name = object_name(instance.node.name, instance.output)
         targets.append(BundledTarget(target, name, tree, str(instance.node.label)))
     below = plan.graph.nodes.values() if closure else ()
     kept = [node for node in below if node.id in withheld]
     # By their trees: another node may have come out as what may not be passed on.
     trees = {one.tree for one in targets} | (_trees(plan, below) - _trees(plan, kept))
-    left_out = sorted(node.name for node in kept)
+    skipped = sorted(node.name for node in kept)
     written = write_bundle(store, path, targets, trees, _traces(plan, store), on_progress)
-    return Exported(written, tuple(left_out))
+    return Exported(written, tuple(skipped))
 
 
 def _trees(plan: Plan, nodes: Iterable[Node]) -> set[TreeId]:

@@ -19,13 +19,13 @@ from mmojo_forge.cache.format.info import CacheInfo
 from mmojo_forge.cache.gc.gc_marker import push_beside
 from mmojo_forge.cache.transport.protocol import Transport
 from mmojo_forge.cache.write.chunk_writer import Item
-from mmojo_forge.cache.write.writer import CacheWriter, Care, OnSent, Pushed
+from mmojo_forge.cache.write.writer import CacheWriter, OnSent, Pushed, PushMode
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Plan, input_trees
 from mmojo_forge.engine.protocols import Signer
 from mmojo_forge.engine.realise.builder import object_name
-from mmojo_forge.engine.sbom.redistribution import check_passed_on, kept_back
+from mmojo_forge.engine.sbom.redistribution import check_redistributable_graph, restricted
 from mmojo_forge.model.derivation import Derivation, Node, action_key
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.signature import PublicKey
@@ -36,15 +36,15 @@ from mmojo_forge.store.protocol import OpenBlob, Store
 
 
 @dataclass(frozen=True, slots=True)
-class Shipment:
+class PushPlan:
     """What is pushed: trees by what they are called, traces that tell of them, and each root's closure of traces.
 
-    `left_out` are the names of what would be in it, but may not be passed on."""
+    `skipped` are the names of what would be in it, but may not be passed on."""
 
     trees: Mapping[TreeId, str]
     traces: tuple[Trace, ...]
     indexes: Mapping[DerivationId, tuple[Trace, ...]]
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 def pack(
@@ -55,16 +55,16 @@ def pack(
     closure: bool,
     host_specific: bool = False,
     not_redistributable: bool = False,
-) -> Shipment:
+) -> PushPlan:
     """What has to be in a cache for others to get the roots of `plan`; with `closure` also to build on what is below.
 
     What may not be passed on is left out unless `not_redistributable`: others fetch it themselves. Raises EngineError
     (`not-built`, `host-specific`, `not-redistributable`, `trace-missing`, `unsigned-trace`), ContentsError.
     """
     roots = [node for root in plan.graph.roots if isinstance(node := plan.graph.nodes[root], Derivation)]
-    withheld = {} if not_redistributable else kept_back(plan.graph)
+    withheld = {} if not_redistributable else restricted(plan.graph)
     _check_roots(roots, plan, host_specific=host_specific)
-    check_passed_on("push", roots, withheld)
+    check_redistributable_graph("push", roots, withheld)
     traces = _signed_traces(plan, store, signer)
     wanted: Sequence[Node] = list(plan.graph.nodes.values()) if closure else roots
     # By their trees: another node may have come out as what may not be passed on.
@@ -73,28 +73,28 @@ def pack(
     trees = {tree: name for node in wanted for tree, name in _trees_of(node, plan) if tree in free}
     indexes = {root.id: tuple(traces[node.id] for node in Graph.of([root]).derivations()) for root in roots}
     told = {trace.key: trace for several in indexes.values() for trace in several}
-    left_out = tuple(sorted(node.name for node in wanted if node.id in withheld))
-    return Shipment(trees, tuple(told.values()), indexes, left_out)
+    skipped = tuple(sorted(node.name for node in wanted if node.id in withheld))
+    return PushPlan(trees, tuple(told.values()), indexes, skipped)
 
 
 def push(
-    shipment: Shipment,
+    push_plan: PushPlan,
     transport: Transport,
     store: Store,
     signer: Signer,
     *,
-    care: Care = Care.TRUSTING,
+    care: PushMode = PushMode.TRUSTING,
     connections: int = 4,
     on_sent: OnSent = lambda _: None,
 ) -> Pushed:
-    """Put the shipment into a cache, while others may push and collect there; raises CacheError."""
+    """Put the planned trees into a cache, while others may push and collect there; raises CacheError."""
     public = PublicKey.parse(str(signer.public))
     writer = CacheWriter(transport, connections=connections, on_sent=on_sent)
     writer.ensure_info(CacheInfo((public,)))
-    items = [Item(store.read_tree(tree), name, _opener(store)) for tree, name in shipment.trees.items()]
+    items = [Item(store.read_tree(tree), name, _opener(store)) for tree, name in push_plan.trees.items()]
 
-    def attempt(care: Care) -> Pushed:
-        return writer.push(items, shipment.traces, shipment.indexes, signer=public, care=care)
+    def attempt(care: PushMode) -> Pushed:
+        return writer.push(items, push_plan.traces, push_plan.indexes, signer=public, care=care)
 
     return push_beside(transport, attempt, care=care)
 

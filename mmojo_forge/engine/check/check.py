@@ -13,15 +13,15 @@ from pathlib import Path
 
 from mmojo_forge.engine.check.checker import Checker, CheckError, CheckReport
 from mmojo_forge.engine.check.receipt import Agreement, compare, read_receipt
-from mmojo_forge.engine.check.variations import Scene, Variation
+from mmojo_forge.engine.check.variations import Variation, VariationContext
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, make_plan
 from mmojo_forge.engine.realise.builder import object_name
 from mmojo_forge.engine.realise.realise import Realisation
-from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.trust.keys import KeyRing
 from mmojo_forge.engine.workspace import Request, Workspace, graph_of
-from mmojo_forge.executor.host_environment import SurroundedExecutor
+from mmojo_forge.executor.host_environment import VariedExecutor
 from mmojo_forge.model.derivation import INHERENT, Derivation
 from mmojo_forge.model.digest import DerivationId
 from mmojo_forge.recipe.api import Package
@@ -36,14 +36,14 @@ _ROOM = 6 << 30
 _SHUFFLE = 1
 
 
-def refused(scene: Scene) -> Iterator[Variation]:
-    """The scene's variations, those that this machine does not allow marked as refused."""
-    cpu = scene.cpus[0]
-    for variation in scene.variations():
+def refused(context: VariationContext) -> Iterator[Variation]:
+    """The context's variations, those that this machine does not allow marked as refused."""
+    cpu = context.cpus[0]
+    for variation in context.variations():
         if variation.refused or variation.aspect in INHERENT:
             yield variation
         else:
-            why = SurroundedExecutor(scene.surroundings([variation.aspect], cpu)).probe()
+            why = VariedExecutor(context.host_environment([variation.aspect], cpu)).probe()
             yield replace(variation, refused=why)
 
 
@@ -138,12 +138,12 @@ def _lock(place: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class CheckRequest:
-    """What to check, and how: `closure` checks all that the targets are built from too; `isolate` finds what makes a
+    """What to check, and how: `closure` checks all that the targets are built from too; `bisect` finds what makes a
     difference; `scratch` is where to rebuild; `environment` this process's, for the report."""
 
     request: Request
     closure: bool
-    isolate: bool
+    bisect: bool
     scratch: Path | None
     environment: Mapping[str, str]
 
@@ -151,7 +151,7 @@ class CheckRequest:
 def check_request(
     workspace: Workspace,
     wanted: CheckRequest,
-    world: World,
+    services: Services,
     settings: Settings,
     open_store: Callable[[Path, int | None], Store],
 ) -> CheckReport:
@@ -163,7 +163,7 @@ def check_request(
     graph = graph_of(wanted.request.instantiate(evaluator))
     nodes = _nodes(graph, closure=wanted.closure)
     clock = _clock(evaluator)
-    resolved = _make_valid([*nodes, *([clock.node] if clock else ())], world, settings)
+    resolved = _make_valid([*nodes, *([clock.node] if clock else ())], services, settings)
     with other_place(choose_place(workspace.store, wanted.scratch)) as place:
         files = place / "files"
         files.mkdir()
@@ -171,40 +171,40 @@ def check_request(
             closing(open_store(place / "store", _SHUFFLE)) as shuffled,
             closing(open_store(place / "plain", None)) as plain,
         ):
-            scene = Scene(
+            context = VariationContext(
                 usual_store=workspace.store,
                 other_store=place / "store",
                 jobs=settings.jobs,
                 cpus=tuple(sorted(os.sched_getaffinity(0))),
-                clock=_check_out(world.store, clock, resolved) if clock else None,
+                clock=_check_out(services.store, clock, resolved) if clock else None,
                 files=files,
                 environment=wanted.environment,
             )
-            variations = tuple(refused(scene))
+            variations = tuple(refused(context))
             active = frozenset(one.aspect for one in variations if not one.refused)
-            checker = Checker(world, shuffled, plain, scene, workspace.store / "checks", isolate=wanted.isolate)
-            world.reporter.planned(_rebuild_plan(graph, nodes, resolved, world.store))
+            checker = Checker(services, shuffled, plain, context, workspace.store / "checks", bisect=wanted.bisect)
+            services.reporter.planned(_rebuild_plan(graph, nodes, resolved, services.store))
             try:
                 verdicts = checker.check(nodes, resolved, active)
             finally:
-                world.reporter.ended()
+                services.reporter.ended()
     return CheckReport(variations, tuple(verdicts), resolved)
 
 
 def compare_request(
-    workspace: Workspace, request: Request, receipt: Path, keys: KeyRing, world: World, settings: Settings
+    workspace: Workspace, request: Request, receipt: Path, keys: KeyRing, services: Services, settings: Settings
 ) -> list[Agreement]:
     """What the builder of a receipt came to for what the targets are built from, beside what is built here.
 
     Targets are built first if they are not, and not taken from another store: that could be the same builder's. Raises
     ForgeError: ReceiptError, SignatureError among them.
     """
-    world = replace(world, substituter=lambda: None)
+    services = replace(services, substituter=lambda: None)
     claims = read_receipt(receipt, keys.trusted())
     evaluator = workspace.evaluator(workspace.read_lock(), overrides=request.overrides)
     graph = graph_of(request.instantiate(evaluator))
     targets = _nodes(graph, closure=False)
-    return compare(receipt, claims, targets, graph, _make_valid(targets, world, settings))
+    return compare(receipt, claims, targets, graph, _make_valid(targets, services, settings))
 
 
 def _nodes(graph: Graph, *, closure: bool) -> list[Derivation]:
@@ -231,18 +231,18 @@ def _clock(evaluator: Evaluator) -> Instance | None:
         return None
 
 
-def _make_valid(nodes: Sequence[Derivation], world: World, settings: Settings) -> dict[DerivationId, Resolution]:
+def _make_valid(nodes: Sequence[Derivation], services: Services, settings: Settings) -> dict[DerivationId, Resolution]:
     """Realise each of the nodes and what it is built from, which is needed again; the trees of all of them."""
     outputs = ((node, output) for node in nodes for output in node.outputs)
     inputs = ((edge.node, edge.output) for node in nodes for edge in node.inputs.values())
-    plan = make_plan(Graph.of_outputs([*outputs, *inputs]), world.store, world.substituter())
+    plan = make_plan(Graph.of_outputs([*outputs, *inputs]), services.store, services.substituter())
     if not plan.steps:
         return dict(plan.resolved)
-    world.reporter.planned(plan)
+    services.reporter.planned(plan)
     try:
-        return Realisation(plan, world, settings).run()
+        return Realisation(plan, services, settings).run()
     finally:
-        world.reporter.ended()
+        services.reporter.ended()
 
 
 def _check_out(store: Store, instance: Instance, resolved: Mapping[DerivationId, Resolution]) -> Path:

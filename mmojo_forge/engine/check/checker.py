@@ -2,10 +2,10 @@
 
 1. The nodes to check are made valid as usual: that is what the rebuild is compared with.
 2. A second store is opened elsewhere, on another file system if one has room, which makes files in another order.
-3. Each node is built there from the same inputs, in surroundings where every aspect is another one (variation.py), by
+3. Each node is built there from the same inputs, in a host environment where every aspect differs (variations.py), by
    the very code that builds otherwise. One rebuild varies all aspects at once: a build that comes out the same depends
    on none of them.
-4. Outputs are compared by their trees. Which aspects a difference or a failure comes from, `isolate` finds out
+4. Outputs are compared by their trees. Which aspects a difference or a failure comes from, `bisect` finds out
    (isolation.py).
 
 A rebuild that fails because of the build is a finding; one that fails because of the machine is no verdict at all.
@@ -27,15 +27,15 @@ from queue import SimpleQueue
 from typing import BinaryIO
 
 from mmojo_forge.engine.check.bisect import Cause, find_cause
-from mmojo_forge.engine.check.variations import Scene, Variation, varied_in
+from mmojo_forge.engine.check.variations import Variation, VariationContext, varied_in
 from mmojo_forge.engine.difference import Difference, compare_trees
 from mmojo_forge.engine.errors import EngineError, Interrupted
 from mmojo_forge.engine.plan import Action, Resolution, Step, input_trees
 from mmojo_forge.engine.realise.builder import Builder, BuildFailed, object_name
-from mmojo_forge.engine.realise.worker_pool import Stop
-from mmojo_forge.engine.services import Places, World
+from mmojo_forge.engine.realise.worker_pool import CancelToken
+from mmojo_forge.engine.services import Directories, Services
 from mmojo_forge.errors import ExitCode, ForgeError
-from mmojo_forge.executor.host_environment import SurroundedExecutor
+from mmojo_forge.executor.host_environment import VariedExecutor
 from mmojo_forge.model.derivation import Aspect, Derivation, action_key
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.tree import Entry, Kind
@@ -77,9 +77,9 @@ class OutputVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of one node in which these aspects were `varied`, none of the node's `unvaried` among them. `failure`
-    is why it could not be rebuilt; `cause` what that or the difference comes from, where it was looked into; `kept`
-    where what came out can be looked at."""
+    """What came of one node in which these aspects were `varied`, none of those that its recipe exempts among them.
+    `failure` is why it could not be rebuilt; `cause` what that or the difference comes from, where it was looked into;
+    `kept` where what came out can be looked at."""
 
     node: Derivation
     key: ActionKey
@@ -110,11 +110,11 @@ class CheckReport:
         """Whether everything came out as it was."""
         return all(verdict.identical for verdict in self.verdicts)
 
-    def unvaried(self, aspect: Aspect) -> dict[str, tuple[str, ...]]:
+    def check_exemptions(self, aspect: Aspect) -> dict[str, tuple[str, ...]]:
         """The nodes for which the aspect was left as it is because their recipes say so, by the reason."""
         found: dict[str, tuple[str, ...]] = {}
-        for node in (verdict.node for verdict in self.verdicts if aspect in verdict.node.unvaried):
-            reason = node.unvaried[aspect]
+        for node in (verdict.node for verdict in self.verdicts if aspect in verdict.node.check_exemptions):
+            reason = node.check_exemptions[aspect]
             found[reason] = (*found.get(reason, ()), node.name)
         return found
 
@@ -132,7 +132,7 @@ class _Task:
     node: Derivation
     trees: dict[str, TreeId]
     expected: Resolution
-    stop: Stop
+    stop: CancelToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,26 +145,28 @@ class _Rebuilt:
 
 
 class Checker:
-    """Rebuilds nodes of the world's store in stores elsewhere: `shuffled`, which makes files in another order, and
+    """Rebuilds nodes of the services' store in stores elsewhere: `shuffled`, which makes files in another order, and
     `plain` where that is not to be varied. What comes out differently is copied to the folder `kept`."""
 
-    def __init__(self, world: World, shuffled: Store, plain: Store, scene: Scene, kept: Path, *, isolate: bool) -> None:
-        self._world = world
+    def __init__(
+        self, services: Services, shuffled: Store, plain: Store, context: VariationContext, kept: Path, *, bisect: bool
+    ) -> None:
+        self._services = services
         self._shuffled = shuffled
         self._plain = plain
-        self._scene = scene
+        self._context = context
         self._kept = kept
-        self._isolate = isolate
+        self._bisect = bisect
         self._cpus: SimpleQueue[int] = SimpleQueue()
-        for cpu in scene.cpus:
+        for cpu in context.cpus:
             self._cpus.put(cpu)
 
     def check(self, nodes: Sequence[Derivation], resolved: Resolutions, active: frozenset[Aspect]) -> list[Verdict]:
         """A verdict for each node; `resolved` has the trees of all of them and of their inputs. Raises Interrupted."""
-        stop = Stop()
+        stop = CancelToken()
         with ExitStack() as stack:
             stack.callback(stop.close)
-            workers = ThreadPoolExecutor(min(len(self._scene.cpus), self._scene.jobs), "forge-check")
+            workers = ThreadPoolExecutor(min(len(self._context.cpus), self._context.jobs), "forge-check")
             stack.callback(workers.shutdown, wait=True, cancel_futures=True)
             stack.callback(stop.ask)
             try:
@@ -175,41 +177,43 @@ class Checker:
                     "check: interrupted", detail="Nothing is left of the rebuild.", reason="interrupted"
                 ) from None
 
-    def _verdict(self, node: Derivation, resolved: Resolutions, active: frozenset[Aspect], stop: Stop) -> Verdict:
+    def _verdict(
+        self, node: Derivation, resolved: Resolutions, active: frozenset[Aspect], stop: CancelToken
+    ) -> Verdict:
         trees = input_trees(node, resolved)
         assert trees is not None
         # What its recipe says must be left as it is, no rebuild varies, not even to find a cause.
-        active = active.difference(node.unvaried)
+        active = active.difference(node.check_exemptions)
         verdict = Verdict(node, action_key(node.preimage(trees)), varied_in(node, active))
-        started = self._world.clock()
-        self._world.reporter.started(Step(node, Action.BUILD))
+        started = self._services.clock()
+        self._services.reporter.started(Step(node, Action.BUILD))
         try:
             verdict = self._judge(verdict, _Task(node, trees, resolved[node.id], stop), active)
         except ForgeError as error:
             if stop.asked:
                 raise
-            verdict = replace(verdict, failure=error, seconds=self._world.clock() - started)
+            verdict = replace(verdict, failure=error, seconds=self._services.clock() - started)
         if verdict.identical:
-            self._world.reporter.finished(node, verdict.seconds)
+            self._services.reporter.finished(node, verdict.seconds)
         elif verdict.failure:
-            self._world.reporter.failed(node, verdict.failure.reason, verdict.failure.message)
+            self._services.reporter.failed(node, verdict.failure.reason, verdict.failure.message)
         else:
-            self._world.reporter.failed(node, "differs", f"check {node.name}: it came out differently")
+            self._services.reporter.failed(node, "differs", f"check {node.name}: it came out differently")
         return verdict
 
     def _judge(self, verdict: Verdict, task: _Task, active: frozenset[Aspect]) -> Verdict:
-        started = self._world.clock()
+        started = self._services.clock()
         rebuilt = self._rebuild(task, active)
         if rebuilt.failure is None:
             with self._explained(task.node):
                 verdict = replace(verdict, outputs=self._compare(task, rebuilt))
         else:
             verdict = replace(verdict, failure=rebuilt.failure)
-        verdict = replace(verdict, seconds=self._world.clock() - started)
+        verdict = replace(verdict, seconds=self._services.clock() - started)
         if verdict.identical:
             return verdict
         verdict = replace(verdict, kept=self._keep(verdict, rebuilt.store))
-        return replace(verdict, cause=self._find_cause(verdict, task, rebuilt)) if self._isolate else verdict
+        return replace(verdict, cause=self._find_cause(verdict, task, rebuilt)) if self._bisect else verdict
 
     def _store(self, active: frozenset[Aspect]) -> Store:
         return self._shuffled if Aspect.ORDER in active else self._plain
@@ -219,11 +223,11 @@ class Checker:
         for tree in sorted(set(trees)):
             with other.lock(f"bring-{tree}"):
                 if not other.has_tree(tree):
-                    other.add_tree(self._world.store.read_tree(tree), self._open)
+                    other.add_tree(self._services.store.read_tree(tree), self._open)
 
     def _open(self, entry: Entry) -> AbstractContextManager[BinaryIO]:
         assert entry.digest is not None
-        return self._world.store.open_blob(entry.digest, executable=entry.kind is Kind.EXECUTABLE)
+        return self._services.store.open_blob(entry.digest, executable=entry.kind is Kind.EXECUTABLE)
 
     def _rebuild(self, task: _Task, active: frozenset[Aspect]) -> _Rebuilt:
         """What comes of a rebuild; raises ForgeError where that says nothing about the build."""
@@ -240,7 +244,7 @@ class Checker:
     @contextmanager
     def _explained(self, node: Derivation) -> Iterator[None]:
         """Turns a failure of the file system into a CheckError."""
-        place = self._scene.files.parent
+        place = self._context.files.parent
         try:
             yield
         except OSError as error:
@@ -255,14 +259,14 @@ class Checker:
             cpu = self._cpus.get()
             stack.callback(self._cpus.put, cpu)
             # A folder for each build: failed builds are kept by name, and two of a name may run at once.
-            failed = Path(tempfile.mkdtemp(prefix="failed-", dir=self._scene.files))
+            failed = Path(tempfile.mkdtemp(prefix="failed-", dir=self._context.files))
             stack.callback(remove_tree, str(failed.parent), failed.name)
-            executor = SurroundedExecutor(self._scene.surroundings(active, cpu))
-            places = Places(self._scene.files / "downloads", failed)
-            world = replace(self._world, store=other, executor=lambda: executor, places=places)
-            jobs = self._scene.jobs if task.node.parallel and Aspect.PARALLELISM not in active else 1
+            executor = VariedExecutor(self._context.host_environment(active, cpu))
+            directories = Directories(self._context.files / "downloads", failed)
+            services = replace(self._services, store=other, executor=lambda: executor, directories=directories)
+            jobs = self._context.jobs if task.node.parallel and Aspect.PARALLELISM not in active else 1
             try:
-                return Builder(world, task.stop).rebuild(task.node, task.trees, jobs)
+                return Builder(services, task.stop).rebuild(task.node, task.trees, jobs)
             except BuildFailed as error:
                 # What it left is still there. Usually this is memory, which runs out sooner than a disk.
                 if shutil.disk_usage(failed).free < _NO_ROOM:
@@ -280,8 +284,8 @@ class Checker:
         if expected == got:
             return OutputVerdict(name, expected, got)
         differences = compare_trees(
-            self._world.store.read_tree(expected),
-            self._world.store.checkout(expected, shown),
+            self._services.store.read_tree(expected),
+            self._services.store.checkout(expected, shown),
             rebuilt.store.read_tree(got),
             rebuilt.store.checkout(got, shown),
         )
@@ -290,7 +294,7 @@ class Checker:
     def _keep(self, verdict: Verdict, other: Store) -> Path | None:
         """Copy what came out differently, or the log of what failed, to where it can be looked at afterwards, in place
         of what the last check of the same derivation left; None, and a warning, if that cannot be done."""
-        node, store = verdict.node, self._world.store
+        node, store = verdict.node, self._services.store
         if verdict.failure and node.is_builtin:
             return None  # it has no log
         kept = self._kept / f"{node.name}-{node.id[:_ID_LENGTH]}"
@@ -304,7 +308,7 @@ class Checker:
                 remove_tree(str(self._kept), kept.name)
                 whole.rename(kept)
         except (OSError, StoreError) as error:
-            self._world.reporter.warning(f"keep what came of {node.name} in {kept}: {error}")
+            self._services.reporter.warning(f"keep what came of {node.name} in {kept}: {error}")
             return None
         return kept
 
@@ -314,7 +318,7 @@ class Checker:
 
         def rebuild(aspects: frozenset[Aspect]) -> Hashable:
             said = f"forge check: rebuild with {', '.join(sorted(aspects)) or 'nothing'} varied\n"
-            self._world.reporter.output(task.node, said.encode())
+            self._services.reporter.output(task.node, said.encode())
             return outcome(self._rebuild(task, aspects))
 
         def pause() -> None:
@@ -327,7 +331,7 @@ class Checker:
         except ForgeError as error:
             if task.stop.asked:
                 raise
-            self._world.reporter.warning(f"find out what {task.node.name} depends on: {error.message}")
+            self._services.reporter.warning(f"find out what {task.node.name} depends on: {error.message}")
             return None
 
 

@@ -150,7 +150,7 @@ def _check(verdict: Verdict) -> dict[str, Any]:
     return {
         "identical": verdict.identical,
         "varied": [aspect.value for aspect in Aspect if aspect in verdict.varied],
-        **({"unvaried": dict(verdict.node.unvaried)} if verdict.node.unvaried else {}),
+        **({"check_exemptions": dict(verdict.node.check_exemptions)} if verdict.node.check_exemptions else {}),
         "rebuilt": {output.name: output.got for output in verdict.outputs},
         **({"failure": verdict.failure.reason} if verdict.failure else {}),
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from mmojo_forge.executor.host_environment import Surroundings
+from mmojo_forge.executor.host_environment import HostEnvironment
 from mmojo_forge.executor.personality import ADDR_COMPAT_LAYOUT, ADDR_NO_RANDOMIZE, STICKY_TIMEOUTS
 from mmojo_forge.executor.request import Mount
 from mmojo_forge.model.derivation import INHERENT, Aspect, Derivation
@@ -50,7 +50,7 @@ class Variation:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class VariationContext:
     """Where and how a rebuild takes place. `clock` is the object that holds libfaketime, if there is one; `files` a
     folder for what is mounted over the sandbox's own files; `environment` that of this process."""
 
@@ -97,10 +97,10 @@ class Scene:
         yield Variation(Aspect.ASLR, "off", "on")
         yield Variation(Aspect.CPU_MODEL, _cpu_model(), _CPU_MODEL)
 
-    def surroundings(self, active: Iterable[Aspect], cpu: int) -> Surroundings:
+    def host_environment(self, active: Iterable[Aspect], cpu: int) -> HostEnvironment:
         """What is around the rebuild when these aspects are varied; `cpu` is the one CPU it gets then."""
         active = frozenset(active)
-        return Surroundings(
+        return HostEnvironment(
             environment=dict(_environment(active)),
             umask=0o077 if Aspect.UMASK in active else 0o022,
             folder="/usr" if Aspect.ENVIRONMENT in active else "/",
@@ -140,7 +140,7 @@ class Scene:
 
 
 def varied_in(node: Derivation, active: frozenset[Aspect]) -> frozenset[Aspect]:
-    """Which of the active aspects are another one for this node: what forge itself unpacks knows of no surroundings,
+    """Which of the active aspects differ for this node: what forge itself unpacks knows of no host environment,
     and a build that is not parallel has one job anyway."""
     if node.is_builtin:
         return active & INHERENT

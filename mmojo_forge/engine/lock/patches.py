@@ -15,7 +15,7 @@ from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import make_plan
 from mmojo_forge.engine.realise import failed_builds
 from mmojo_forge.engine.realise.run import realise_plan
-from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.workspace import Workspace, as_package
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.model.derivation import Derivation, Input, Source
@@ -83,28 +83,28 @@ def _target_of(identifier: str, output: str, instances: Mapping[str, Instance]) 
     return next(found, "")
 
 
-def try_patches(trees: Sequence[PatchedTree], world: World, settings: Settings) -> None:
+def try_patches(trees: Sequence[PatchedTree], services: Services, settings: Settings) -> None:
     """Make the trees valid; raises PatchesFailed, and BuildsFailed where it is not the patches."""
     by_name = {tree.node.name: tree for tree in trees}
-    plan = make_plan(Graph.of(tree.node for tree in trees), world.store, world.substituter())
-    world.reporter.planned(plan)
+    plan = make_plan(Graph.of(tree.node for tree in trees), services.store, services.substituter())
+    services.reporter.planned(plan)
     try:
-        realise_plan(plan, world, replace(settings, keep_going=True))
+        realise_plan(plan, services, replace(settings, keep_going=True))
     except BuildsFailed as error:
-        reports = {one.name: _report(one.name, world) for one in error.failures if one.name in by_name}
+        reports = {one.name: _report(one.name, services) for one in error.failures if one.name in by_name}
         told = [name for name, report in reports.items() if report]
         if not told:
             raise
         raise PatchesFailed([by_name[name] for name in told], [reports[name] for name in told]) from error
     finally:
-        world.reporter.ended()
+        services.reporter.ended()
 
 
-def _report(name: str, world: World) -> str:
+def _report(name: str, services: Services) -> str:
     """What the log of a failed build says of patches, "" if nothing."""
-    key = failed_builds.key_of(world.places.failed_build(name))
-    if key is None or not world.store.log_path(key).exists():
+    key = failed_builds.key_of(services.directories.failed_build(name))
+    if key is None or not services.store.log_path(key).exists():
         return ""
-    with world.store.open_log(key) as log:
+    with services.store.open_log(key) as log:
         lines = [line.rstrip("\n") for line in io.TextIOWrapper(log, encoding="utf-8", errors="replace")]
     return "\n".join(lines[lines.index(SUMMARY) + 1 :]) if SUMMARY in lines else ""

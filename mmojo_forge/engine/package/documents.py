@@ -39,7 +39,7 @@ _LARGEST = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DocumentOptions:
     """What the user wants of them."""
 
     sbom: bool = True
@@ -186,7 +186,7 @@ def _read(origin: InProgram) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class WrittenDocument:
     """What was left beside a product: which document, and where it lies."""
 
     kind: str
@@ -195,7 +195,7 @@ class Leaving:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class SidecarWriter:
     """All that documents beside a package are made of. `parameters` are what its user asked for."""
 
     bill: Bill | None
@@ -204,7 +204,7 @@ class Beside:
     hashes: Hashes
     sign: bool
 
-    def leave(self, plans: Iterable[Plan]) -> Iterator[Leaving]:
+    def leave(self, plans: Iterable[Plan]) -> Iterator[WrittenDocument]:
         """Writes them beside every product that is one file; raises DocumentError, SigningError."""
         for plan in plans:
             path = plan.output.path
@@ -213,9 +213,9 @@ class Beside:
             if self.bill is not None:
                 yield from self._describe(plan, self.bill)
             if self.sign:
-                yield Leaving("signature", path, signing.sign_file(path, self.key))
+                yield WrittenDocument("signature", path, signing.sign_file(path, self.key))
 
-    def _describe(self, plan: Plan, bill: Bill) -> Iterator[Leaving]:
+    def _describe(self, plan: Plan, bill: Bill) -> Iterator[WrittenDocument]:
         path = plan.output.path
         package = PackedFile(path.name, sha256_of(path), path.stat().st_size)
         added = self.hashes.of(_in_file(plan.output.format, plan.layout))
@@ -224,7 +224,7 @@ class Beside:
         for kind, (suffix, data) in zip(("sbom", "provenance"), documents.items(), strict=True):
             to = path.with_name(path.name + suffix)
             write_document(to, data)
-            yield Leaving(kind, path, to)
+            yield WrittenDocument(kind, path, to)
 
 
 def _in_file(form: Format, layout: Layout) -> tuple[Item, ...]:

@@ -24,7 +24,7 @@ from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.package.certificates import check_key, read_certificate
 from mmojo_forge.engine.package.modules import find_modules
 from mmojo_forge.engine.realise.run import realise_request
-from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.workspace import Request, Workspace, target_name
 
 
@@ -63,20 +63,20 @@ def check_settings(workspace: Workspace, request: Request) -> None:
     request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))
 
 
-def realise_program(workspace: Workspace, request: Request, world: World, settings: Settings) -> Path:
+def realise_program(workspace: Workspace, request: Request, services: Services, settings: Settings) -> Path:
     """The program file of the request's one target, which is realised; raises ForgeError (`no-program`)."""
-    (result,) = realise_request(workspace, request, world, settings)
+    (result,) = realise_request(workspace, request, services, settings)
     return find_program(result.path, result.target)
 
 
 def realise_modules(
-    workspace: Workspace, given: Sequence[str], request: Request, world: World, settings: Settings
+    workspace: Workspace, given: Sequence[str], request: Request, services: Services, settings: Settings
 ) -> tuple[NamedFile, ...]:
     """The GPU modules that are given as folders, and those that the request's targets are realised to; raises
     ForgeError."""
 
     def realise(names: Sequence[str]) -> list[Path]:
-        return [result.path for result in realise_request(workspace, request.part(*names), world, settings)]
+        return [result.path for result in realise_request(workspace, request.part(*names), services, settings)]
 
     return find_modules(given, request.targets, realise)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.plan import make_plan
 from mmojo_forge.engine.realise import failed_builds
-from mmojo_forge.engine.services import Places
+from mmojo_forge.engine.services import Directories
 from mmojo_forge.engine.workspace import Request, Workspace, as_package, graph_of
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.digest import TreeId, is_hex_digest
@@ -18,9 +18,9 @@ from mmojo_forge.recipe.loader import Loader
 from mmojo_forge.store.protocol import Store
 
 
-def pinned_by_failed_builds(places: Places) -> Iterator[TreeId]:
+def pinned_by_failed_builds(directories: Directories) -> Iterator[TreeId]:
     """The inputs of failed builds that are kept: `forge shell` needs them."""
-    for request in places.failed.glob(f"*/{failed_builds.REQUEST}"):
+    for request in directories.failed.glob(f"*/{failed_builds.REQUEST}"):
         try:
             mounts = json.loads(request.read_text(encoding="utf-8"))["mounts"]
         except (OSError, ValueError, KeyError):

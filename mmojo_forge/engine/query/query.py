@@ -15,7 +15,7 @@ from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import input_trees, make_plan
 from mmojo_forge.engine.realise import failed_builds
 from mmojo_forge.engine.realise.builder import object_name
-from mmojo_forge.engine.services import Places
+from mmojo_forge.engine.services import Directories
 from mmojo_forge.engine.workspace import Request, Workspace, as_package, graph_of, target_name
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Derivation, Label, action_key
@@ -132,9 +132,11 @@ def find_result(workspace: Workspace, what: str, folder: Path, store: Store) -> 
     return ResultInfo(path, tree.id, tree.size, files, shown.instance.node.label, trace)
 
 
-def open_log(workspace: Workspace, name: str, store: Store, places: Places) -> AbstractContextManager[BinaryIO]:
+def open_log(
+    workspace: Workspace, name: str, store: Store, directories: Directories
+) -> AbstractContextManager[BinaryIO]:
     """The log of the last build of a target or of any node called `name`: the failed one if that was the last."""
-    kept = failed_builds.key_of(places.failed_build(name))
+    kept = failed_builds.key_of(directories.failed_build(name))
     keys = [kept, *(key for _, key in _known_keys(workspace, name, store))]
     for key in keys:
         if key and store.log_path(key).exists():

@@ -14,14 +14,14 @@ from mmojo_forge.engine.graph import Graph, inputs_of
 from mmojo_forge.engine.plan import Plan, make_plan
 from mmojo_forge.engine.query.gc_roots import all_instances
 from mmojo_forge.engine.realise.realise import Realisation
-from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.workspace import Workspace, graph_of
 from mmojo_forge.model.derivation import Derivation, Node, Source
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.model.lockfile import Lock, Pin
 from mmojo_forge.recipe.evaluate import Instance
 from mmojo_forge.recipe.source_trees import source_of
-from mmojo_forge.store.maintain.repair import Mended
+from mmojo_forge.store.maintain.repair import RepairResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Remade:
 class RepairReport:
     """What the store mended by itself, and what became of the trees that it lost."""
 
-    mended: Mended
+    mended: RepairResult
     remade: tuple[Remade, ...]
 
     @property
@@ -49,25 +49,25 @@ class RepairReport:
         return not any(one.failure for one in self.remade)
 
 
-def make_anew(workspace: Workspace, mended: Mended, world: World, settings: Settings) -> RepairReport:
+def make_anew(workspace: Workspace, mended: RepairResult, services: Services, settings: Settings) -> RepairReport:
     """Make the lost trees again, as far as the workspace says how, and check out what was checked out."""
     if not mended.lost:
         return RepairReport(mended, ())
     instances = all_instances(workspace)
-    plan = make_plan(graph_of(instances), world.store)
+    plan = make_plan(graph_of(instances), services.store)
     lost = {one.tree for one in mended.lost}
     makers = _makers(plan, lost)
     known = {tree for node in makers for tree in _trees_of(node, plan)}
     pinned = [source for source in _pinned(workspace.read_lock()) if source.tree in lost - known]
     outputs = [(node, output) for node in makers for output in _lost_outputs(node, plan, lost)]
-    failures = _realise([*outputs, *((source, source.outputs[0]) for source in pinned)], world, settings)
+    failures = _realise([*outputs, *((source, source.outputs[0]) for source in pinned)], services, settings)
     users = _users(plan, instances)
-    valid = world.store.valid_trees(lost)
+    valid = services.store.valid_trees(lost)
     remade = []
     for one in mended.lost:
         if one.tree in valid:
             for name in one.objects:
-                world.store.checkout(one.tree, name)
+                services.store.checkout(one.tree, name)
         nodes = [node for node in (*makers, *pinned) if one.tree in _trees_of(node, plan)]
         targets = sorted({target for node in nodes for target in users.get(node.id, ())})
         failure = "" if one.tree in valid else _why(nodes, failures)
@@ -101,21 +101,21 @@ def _lost_outputs(node: Node, plan: Plan, lost: set[TreeId]) -> Sequence[str]:
     return [output for output, tree in plan.resolved[node.id].items() if tree in lost]
 
 
-def _realise(outputs: Iterable[tuple[Node, str]], world: World, settings: Settings) -> Mapping[str, str]:
+def _realise(outputs: Iterable[tuple[Node, str]], services: Services, settings: Settings) -> Mapping[str, str]:
     """Make the outputs valid; the reasons of those that failed, by name, with those that could not be tried."""
-    plan = make_plan(Graph.of_outputs(outputs), world.store, world.substituter())
+    plan = make_plan(Graph.of_outputs(outputs), services.store, services.substituter())
     if not plan.steps:
         return {}
-    world.reporter.planned(plan)
+    services.reporter.planned(plan)
     try:
-        Realisation(plan, world, Settings(settings.jobs, settings.memory_bytes, keep_going=True)).run()
+        Realisation(plan, services, Settings(settings.jobs, settings.memory_bytes, keep_going=True)).run()
     except BuildsFailed as error:
         return {
             **dict.fromkeys(error.blocked, "input-failed"),
             **{failure.name: failure.reason for failure in error.failures},
         }
     finally:
-        world.reporter.ended()
+        services.reporter.ended()
     return {}
 
 

@@ -17,7 +17,7 @@ from mmojo_forge.engine.errors import EngineError, Failure, OutputError
 from mmojo_forge.engine.plan import Resolution, Step
 from mmojo_forge.engine.protocols import Wanted
 from mmojo_forge.engine.realise import builtins, failed_builds, host_references
-from mmojo_forge.engine.services import World
+from mmojo_forge.engine.services import Services
 from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.executor import sandbox
 from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Mount, Outcome
@@ -27,7 +27,7 @@ from mmojo_forge.model.trace import Output, Signature, Trace
 from mmojo_forge.recipe.local_files import read_local_tree
 
 LAST_LINES = 25
-MOST_LEAKS = 10
+MOST_REFERENCES = 10
 _DAY = 86_400
 
 
@@ -43,12 +43,12 @@ class BuildFailed(EngineError):
 class Builder:
     """Makes nodes valid. Safe to use from several threads."""
 
-    def __init__(self, world: World, stop: Cancellation) -> None:
-        self._world = world
+    def __init__(self, services: Services, stop: Cancellation) -> None:
+        self._services = services
         self._stop = stop
-        self._store = world.store
-        self._began = world.clock()
-        self._secrets: tuple[float, tuple[host_references.Secret, ...]] | None = None
+        self._store = services.store
+        self._began = services.clock()
+        self._secrets: tuple[float, tuple[host_references.HostReference, ...]] | None = None
 
     def make(
         self, step: Step, trees: Mapping[str, TreeId], jobs: int, wanted: Set[str] | None = None
@@ -56,14 +56,14 @@ class Builder:
         """The output trees of a derivation, of which all or those wanted are valid now; None for a source. Raises
         ForgeError."""
         node = step.node
-        started = self._world.clock()
-        self._world.reporter.started(step)
+        started = self._services.clock()
+        self._services.reporter.started(step)
         if isinstance(node, Derivation):
             resolution: Resolution | None = self._build_once(node, trees, jobs, wanted)
         else:
             self._import(node)
             resolution = None
-        self._world.reporter.finished(node, self._world.clock() - started)
+        self._services.reporter.finished(node, self._services.clock() - started)
         return resolution
 
     def substitute(self, step: Step, outputs: Resolution, needed: Resolution) -> Resolution | None:
@@ -71,30 +71,30 @@ class Builder:
         have all of them."""
         node = step.node
         assert isinstance(node, Derivation)
-        started = self._world.clock()
-        self._world.reporter.started(step)
+        started = self._services.clock()
+        self._services.reporter.started(step)
         sizes = {name: output.size for name, output in step.claim.outputs.items()} if step.claim else {}
         for name, tree in needed.items():
             if not self._receive(Wanted(tree, node.name, name, sizes.get(name)), node):
-                self._world.reporter.missed(node)
+                self._services.reporter.missed(node)
                 return None
             self._store.checkout(tree, object_name(node.name, name))
         # The claim first: what it resolves to must not be known without who says so, who may be revoked one day.
         if step.claim:
             self._store.record(step.claim)
         self._store.record_resolved({node.id: outputs})
-        self._world.reporter.finished(node, self._world.clock() - started)
+        self._services.reporter.finished(node, self._services.clock() - started)
         return outputs
 
     def _receive(self, wanted: Wanted, node: Node) -> bool:
         """Whether another store had the tree; it is valid then."""
-        substituter = self._world.substituter()
+        substituter = self._services.substituter()
         if substituter is None:
             return False
         with self._lock(f"tree-{wanted.tree}", node):
             if self._store.valid_trees([wanted.tree]):
                 return True
-            reporter = self._world.reporter
+            reporter = self._services.reporter
             return substituter.fetch(wanted, lambda done, total: reporter.progress(node, done, total))
 
     def _import(self, node: Source | LocalSource) -> None:
@@ -116,20 +116,20 @@ class Builder:
 
     def _download(self, node: Node, file: Source | Download, name: str) -> Path:
         """Where the verified file lies now. What has arrived so far stays under the name for the next try."""
-        destination = self._world.places.download(name)
+        destination = self._services.directories.download(name)
         destination.parent.mkdir(parents=True, exist_ok=True)
-        reporter = self._world.reporter
-        self._world.fetcher().fetch(
+        reporter = self._services.reporter
+        self._services.fetcher().fetch(
             file, destination, on_progress=lambda done, total: reporter.progress(node, done, total)
         )
         return destination
 
     def _take(self, node: Derivation, wanted: Download, out: Path) -> BuildResult:
-        started = self._world.clock()
+        started = self._services.clock()
         file = self._download(node, wanted, wanted.sha256)
         file.chmod(0o755 if wanted.executable else 0o644)
         file.rename(out)
-        return BuildResult(Outcome.SUCCEEDED, 0, self._world.clock() - started)
+        return BuildResult(Outcome.SUCCEEDED, 0, self._services.clock() - started)
 
     def _add_local(self, source: LocalSource) -> None:
         path = Path(source.path)
@@ -159,9 +159,9 @@ class Builder:
     def _build(
         self, node: Derivation, trees: Mapping[str, TreeId], jobs: int, key: ActionKey, preimage: bytes
     ) -> Resolution:
-        started = self._world.clock()
+        started = self._services.clock()
         outputs, result = self._run(node, trees, jobs, key)
-        signer = self._world.signer()
+        signer = self._services.signer()
         trace = Trace(
             key,
             node.name,
@@ -169,13 +169,13 @@ class Builder:
             outputs,
             builder=signer.name if signer else "local",
             started=started,
-            seconds=self._world.clock() - started,
+            seconds=self._services.clock() - started,
             peak_memory_bytes=result.peak_memory_bytes,
         )
         if signer:
             trace = replace(trace, signatures=(Signature(str(signer.public), signer.sign(trace.fingerprint())),))
         self._store.record(trace)
-        if trace.signatures and node.label.reproducible and (publisher := self._world.publisher()):
+        if trace.signatures and node.label.reproducible and (publisher := self._services.publisher()):
             publisher.built(node, trace)
         return {name: output.tree for name, output in outputs.items()}
 
@@ -220,21 +220,21 @@ class Builder:
             limits=node.limits,
         )
         tail = _Tail()
-        reporter = self._world.reporter
+        reporter = self._services.reporter
 
         def on_output(chunk: bytes) -> None:
             tail.add(chunk)
             reporter.output(node, chunk)
 
-        executor = self._world.executor()
+        executor = self._services.executor()
         result = executor.run(request, cancellation=self._stop, on_output=on_output)
         if not result.succeeded:
             kept = None
             if result.outcome is not Outcome.CANCELLED:
-                kept = self._world.places.failed_build(node.name)
+                kept = self._services.directories.failed_build(node.name)
                 failed_builds.keep(scratch, kept, request, key)
             raise BuildFailed(_failure(node, result, tail.lines(), request.log, kept))
-        failed_builds.forget(self._world.places.failed_build(node.name))
+        failed_builds.forget(self._services.directories.failed_build(node.name))
         return result
 
     def _register(self, node: Derivation, out: Path, *, move: bool) -> dict[str, Output]:
@@ -243,7 +243,7 @@ class Builder:
             path = out / name
             if not os.path.lexists(path):
                 raise OutputError(
-                    f"realise {node.name}: output {name} is missing: the build left nothing at /forge/out/{name}",
+                    f"realize {node.name}: output {name} is missing: the build left nothing at /forge/out/{name}",
                     reason="output-missing",
                 )
             if not node.is_builtin and node.label.reproducible:
@@ -252,7 +252,7 @@ class Builder:
                 tree = self._store.add_path(path, move=move)
             except ForgeError as error:
                 raise OutputError(
-                    f"realise {node.name}: output {name}: {error.message}", detail=error.detail, reason=error.reason
+                    f"realize {node.name}: output {name}: {error.message}", detail=error.detail, reason=error.reason
                 ) from error
             self._store.checkout(tree.id, object_name(node.name, name))
             outputs[name] = Output(tree.id, tree.size)
@@ -260,13 +260,13 @@ class Builder:
 
     def _refuse_leaks(self, node: Derivation, output: str, path: Path) -> None:
         wanted = [secret for secret in self._secrets_of_today() if secret.kind not in node.allowed_leaks]
-        found = list(host_references.find_leaks(path, wanted))
+        found = list(host_references.find_references(path, wanted))
         if found:
             raise OutputError(
-                f"realise {node.name}: output {output} tells of this machine: {found[0]}",
+                f"realize {node.name}: output {output} tells of this machine: {found[0]}",
                 detail="\n".join(
                     (
-                        *(str(leak) for leak in found[1:MOST_LEAKS]),
+                        *(str(leak) for leak in found[1:MOST_REFERENCES]),
                         "A reproducible output has nothing of where and when it was built. If this is harmless, the "
                         f"recipe can say so: build(…, allowed_leaks={{{found[0].kind!r}: 'the reason'}}).",
                     )
@@ -274,16 +274,19 @@ class Builder:
                 reason="output-leaks",
             )
 
-    def _secrets_of_today(self) -> tuple[host_references.Secret, ...]:
+    def _secrets_of_today(self) -> tuple[host_references.HostReference, ...]:
         # Looked up once a day, and not for each of a thousand small builds. Two threads may both; they find the same.
-        now = self._world.clock()
+        now = self._services.clock()
         if self._secrets is None or now // _DAY != self._secrets[0]:
-            self._secrets = (now // _DAY, host_references.secrets_of_this_machine(self._store.path, now, self._began))
+            self._secrets = (
+                now // _DAY,
+                host_references.references_of_this_machine(self._store.path, now, self._began),
+            )
         return self._secrets[1]
 
     @contextmanager
     def _lock(self, key: str, node: Node) -> Iterator[None]:
-        with self._store.lock(key, on_wait=lambda _seconds: self._world.reporter.waiting(node)):
+        with self._store.lock(key, on_wait=lambda _seconds: self._services.reporter.waiting(node)):
             yield
 
 
@@ -328,7 +331,7 @@ def _failure(
 ) -> Failure:
     return Failure(
         name=node.name,
-        message=f"realise {node.name}: {_OUTCOME_TEXT[result.outcome](node, result)}",
+        message=f"realize {node.name}: {_OUTCOME_TEXT[result.outcome](node, result)}",
         reason=f"build-{result.outcome.value}",
         last_lines=last_lines,
         log=log,

@@ -27,7 +27,7 @@ def run(node: Derivation, inputs: Mapping[str, Path], out: Path) -> BuildResult:
     """Run the builtin that `node` names on its inputs; raises ArchiveError, or EngineError for an unknown one."""
     builders = {UNPACK: _unpack, NODE_MODULES: _lay_out_packages}
     if node.builder not in builders:
-        raise EngineError(f"realise {node.name}: there is no {node.builder}", reason="no-such-builtin")
+        raise EngineError(f"realize {node.name}: there is no {node.builder}", reason="no-such-builtin")
     started = time.monotonic()
     builders[node.builder](node, inputs, out / "out")
     return BuildResult(Outcome.SUCCEEDED, 0, time.monotonic() - started)
@@ -62,7 +62,7 @@ def _add_symlink(node: Derivation, destination: Path, path: str, target: str) ->
     """Make a symlink that the recipe asks for, in a folder that the archives gave and that is really there."""
     parent = (destination / path).parent
     if not parent.resolve().is_relative_to(destination.resolve()) or os.path.lexists(destination / path):
-        raise EngineError(f"realise {node.name}: cannot add symlink {path}: no folder, or in use", reason="bad-symlink")
+        raise EngineError(f"realize {node.name}: cannot add symlink {path}: no folder, or in use", reason="bad-symlink")
     (destination / path).symlink_to(target)
 
 
@@ -86,11 +86,11 @@ def _add_command(node: Derivation, destination: Path, link: str, file: str) -> N
     root = destination.resolve()
     program, name = (destination / file).resolve(), destination / link
     if not program.is_relative_to(root) or not name.parent.parent.resolve().is_relative_to(root):
-        raise EngineError(f"realise {node.name}: command {link}: leads out of the folder", reason="bad-command")
+        raise EngineError(f"realize {node.name}: command {link}: leads out of the folder", reason="bad-command")
     if not program.is_file():
         return
     if name.parent.is_symlink() or os.path.lexists(name):
-        raise EngineError(f"realise {node.name}: command {link}: a package has a file there", reason="bad-command")
+        raise EngineError(f"realize {node.name}: command {link}: a package has a file there", reason="bad-command")
     name.parent.mkdir(exist_ok=True)
     name.symlink_to(os.path.relpath(destination / file, name.parent))
     program.chmod(0o755)

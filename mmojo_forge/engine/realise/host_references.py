@@ -36,7 +36,7 @@ _WORD = _DIGITS | frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 
 @dataclass(frozen=True, slots=True)
-class Secret:
+class HostReference:
     """A text that may not turn up, and what it is. `whole` ones count only where no word goes on around them."""
 
     kind: str
@@ -45,7 +45,7 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
-class Leak:
+class FoundReference:
     """One place where a secret turned up: `path` within the output, empty if it is one file; `offset` in its content
     or in what a symlink points to, None if the path itself tells it."""
 
@@ -60,28 +60,30 @@ class Leak:
         return f"{self.path or 'the file'} at offset {self.offset:#x}: {self.kind} {self.text!r}"
 
 
-def secrets_of_this_machine(store: Path, now: float, since: float | None = None) -> tuple[Secret, ...]:
+def references_of_this_machine(store: Path, now: float, since: float | None = None) -> tuple[HostReference, ...]:
     """What a build on this machine may not give away that ran from `since` (`now` if None) until `now`, both in seconds
     since the epoch: each day of it was today once."""
     return tuple(_secrets(store, now, now if since is None else since))
 
 
-def _secrets(store: Path, now: float, since: float) -> Iterator[Secret]:
-    yield Secret("store path", os.fsencode(store))
+def _secrets(store: Path, now: float, since: float) -> Iterator[HostReference]:
+    yield HostReference("store path", os.fsencode(store))
     home, login = _user()
     if home.count("/") > 1:
-        yield Secret("home", os.fsencode(home), whole=True)
+        yield HostReference("home", os.fsencode(home), whole=True)
     kernel = os.uname()
     for kind, name in (("host name", kernel.nodename), ("user name", login)):
         if len(name) >= _SHORTEST_NAME and name not in _COMMON_NAMES:
-            yield Secret(kind, name.encode(), whole=True)
-    yield Secret("kernel version", kernel.release.encode(), whole=True)
+            yield HostReference(kind, name.encode(), whole=True)
+    yield HostReference("kernel version", kernel.release.encode(), whole=True)
     model = _cpu_model()
     if len(model) >= _SHORTEST_MODEL:
-        yield Secret("CPU model", model.encode())
+        yield HostReference("CPU model", model.encode())
     for day in _days(since, now):
         for form in ("%Y-%m-%d", "%b %e %Y", "%a %b %e", "%e %b %Y", "%d %b %Y"):
-            yield Secret("date of today", time.strftime(form, time.gmtime(day * _DAY)).strip().encode(), whole=True)
+            yield HostReference(
+                "date of today", time.strftime(form, time.gmtime(day * _DAY)).strip().encode(), whole=True
+            )
 
 
 def _days(since: float, now: float) -> list[int]:
@@ -108,7 +110,7 @@ def _cpu_model() -> str:
     return found[1].strip() if found else ""
 
 
-def find_leaks(output: Path, secrets: Iterable[Secret]) -> Iterator[Leak]:
+def find_references(output: Path, secrets: Iterable[HostReference]) -> Iterator[FoundReference]:
     """The leaks in the files, symlinks and names of an output, the first of each secret in each; raises OSError.
 
     What may not be read, or lies too deep, is passed over: the store refuses such outputs.
@@ -120,10 +122,10 @@ def find_leaks(output: Path, secrets: Iterable[Secret]) -> Iterator[Leak]:
         os.close(above)
 
 
-def _find(folder: int, name: str, path: str, secrets: tuple[Secret, ...]) -> Iterator[Leak]:
+def _find(folder: int, name: str, path: str, secrets: tuple[HostReference, ...]) -> Iterator[FoundReference]:
     """The leaks in one entry of an open folder and in all below it; `path` is the entry's own within the output."""
     for secret in _scan_name(path, secrets):
-        yield Leak(secret.kind, _shown(secret), path, None)
+        yield FoundReference(secret.kind, _shown(secret), path, None)
     with contextlib.suppress(PermissionError):
         mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         if stat.S_ISDIR(mode):
@@ -132,10 +134,10 @@ def _find(folder: int, name: str, path: str, secrets: tuple[Secret, ...]) -> Ite
             # Anything else is a device or pipe, which the store refuses; reading it might never end.
             scan = _scan_link if stat.S_ISLNK(mode) else _scan_file
             for secret, offset in scan(folder, name, secrets).items():
-                yield Leak(secret.kind, _shown(secret), path, offset)
+                yield FoundReference(secret.kind, _shown(secret), path, offset)
 
 
-def _find_below(folder: int, name: str, path: str, secrets: tuple[Secret, ...]) -> Iterator[Leak]:
+def _find_below(folder: int, name: str, path: str, secrets: tuple[HostReference, ...]) -> Iterator[FoundReference]:
     if path.count("/") + 1 >= MAX_DEPTH:
         return
     # By descriptors, as a path may be longer from here than it is within the output.
@@ -147,11 +149,11 @@ def _find_below(folder: int, name: str, path: str, secrets: tuple[Secret, ...]) 
         os.close(opened)
 
 
-def _shown(secret: Secret) -> str:
+def _shown(secret: HostReference) -> str:
     return secret.text.decode("utf-8", "replace")
 
 
-def _scan_name(path: str, secrets: tuple[Secret, ...]) -> list[Secret]:
+def _scan_name(path: str, secrets: tuple[HostReference, ...]) -> list[HostReference]:
     """The secrets in a path that end in its last part: what a folder's name tells is not told for all below it too.
 
     The whole path is searched, from a slash on, as a secret may be a path itself, and made up of several folders.
@@ -163,13 +165,13 @@ def _scan_name(path: str, secrets: tuple[Secret, ...]) -> list[Secret]:
     return [secret for secret, at in _search(text, secrets, 0).items() if at + len(secret.text) > last]
 
 
-def _scan_link(folder: int, name: str, secrets: tuple[Secret, ...]) -> dict[Secret, int]:
+def _scan_link(folder: int, name: str, secrets: tuple[HostReference, ...]) -> dict[HostReference, int]:
     return _search(b"\0" + os.fsencode(os.readlink(name, dir_fd=folder)) + b"\0", secrets, -1)
 
 
-def _scan_file(folder: int, name: str, secrets: tuple[Secret, ...]) -> dict[Secret, int]:
+def _scan_file(folder: int, name: str, secrets: tuple[HostReference, ...]) -> dict[HostReference, int]:
     """The first offset of each secret, in memory that does not grow with the file."""
-    found: dict[Secret, int] = {}
+    found: dict[HostReference, int] = {}
     # As much of one window is seen again in the next as the longest secret needs, with a byte on either side.
     overlap = max((len(secret.text) for secret in secrets), default=0) + 2
     with os.fdopen(os.open(name, os.O_RDONLY | _UNFOLLOWED, dir_fd=folder), "rb", buffering=0) as file:
@@ -183,7 +185,7 @@ def _scan_file(folder: int, name: str, secrets: tuple[Secret, ...]) -> dict[Secr
     return found
 
 
-def _search(window: bytes, secrets: Iterable[Secret], start: int) -> dict[Secret, int]:
+def _search(window: bytes, secrets: Iterable[HostReference], start: int) -> dict[HostReference, int]:
     """Where the secrets are in a window that begins at `start`; its first and last byte only say what is beside."""
     found = {}
     for secret in secrets:

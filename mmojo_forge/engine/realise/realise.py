@@ -27,8 +27,8 @@ from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, input_trees,
 from mmojo_forge.engine.realise.builder import Builder
 from mmojo_forge.engine.realise.schedule import Budget, Grant, Schedule, remaining_paths
 from mmojo_forge.engine.realise.state import BuildState, check_transition
-from mmojo_forge.engine.realise.worker_pool import Crew
-from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.realise.worker_pool import WorkerPool
+from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.trust.policy import describe
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Derivation, Node, Source, action_key, fetched_file, node_id
@@ -57,9 +57,9 @@ class _Job:
 class Realisation:
     """One run over one plan. Use once."""
 
-    def __init__(self, plan: Plan, world: World, settings: Settings) -> None:
+    def __init__(self, plan: Plan, services: Services, settings: Settings) -> None:
         self._plan = plan
-        self._world = world
+        self._services = services
         self._settings = settings
         self._resolved: dict[DerivationId, Resolution] = dict(plan.resolved)
         self._valid: set[TreeId] = set(plan.valid)
@@ -69,7 +69,7 @@ class Realisation:
         self._todo: deque[tuple[Callable[[_Job], None], _Job]] = deque()
         self._failures: list[Failure] = []
         names = {step.node.name: step for step in plan.steps}
-        history = world.store.history(names)
+        history = services.store.history(names)
         self._schedule = Schedule(
             Budget(settings.jobs, settings.memory_bytes),
             remaining_paths(plan.graph, {name: seen.seconds for name, seen in history.items()}),
@@ -78,9 +78,9 @@ class Realisation:
 
     def run(self) -> dict[DerivationId, Resolution]:
         """The trees of all derivations that were resolved; raises BuildsFailed or Interrupted."""
-        with Crew(self._settings.jobs + self._schedule.budget.fetches) as crew:
-            self._crew = crew
-            self._builder = Builder(self._world, crew.stop)
+        with WorkerPool(self._settings.jobs + self._schedule.budget.fetches) as workers:
+            self._workers = workers
+            self._builder = Builder(self._services, workers.stop)
             try:
                 for root in self._plan.graph.roots:
                     self._later(self._want, self._jobs[root])
@@ -90,19 +90,19 @@ class Realisation:
         # What others signed is kept with the rest of the trace: it says what things were made of, and can be passed on.
         for identifier, claim in self._claims.items():
             if not (self._jobs[identifier].substituted and self._jobs[identifier].state is _S.VALID):
-                self._world.store.record(claim)
+                self._services.store.record(claim)
         if self._failures:
             raise BuildsFailed(tuple(self._failures), self._names_in(_S.BLOCKED))
         return self._resolved
 
     def _interrupt(self) -> NoReturn:
-        self._crew.stop.ask()
+        self._workers.stop.ask()
         if any(job.state is _S.RUNNING and fetched_file(job.node) for job in self._jobs.values()):
-            self._world.fetcher().cancel()
-        if substituter := self._world.substituter():
+            self._services.fetcher().cancel()
+        if substituter := self._services.substituter():
             substituter.cancel()
         raise Interrupted(
-            "realise: interrupted",
+            "realize: interrupted",
             detail="What was built is kept; the next run goes on from there.",
             reason="interrupted",
         ) from None
@@ -112,8 +112,8 @@ class Realisation:
 
     def _loop(self) -> None:
         self._settle()
-        while self._start_what_fits() or self._crew.busy:
-            self._crew.wait()
+        while self._start_what_fits() or self._workers.busy:
+            self._workers.wait()
             self._settle()
 
     def _start_what_fits(self) -> bool:
@@ -124,7 +124,7 @@ class Realisation:
             node, grant = taken
             job = self._jobs[node_id(node)]
             self._move(job, _S.RUNNING)
-            self._crew.start(self._work(job, grant), functools.partial(self._finish, job, grant))
+            self._workers.start(self._work(job, grant), functools.partial(self._finish, job, grant))
             started = True
         return started
 
@@ -165,7 +165,7 @@ class Realisation:
     def _compare_with_claim(self, node: Derivation, outputs: Resolution) -> None:
         claim = self._claims.get(node.id)
         if claim and node.label.reproducible and dict(outputs) != dict(resolution_of(claim)):
-            self._world.reporter.warning(
+            self._services.reporter.warning(
                 f"{node.name} came out otherwise here than a builder who is trusted says:\n"
                 f"  here: {', '.join(f'{name} {tree}' for name, tree in sorted(outputs.items()))}\n"
                 f"  {describe(claim)}\n"
@@ -179,7 +179,7 @@ class Realisation:
                 job,
                 Failure(
                     job.node.name,
-                    f"realise {job.node.name}: no cache had it after all",
+                    f"realize {job.node.name}: no cache had it after all",
                     "not-substituted",
                     "Leave --substitute-only out to build it.",
                 ),
@@ -190,7 +190,7 @@ class Realisation:
     def _fail(self, job: _Job, failure: Failure) -> None:
         self._move(job, _S.FAILED)
         self._failures.append(failure)
-        self._world.reporter.failed(job.node, failure.reason, failure.message)
+        self._services.reporter.failed(job.node, failure.reason, failure.message)
         self._later(self._block_users, job)
 
     # What follows runs on the worklist, one small step at a time: graphs are deeper than Python's stack.
@@ -223,7 +223,7 @@ class Realisation:
         trees = tuple(self._needed(node).values()) if isinstance(node, Derivation) else (node.tree,)
         unknown = [tree for tree in trees if tree not in self._valid]
         if unknown:
-            self._valid.update(self._world.store.valid_trees(unknown))
+            self._valid.update(self._services.store.valid_trees(unknown))
         return all(tree in self._valid for tree in trees)
 
     def _resolve(self, job: _Job) -> None:
@@ -250,15 +250,15 @@ class Realisation:
         trees = input_trees(node, self._resolved)
         assert trees is not None
         key = action_key(node.preimage(trees))
-        trace = self._world.store.lookup([key]).get(key)
-        substituter = self._world.substituter()
+        trace = self._services.store.lookup([key]).get(key)
+        substituter = self._services.substituter()
         if trace is not None:
-            self._world.store.record_resolved({node.id: resolution_of(trace)})
+            self._services.store.record_resolved({node.id: resolution_of(trace)})
             self._learn(job, node, trace)
         elif substituter is None:
             self._await_inputs(job)
         else:
-            self._crew.start(
+            self._workers.start(
                 functools.partial(substituter.lookup, [key]), functools.partial(self._hear, job, node, key)
             )
 
@@ -278,7 +278,7 @@ class Realisation:
     def _learn(self, job: _Job, node: Derivation, trace: Trace) -> None:
         self._resolved[node.id] = resolution_of(trace)
         self._move(job, _S.RESOLVED)
-        self._world.reporter.finished(node, 0.0, unchanged=True)
+        self._services.reporter.finished(node, 0.0, unchanged=True)
         self._later(self._tell_users_resolved, job)
         if job.wanted:
             self._later(self._want, job)

@@ -13,7 +13,7 @@ from mmojo_forge.engine.realise import evaluation_cache
 from mmojo_forge.engine.realise.builder import object_name
 from mmojo_forge.engine.realise.evaluation_cache import CachedTarget
 from mmojo_forge.engine.realise.realise import Realisation
-from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.workspace import FORGE_ROOT, WORKSPACE_KEYS, WORKSPACE_SETTINGS, Request, Workspace, graph_of
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.model.derivation import Label
@@ -42,58 +42,58 @@ class UnexpectedOutput(EngineError):
 
 
 def realise_request(
-    workspace: Workspace, request: Request, world: World, settings: Settings, *, link: bool = True
+    workspace: Workspace, request: Request, services: Services, settings: Settings, *, link: bool = True
 ) -> list[Result]:
     """The results of the request's targets, in order; raises ForgeError. Links them in the workspace's out/."""
     lock = workspace.read_lock()
     evaluator = workspace.evaluator(lock, overrides=request.overrides)
     instances = request.instantiate(evaluator)
-    plan = make_plan(graph_of(instances), world.store, world.substituter())
+    plan = make_plan(graph_of(instances), services.store, services.substituter())
     if settings.substitute_only:
         _refuse_to_build(plan)
-    world.reporter.planned(plan)
+    services.reporter.planned(plan)
     try:
-        resolved = realise_plan(plan, world, settings)
+        resolved = realise_plan(plan, services, settings)
     finally:
-        world.reporter.ended()
-    results = [_result(target, instance, resolved, world) for target, instance in instances.items()]
-    _check_expected(results, instances, lock, world.store)
+        services.reporter.ended()
+    results = [_result(target, instance, resolved, services) for target, instance in instances.items()]
+    _check_expected(results, instances, lock, services.store)
     if link:
         for result in results:
             node, output = instances[result.target].node, instances[result.target].output
-            world.store.add_root(workspace.results / result.target, result.tree, object_name(node.name, output))
+            services.store.add_root(workspace.results / result.target, result.tree, object_name(node.name, output))
         if not request.overrides:
             _remember(workspace, request, instances, evaluator)
     return results
 
 
-def plan_request(workspace: Workspace, request: Request, world: World) -> Plan:
+def plan_request(workspace: Workspace, request: Request, services: Services) -> Plan:
     """What `realise_request` would do; raises RecipeError, LockError. No effects."""
     evaluator = workspace.evaluator(workspace.read_lock(), overrides=request.overrides)
-    return make_plan(graph_of(request.instantiate(evaluator)), world.store, world.substituter())
+    return make_plan(graph_of(request.instantiate(evaluator)), services.store, services.substituter())
 
 
 def _refuse_to_build(plan: Plan) -> None:
     missing = [step.node.name for step in plan.steps if step.action is Action.BUILD]
     if missing:
         raise EngineError(
-            f"realise: {len(missing)} of {len(plan.steps)} nodes are in no cache, {missing[-1]} for one",
+            f"realize: {len(missing)} of {len(plan.steps)} nodes are in no cache, {missing[-1]} for one",
             detail="`forge cache status` tells what the caches have and whom they are signed by. "
             "Leave --substitute-only out to build the rest.",
             reason="not-substituted",
         )
 
 
-def realise_plan(plan: Plan, world: World, settings: Settings) -> Mapping[DerivationId, Resolution]:
+def realise_plan(plan: Plan, services: Services, settings: Settings) -> Mapping[DerivationId, Resolution]:
     """The output trees of the plan's derivations, valid now, and pushed to where they are to be pushed to."""
     if not plan.steps:
         return plan.resolved
-    publisher = world.publisher()
+    publisher = services.publisher()
     if publisher:
         publisher.begin(plan.graph)
     built = False
     try:
-        resolved = Realisation(plan, world, settings).run()
+        resolved = Realisation(plan, services, settings).run()
         built = any(step.action is Action.BUILD for step in plan.steps)
     except Interrupted:
         if publisher:
@@ -106,9 +106,9 @@ def realise_plan(plan: Plan, world: World, settings: Settings) -> Mapping[Deriva
     return resolved
 
 
-def _result(target: str, instance: Instance, resolved: Mapping[DerivationId, Resolution], world: World) -> Result:
+def _result(target: str, instance: Instance, resolved: Mapping[DerivationId, Resolution], services: Services) -> Result:
     tree = resolved[instance.node.id][instance.output]
-    path = world.store.checkout(tree, object_name(instance.node.name, instance.output))
+    path = services.store.checkout(tree, object_name(instance.node.name, instance.output))
     return Result(target, path, tree, instance.node.label)
 
 
@@ -119,11 +119,11 @@ def _check_expected(results: list[Result], instances: Mapping[str, Instance], lo
             continue
         if expected.tree != result.tree:
             raise UnexpectedOutput(
-                f"realise {result.target}: it came out as {result.tree}, but forge.lock expects {expected.tree}",
+                f"realize {result.target}: it came out as {result.tree}, but forge.lock expects {expected.tree}",
                 detail=f"{_first_difference(store, expected.tree, result.tree)}\n"
                 "The same derivation gave other bytes: this machine or the one that wrote the lock is broken or "
                 f"compromised, or the recipe is not reproducible. The unexpected result is {result.path}; "
-                f"`forge check --isolate {result.target}` finds what it depends on.",
+                f"`forge check --bisect {result.target}` finds what it depends on.",
                 reason="unexpected-output",
             )
 

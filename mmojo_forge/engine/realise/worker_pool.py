@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(slots=True)
-class Stop:
+class CancelToken:
     """Tells every running build to stop: a pipe whose read end becomes readable."""
 
     _pipe: tuple[int, int] = field(default_factory=lambda: os.pipe2(os.O_CLOEXEC))
@@ -36,11 +36,11 @@ class Stop:
         os.close(self._pipe[0])
 
 
-class Crew:
+class WorkerPool:
     """Some threads. Callers may assume that nothing runs any more once the block is left."""
 
     def __init__(self, threads: int) -> None:
-        self.stop = Stop()
+        self.stop = CancelToken()
         self._pool = ThreadPoolExecutor(threads, "forge")
         self._done: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._running = 0

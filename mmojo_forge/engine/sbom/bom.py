@@ -96,7 +96,7 @@ class Bill:
         return [item for item in self.contained if item.ref in theirs and not licence.is_expression(item.licence)]
 
     @property
-    def kept_back(self) -> list[Item]:
+    def restricted(self) -> list[Item]:
         """What is in the result although its licence does not let everybody pass it on."""
         return [item for item in self.contained if item.properties.get(REDISTRIBUTABLE_PROPERTY) == _NO]
 

@@ -102,8 +102,8 @@ def check_complete(bill: Bill) -> None:
 
 def check_redistributable(bill: Bill) -> None:
     """Raise SbomError (`not-redistributable`) if something is in the result that its licence keeps from others."""
-    if bill.kept_back:
-        names = ", ".join(f"{item.name} ({item.licence})" for item in bill.kept_back)
+    if bill.restricted:
+        names = ", ".join(f"{item.name} ({item.licence})" for item in bill.restricted)
         raise SbomError(
             f"list what is in {bill.root.name}: {names} may not be passed on",
             detail="What is linked to it or packed with it has to leave it out: its users install it themselves.",

@@ -18,7 +18,7 @@ from mmojo_forge.engine.realise.realise import Realisation
 from mmojo_forge.engine.sbom import licence
 from mmojo_forge.engine.sbom.bom import Bill, Item
 from mmojo_forge.engine.sbom.contents import Part
-from mmojo_forge.engine.services import Settings, World
+from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.fetch.archive.errors import ArchiveError
 from mmojo_forge.fetch.archive.extraction import extract
 from mmojo_forge.fetch.archive.options import ExtractOptions
@@ -45,18 +45,18 @@ class Texts:
     texts: tuple[str, ...]
 
 
-def collect(bill: Bill, world: World, settings: Settings) -> list[Texts]:
+def collect(bill: Bill, services: Services, settings: Settings) -> list[Texts]:
     """The texts of everything in the result that is not our own; sources that are not here are fetched and unpacked.
 
     Raises NoticeError (`notice-missing`), and as realising does.
     """
-    plan = make_plan(Graph.of(_holders(_theirs(bill).values())), world.store, world.substituter())
-    world.reporter.planned(plan)
+    plan = make_plan(Graph.of(_holders(_theirs(bill).values())), services.store, services.substituter())
+    services.reporter.planned(plan)
     try:
-        resolved = Realisation(plan, world, settings).run() if plan.steps else plan.resolved
+        resolved = Realisation(plan, services, settings).run() if plan.steps else plan.resolved
     finally:
-        world.reporter.ended()
-    return _read(bill, world.store, resolved)
+        services.reporter.ended()
+    return _read(bill, services.store, resolved)
 
 
 def collect_here(bill: Bill, store: Store) -> list[Texts] | None:

@@ -17,11 +17,11 @@ from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.sbom.contents import Contents, Part, whole_of
 from mmojo_forge.model.derivation import Node
 
-KeptBack = Mapping[str, Sequence[Part]]
+Restricted = Mapping[str, Sequence[Part]]
 """Nodes by id, with what in them may not be passed on."""
 
 
-def kept_back(graph: Graph) -> KeptBack:
+def restricted(graph: Graph) -> Restricted:
     """What of the graph may not be passed on; raises ContentsError."""
     if not any(one.redistributable is False for node in graph.derivations() for one in node.components):
         return MappingProxyType({})
@@ -38,7 +38,7 @@ def described(parts: Iterable[Part]) -> str:
     return ", ".join(sorted({f"{part.component.name} ({part.component.licence or 'no licence'})" for part in parts}))
 
 
-def check_passed_on(operation: str, nodes: Iterable[Node], withheld: KeptBack) -> None:
+def check_redistributable_graph(operation: str, nodes: Iterable[Node], withheld: Restricted) -> None:
     """Raise EngineError (`not-redistributable`) if one of the nodes is among those kept back."""
     for node in nodes:
         if parts := withheld.get(node.id):

@@ -25,7 +25,7 @@ from mmojo_forge.store.maintain import recovery
 from mmojo_forge.store.protocol import Fetch, OpenBlob, StoreError
 
 
-class Arrival:
+class Receiver:
     """A Sink (remote/sink.py) that stages what it takes; safe in several threads.
 
     It trusts whoever fills it to have verified each file by its digest. A file that the tree has both executable and
@@ -68,7 +68,7 @@ class Arrival:
 _UNLIMITED = 1 << 62
 
 
-class Intake:
+class Adder:
     """Registers trees in the store at `root`. Callers may assume that a tree that is returned is valid."""
 
     def __init__(self, root: str, database: Database, process: scratch.ProcessScratch, leases: Leases) -> None:
@@ -141,7 +141,7 @@ class Intake:
         """Register a tree whose missing content `fetch` brings; what arrived of it stays in `partial` if it fails."""
 
         def fill(batch: Batch) -> Tree:
-            arrival = Arrival(batch, tree)
+            arrival = Receiver(batch, tree)
             fetch(arrival, partial)
             arrival.check_complete()
             return tree
@@ -159,7 +159,7 @@ class Intake:
         moved_fd = root_fd if move and os.fstat(root_fd).st_dev == os.stat(self._root).st_dev else None
 
         def fill(batch: Batch) -> Tree:
-            taken = import_files.take_files(found, root_fd, batch, shown, move=moved_fd is not None)
+            taken = import_files.import_files(found, root_fd, batch, shown, move=moved_fd is not None)
             if not found.entries:
                 entry = taken[0]
                 return Tree((Entry("", entry.kind, entry.digest, entry.size),))

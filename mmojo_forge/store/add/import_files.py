@@ -34,16 +34,16 @@ Group = list[FoundFile]
 _directory = attrgetter("directory")
 
 
-def take_files(found: Found, root_fd: int, batch: Batch, shown: str, *, move: bool) -> list[Entry]:
+def import_files(found: Found, root_fd: int, batch: Batch, shown: str, *, move: bool) -> list[Entry]:
     """The entries of all files that were found below `root_fd`, their content staged in the batch."""
-    taker = Taker(root_fd, batch, shown, move)
+    taker = Importer(root_fd, batch, shown, move)
     groups = list(_groups(found.files))
     if len(found.files) <= _SERIAL_FILES and found.size <= _SERIAL_BYTES:
         return list(chain.from_iterable(taker.take(group) for group in groups))
     return list(chain.from_iterable(in_threads(taker.take, groups)))
 
 
-class Taker:
+class Importer:
     """Takes groups of files of one tree into a batch; safe in several threads."""
 
     def __init__(self, root_fd: int, batch: Batch, shown: str, move: bool) -> None:

@@ -37,7 +37,7 @@ class Copy:
     sha256: str
 
 
-class Salvage:
+class CopyRecovery:
     """Looks for intact copies in the store at `root`."""
 
     def __init__(self, root: str, process: ProcessScratch) -> None:

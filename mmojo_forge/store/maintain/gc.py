@@ -1,7 +1,7 @@
 """Collecting what nothing keeps alive. README.md has the protocol; this is its order:
 
     1. choose    roots, leases and pins are alive; of the rest, what was last used before the cutoff, oldest first
-    2. leftovers logs, partial downloads, failed builds, leftovers of checks, old evaluations
+    2. stale_files logs, partial downloads, failed builds, leftovers of checks, old evaluations
     3. trees     in small groups, each under the publish lock: look again at what is alive; intent; rows; files
     4. blobs     in the same way, those that no tree has any more
     5. the rest  entries of links that are gone; with `forget`, traces of what is gone
@@ -26,8 +26,8 @@ from mmojo_forge.store.db.leases import LeaseReader
 from mmojo_forge.store.db.traces import build_closure
 from mmojo_forge.store.maintain import roots, stale_files
 from mmojo_forge.store.maintain.recovery import Removal
-from mmojo_forge.store.maintain.stale_files import Leftover
-from mmojo_forge.store.maintain.usage import Census, StoredTree, bytes_by_kind, names_of_trees
+from mmojo_forge.store.maintain.stale_files import StaleFile
+from mmojo_forge.store.maintain.usage import StoreContents, StoredTree, bytes_by_kind, names_of_trees
 from mmojo_forge.store.scratch import ProcessScratch
 
 _T = TypeVar("_T")
@@ -108,43 +108,45 @@ class Collector:
         """Collect; with `dry`, only say what would be."""
         kinds = bytes_by_kind(self._root, self._database)
         junk = stale_files.find(self._root, self._cutoff, downloads=self._alone)
-        census = Census.take(self._root, self._database)
+        held = StoreContents.take(self._root, self._database)
         # Only a first look: before anything is removed, it is looked again while nobody can publish.
         alive = self._alive()
         size = sum(kinds.values()) - kinds[layout.TMP]
-        victims, young = self._choose(census, alive, size - sum(one.size for one in junk))
-        orphans = self._orphans(census, {victim.tree for victim in victims})
+        victims, young = self._choose(held, alive, size - sum(one.size for one in junk))
+        orphans = self._orphans(held, {victim.tree for victim in victims})
         logs = stale_files.find_logs(self._root, self._database, self._cutoff, {victim.tree for victim in victims})
         found = Collected(victims, {}, size, len(alive), young, blobs=len(orphans))
-        found.freed["blobs"] = census.size_of(orphans)
+        found.freed["blobs"] = held.size_of(orphans)
         for one in (*junk, *logs):
             found.freed[one.kind] = found.freed.get(one.kind, 0) + one.size
         if not dry:
-            self._collect(census, found, [*junk, *logs], on_step)
+            self._collect(held, found, [*junk, *logs], on_step)
         return found
 
-    def _choose(self, census: Census, alive: set[TreeId], size: int) -> tuple[list[Victim], int]:
+    def _choose(self, held: StoreContents, alive: set[TreeId], size: int) -> tuple[list[Victim], int]:
         """The trees to remove, oldest first, and the bytes that stay for their youth."""
-        dead = sorted((tree for tree in census.trees.values() if tree.id not in alive), key=lambda tree: tree.used)
+        dead = sorted((tree for tree in held.trees.values() if tree.id not in alive), key=lambda tree: tree.used)
         old = [tree for tree in dead if tree.used < self._cutoff]
-        holders = census.holders(census.trees.values())
+        holders = held.holders(held.trees.values())
         names = names_of_trees(self._root, self._database)
-        size -= census.size_of(number for number in range(len(census.blobs)) if number not in holders)
+        size -= held.size_of(number for number in range(len(held.blobs)) if number not in holders)
         victims = []
         for tree in old:
             if self._policy.target_size is not None and size <= self._policy.target_size:
                 break
-            freed = census.size_of(_released(tree, holders))
+            freed = held.size_of(_released(tree, holders))
             size -= freed
             victims.append(Victim(tree.id, names.get(tree.id, ""), freed, tree.used))
         rest = {number for tree in dead[len(victims) :] for number in _released(tree, holders)}
-        return victims, census.size_of(rest)
+        return victims, held.size_of(rest)
 
-    def _orphans(self, census: Census, gone: set[TreeId]) -> list[int]:
-        holders = census.holders(tree for tree in census.trees.values() if tree.id not in gone)
-        return [number for number in range(len(census.blobs)) if number not in holders]
+    def _orphans(self, held: StoreContents, gone: set[TreeId]) -> list[int]:
+        holders = held.holders(tree for tree in held.trees.values() if tree.id not in gone)
+        return [number for number in range(len(held.blobs)) if number not in holders]
 
-    def _collect(self, census: Census, found: Collected, junk: Sequence[Leftover], on_step: OnStep | None) -> None:
+    def _collect(
+        self, held: StoreContents, found: Collected, junk: Sequence[StaleFile], on_step: OnStep | None
+    ) -> None:
         # First what needs no space to be removed: the disk may be full.
         stale_files.remove(self._root, self._process, junk)
         total = found.total
@@ -154,13 +156,13 @@ class Collector:
                 gone |= self._remove_trees(removal, [victim.tree for victim in group])
             found.victims = [victim for victim in found.victims if victim.tree in gone]
             for tree in gone:
-                del census.trees[tree]
-            orphans = self._orphans(census, set())
+                del held.trees[tree]
+            orphans = self._orphans(held, set())
             found.blobs, found.freed["blobs"] = 0, 0
             for numbers in _groups(orphans, BLOBS_AT_ONCE):
-                removed = self._remove_blobs(removal, census, numbers)
+                removed = self._remove_blobs(removal, held, numbers)
                 found.blobs += len(removed)
-                found.freed["blobs"] += census.size_of(removed)
+                found.freed["blobs"] += held.size_of(removed)
                 if on_step is not None:
                     on_step(found.freed["blobs"], total)
         found.roots = roots.forget_dangling(self._root, self._cutoff)
@@ -181,12 +183,12 @@ class Collector:
             removal.remove(gone)
         return gone
 
-    def _remove_blobs(self, removal: Removal, census: Census, numbers: Sequence[int]) -> list[int]:
+    def _remove_blobs(self, removal: Removal, held: StoreContents, numbers: Sequence[int]) -> list[int]:
         """Remove those of the blobs that still no tree has; which they were."""
         with self._publishing_stopped():
-            census.add_new(self._root, self._database)
-            gone = [number for number in numbers if number not in census.late]
-            removal.remove((), [census.blobs[number] for number in gone])
+            held.add_new(self._root, self._database)
+            gone = [number for number in numbers if number not in held.late]
+            removal.remove((), [held.blobs[number] for number in gone])
         return gone
 
     def _alive(self) -> set[TreeId]:

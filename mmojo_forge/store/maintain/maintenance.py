@@ -15,7 +15,7 @@ from mmojo_forge.store.db import locks
 from mmojo_forge.store.db.database import Database
 from mmojo_forge.store.failure import reported
 from mmojo_forge.store.maintain.gc import Collected, Collector, OnStep, Pins, Policy
-from mmojo_forge.store.maintain.repair import CheckOut, Mended, Mender
+from mmojo_forge.store.maintain.repair import CheckOut, Repairer, RepairResult
 from mmojo_forge.store.maintain.usage import Usage, measure
 from mmojo_forge.store.maintain.verify import OnProgress, Report, verify
 from mmojo_forge.store.protocol import OnWait
@@ -66,16 +66,16 @@ class Maintenance:
 
     def repair(
         self, check_out: CheckOut, *, on_progress: OnProgress | None = None, on_wait: OnWait | None = None
-    ) -> Mended:
+    ) -> RepairResult:
         """Mend what is damaged as far as the store itself has it intact, and forget the rest (`LocalStore.repair`)."""
         with reported("repair store", self._root), self._held(on_wait):
-            mended = Mended()
+            mended = RepairResult()
             for _ in range(_MOST_PASSES):
                 # The objects of a tree can be looked at only once its manifest is whole: what is left is seen then.
                 report = verify(self._root, self._database, check_content=True, on_progress=on_progress)
                 if mended.outcomes.keys() >= set(report.findings):
                     break
-                mended.add(Mender(self._root, self._database, self._process, check_out).mend(report))
+                mended.add(Repairer(self._root, self._database, self._process, check_out).mend(report))
         return mended
 
     @contextmanager

@@ -24,7 +24,7 @@ from mmojo_forge.model.tree import Entry, Kind, Tree
 from mmojo_forge.store import layout, objects, scratch
 from mmojo_forge.store.add.batch import Blob, blobs_of
 from mmojo_forge.store.db.database import Database, current_epoch
-from mmojo_forge.store.maintain.copy_recovery import Copy, Salvage
+from mmojo_forge.store.maintain.copy_recovery import Copy, CopyRecovery
 from mmojo_forge.store.maintain.recovery import Removal
 from mmojo_forge.store.maintain.usage import names_of_trees
 from mmojo_forge.store.maintain.verify import Finding, Report
@@ -62,21 +62,21 @@ class Lost:
 
 
 @dataclass(slots=True)
-class Mended:
+class RepairResult:
     """What became of each finding, and the trees that have to be made anew."""
 
     outcomes: dict[Finding, Outcome] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
     set_aside: list[str] = field(default_factory=list)
 
-    def add(self, other: Mended) -> None:
+    def add(self, other: RepairResult) -> None:
         """Take in what a further pass has done."""
         self.outcomes.update(other.outcomes)
         self.lost.extend(other.lost)
         self.set_aside.extend(path for path in other.set_aside if path not in self.set_aside)
 
 
-class Mender:
+class Repairer:
     """One repair. Needs the maintenance lock, exclusively; use once."""
 
     def __init__(self, root: str, database: Database, process: ProcessScratch, check_out: CheckOut) -> None:
@@ -85,12 +85,12 @@ class Mender:
         self._database = database
         self._process = process
         self._check_out = check_out
-        self._salvage = Salvage(root, process)
-        self._mended = Mended()
+        self._salvage = CopyRecovery(root, process)
+        self._mended = RepairResult()
         self._trees: dict[TreeId, Tree] = {}
         self._bad_trees: set[TreeId] = set()
 
-    def mend(self, report: Report) -> Mended:
+    def mend(self, report: Report) -> RepairResult:
         """Mend what the report says."""
         self._read_trees()
         self._restore_manifests()

@@ -23,7 +23,7 @@ _ANY_VALID = f"EXISTS (SELECT 1 FROM trees WHERE id IN ({_OUTPUT_TREES}))"
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
+class StaleFile:
     """One thing that may go: its kind, its path in the store, its bytes."""
 
     kind: str
@@ -31,21 +31,21 @@ class Leftover:
     size: int
 
 
-def find(root: str, before: float, *, downloads: bool) -> list[Leftover]:
+def find(root: str, before: float, *, downloads: bool) -> list[StaleFile]:
     """All that was last changed before that time, apart from logs; partial downloads only if `downloads`."""
     kinds = [layout.FAILED, layout.CHECKS, layout.DAMAGED, _EVALUATIONS, *([layout.DOWNLOADS] if downloads else [])]
     return [one for kind in kinds for one in _old_entries(root, kind, before)]
 
 
-def _old_entries(root: str, kind: str, before: float) -> Iterator[Leftover]:
+def _old_entries(root: str, kind: str, before: float) -> Iterator[StaleFile]:
     with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(root, kind)) as entries:
         for entry in entries:
             if entry.stat(follow_symlinks=False).st_mtime < before:
                 size = bytes_below(entry.path) if entry.is_dir(follow_symlinks=False) else entry.stat().st_size
-                yield Leftover(kind.partition("/")[0], f"{kind}/{entry.name}", size)
+                yield StaleFile(kind.partition("/")[0], f"{kind}/{entry.name}", size)
 
 
-def find_logs(root: str, database: Database, before: float, gone: set[TreeId]) -> list[Leftover]:
+def find_logs(root: str, database: Database, before: float, gone: set[TreeId]) -> list[StaleFile]:
     """The logs that were written before that time, and tell of nothing that is here once the trees in `gone` are."""
     rows = database.query(
         "SELECT traces.key, json_extract(value, '$.tree') FROM traces, json_each(traces.outputs) "
@@ -58,11 +58,11 @@ def find_logs(root: str, database: Database, before: float, gone: set[TreeId]) -
         name = os.path.relpath(path, top)
         with contextlib.suppress(FileNotFoundError):
             if name not in kept and os.lstat(path).st_mtime < before:
-                found.append(Leftover(layout.LOGS, f"{layout.LOGS}/{name}", size))
+                found.append(StaleFile(layout.LOGS, f"{layout.LOGS}/{name}", size))
     return found
 
 
-def remove(root: str, process: ProcessScratch, found: Sequence[Leftover]) -> None:
+def remove(root: str, process: ProcessScratch, found: Sequence[StaleFile]) -> None:
     """Remove them. Partial downloads only while no other process can open the store: one may be taking them up."""
     for one in found:
         if one.kind != layout.DOWNLOADS:

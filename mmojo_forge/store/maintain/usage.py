@@ -33,7 +33,7 @@ class StoredTree:
 
 
 @dataclass(slots=True)
-class Census:
+class StoreContents:
     """All blobs and trees. Callers may assume that every number a tree has stands for a blob, with a row or without."""
 
     blobs: list[Blob] = field(default_factory=list)
@@ -43,14 +43,14 @@ class Census:
     _numbers: dict[Blob, int] = field(default_factory=dict)
 
     @classmethod
-    def take(cls, root: str, database: Database) -> Census:
-        """The census of the store; raises StoreError (`tree-missing`, `tree-corrupt`) where a manifest is damaged."""
-        census = cls()
+    def take(cls, root: str, database: Database) -> StoreContents:
+        """What the store holds; raises StoreError (`tree-missing`, `tree-corrupt`) where a manifest is damaged."""
+        held = cls()
         for digest, executable, size in database.query("SELECT digest, executable, size FROM blobs ORDER BY digest"):
-            census._number(Blob(digest, bool(executable)), size)
-        census.add_new(root, database)
-        census.late.clear()
-        return census
+            held._number(Blob(digest, bool(executable)), size)
+        held.add_new(root, database)
+        held.late.clear()
+        return held
 
     def add_new(self, root: str, database: Database) -> None:
         """Take in the trees that were added since, and note their blobs as `late`."""
@@ -187,35 +187,35 @@ class Usage:
 
 def measure(root: str, database: Database, trees: Collection[TreeId] | None) -> Usage:
     """The usage of the store; `objects` are those of the trees that are given, or all."""
-    census = Census.take(root, database)
-    holders = census.holders(census.trees.values())
+    held = StoreContents.take(root, database)
+    holders = held.holders(held.trees.values())
     names = names_of_trees(root, database)
-    wanted = [tree for tree in census.trees.values() if trees is None or tree.id in trees]
+    wanted = [tree for tree in held.trees.values() if trees is None or tree.id in trees]
     # Who shares with whom is told only of what was asked for by name: of all pairs there are too many.
-    sharers = _sharers(census, wanted, names) if trees is not None else {}
+    sharers = _sharers(held, wanted, names) if trees is not None else {}
     measured = [
         ObjectUsage(
             tree.id,
             names.get(tree.id, ""),
             tree.files,
-            census.size_of(tree.blobs),
-            census.size_of(number for number in tree.blobs if holders[number] == 1),
+            held.size_of(tree.blobs),
+            held.size_of(number for number in tree.blobs if holders[number] == 1),
             tree.used,
             sharers.get(tree.id, ()),
         )
         for tree in wanted
     ]
-    unused = census.size_of(number for number in range(len(census.blobs)) if number not in holders)
-    apparent = sum(census.size_of(tree.blobs) for tree in census.trees.values())
+    unused = held.size_of(number for number in range(len(held.blobs)) if number not in holders)
+    apparent = sum(held.size_of(tree.blobs) for tree in held.trees.values())
     measured.sort(key=lambda one: (-one.exclusive, -one.size, one.tree))
-    return Usage(bytes_by_kind(root, database), tuple(measured), len(census.trees), apparent, unused)
+    return Usage(bytes_by_kind(root, database), tuple(measured), len(held.trees), apparent, unused)
 
 
 def _sharers(
-    census: Census, wanted: list[StoredTree], names: Mapping[TreeId, str]
+    held: StoreContents, wanted: list[StoredTree], names: Mapping[TreeId, str]
 ) -> dict[TreeId, tuple[Sharing, ...]]:
     having: dict[int, list[TreeId]] = {number: [] for tree in wanted for number in tree.blobs}
-    for tree in census.trees.values():
+    for tree in held.trees.values():
         for number in tree.blobs:
             if number in having:
                 having[number].append(tree.id)
@@ -225,6 +225,6 @@ def _sharers(
         for number in tree.blobs:
             for other in having[number]:
                 if other != tree.id:
-                    shared[other] += census.sizes[number]
+                    shared[other] += held.sizes[number]
         found[tree.id] = tuple(Sharing(other, names.get(other, ""), size) for other, size in shared.most_common())
     return found

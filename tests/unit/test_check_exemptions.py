@@ -39,8 +39,8 @@ def test_a_recipe_says_what_is_left_as_it_is_and_changes_no_identity(tmp_path: P
     bare = derivation(tmp_path / "bare", "")
     said = '.checked_without(shifted_clock="it hangs\\n  there").checked_without(aslr="it maps low")'
     node = derivation(tmp_path / "said", said)
-    assert bare.unvaried == {}
-    assert node.unvaried == {Aspect.CLOCK: "it hangs there", Aspect.ASLR: "it maps low"}
+    assert bare.check_exemptions == {}
+    assert node.check_exemptions == {Aspect.CLOCK: "it hangs there", Aspect.ASLR: "it maps low"}
     assert node.id == bare.id
     assert node.preimage({}) == bare.preimage({})
 
@@ -67,24 +67,24 @@ def test_what_cannot_be_left_and_what_has_no_reason_are_refused(tmp_path: Path, 
 def test_every_other_aspect_can_be_left(tmp_path: Path) -> None:
     for aspect in set(Aspect) - INHERENT:
         word = aspect.value.replace("-", "_")
-        assert derivation(tmp_path, f'.checked_without({word}="so")').unvaried == {aspect: "so"}
+        assert derivation(tmp_path, f'.checked_without({word}="so")').check_exemptions == {aspect: "so"}
 
 
 def test_what_is_left_as_it_is_is_so_for_that_node_alone_and_is_not_claimed(place: Place) -> None:
     strict = place.node(NOTICES, "strict")
-    spared = replace(place.node(NOTICES, "spared"), unvaried=SPARED)
+    spared = replace(place.node(NOTICES, "spared"), check_exemptions=SPARED)
     refused, verdict = place.check(strict, spared)
     assert refused.failure
     assert refused.varied == EVERY
     assert (verdict.identical, verdict.varied) == (True, EVERY - {Aspect.CPU_MODEL})
     report = CheckReport((), (refused, verdict), {})
-    assert report.unvaried(Aspect.CPU_MODEL) == {"it asks": ("spared",)}
-    assert report.unvaried(Aspect.UMASK) == {}
+    assert report.check_exemptions(Aspect.CPU_MODEL) == {"it asks": ("spared",)}
+    assert report.check_exemptions(Aspect.UMASK) == {}
 
 
 def test_files_are_made_in_the_usual_order_where_that_is_left_as_it_is(place: Place) -> None:
     node = place.node("echo expected > /forge/out/out")
-    (verdict,) = place.check(replace(node, unvaried={Aspect.ORDER: "it lists"}))
+    (verdict,) = place.check(replace(node, check_exemptions={Aspect.ORDER: "it lists"}))
     assert verdict.identical
     assert place.plain.has_tree(place.expected)
     assert not place.shuffled.has_tree(place.expected)
@@ -93,7 +93,7 @@ def test_files_are_made_in_the_usual_order_where_that_is_left_as_it_is(place: Pl
 def test_the_search_for_a_cause_does_not_try_it_either(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_check, "EVERY", EVERY | {Aspect.PARALLELISM})
     node = place.node("[ $FORGE_JOBS -gt 1 ]; " + NOTICES)
-    (verdict,) = place.check(replace(node, parallel=True, unvaried=SPARED), isolate=True)
+    (verdict,) = place.check(replace(node, parallel=True, check_exemptions=SPARED), bisect=True)
     assert verdict.cause == Cause((Aspect.PARALLELISM,))
     tried = b"".join(line for line in place.reporter.said if line.startswith(b"forge check: "))
     assert b"with umask varied" in tried
@@ -102,6 +102,6 @@ def test_the_search_for_a_cause_does_not_try_it_either(place: Place, monkeypatch
 
 def test_nodes_with_one_reason_are_told_together(place: Place) -> None:
     scripts = [place.node("echo expected > /forge/out/out", name) for name in ("a", "b", "c")]
-    nodes = [replace(node, unvaried={Aspect.UMASK: "c" if node.name == "c" else "both"}) for node in scripts]
+    nodes = [replace(node, check_exemptions={Aspect.UMASK: "c" if node.name == "c" else "both"}) for node in scripts]
     report = CheckReport((), tuple(place.check(*nodes)), {})
-    assert report.unvaried(Aspect.UMASK) == {"both": ("a", "b"), "c": ("c",)}
+    assert report.check_exemptions(Aspect.UMASK) == {"both": ("a", "b"), "c": ("c",)}
