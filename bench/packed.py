@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.forge import REPOSITORY
-from tests.packed import ARGUMENTS, package, running, start_of
+from tests.support.packed import ARGUMENTS, package, running, start_of
 
 _COMPLETION = {"prompt": "Once upon a time there was a ferry that", "n_predict": 32}
 

@@ -16,8 +16,8 @@ from mmojo_forge.cache.transport.fakes import MemoryTransport
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.protocol import Span, Transport, read_exactly, read_whole
 from mmojo_forge.cache.transport.web import WebSettings, WebTransport
-from tests.cache_servers import HAS_NGINX, bazel_server, nginx, s3_server
-from tests.caches import reason, serving
+from tests.support.cache_servers import HAS_NGINX, bazel_server, nginx, s3_server
+from tests.support.caches import reason, serving
 
 CONTENT = bytes(range(256)) * 1000
 LISTING = ["memory", "folder", "web", "web without ranges", "bucket", *(["nginx"] if HAS_NGINX else [])]

@@ -17,7 +17,7 @@ from mmojo_forge.ape.assimilate import assimilate
 from mmojo_forge.ape.inspect import inspect
 from mmojo_forge.ape.link import link
 from mmojo_forge.ape.spec import LinkSpec
-from tests.ape_programs import HERE, LAUNCHER, Compiler, build_order
+from tests.support.ape_programs import HERE, LAUNCHER, Compiler, build_order
 
 SHELLS = {"dash": ["dash"], "bash": ["bash"], "zsh": ["zsh"], "busybox": ["busybox", "sh"], "sh": ["sh"]}
 LAUNCHER_START: list[str] = []

@@ -14,8 +14,8 @@ import pytest
 from mmojo_forge.ape.inspect import inspect
 from mmojo_forge.ape.link import link
 from mmojo_forge.ape.spec import LinkSpec
-from tests.ape_programs import Compiler, build_order
-from tests.wine import WINE
+from tests.support.ape_programs import Compiler, build_order
+from tests.support.wine import WINE
 
 
 @pytest.fixture(scope="session")

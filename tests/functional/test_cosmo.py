@@ -17,10 +17,10 @@ import pytest
 
 from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.model.lockfile import Lock
-from tests import standin_cosmocc
 from tests.conftest import REPOSITORY, realize
 from tests.functional.conftest import Forge
-from tests.standin_cosmocc.recipes import write_recipes
+from tests.support import standin_cosmocc
+from tests.support.standin_cosmocc.recipes import write_recipes
 
 pytestmark = pytest.mark.toolchain
 

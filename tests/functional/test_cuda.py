@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.built import REPOSITORY, built, find
-from tests.cuda_driver import make_driver
+from tests.support.built import REPOSITORY, built, find
+from tests.support.cuda_driver import make_driver
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules are made for Linux")
 

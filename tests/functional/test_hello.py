@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, realize
-from tests.wine import WINE
+from tests.support.wine import WINE
 
 SYSTEMS = ("linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-aarch64")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mmojo_forge.model.lockfile import Lock
-from tests.browser import Browser, missing
-from tests.built import REPOSITORY, built
+from tests.support.browser import Browser, missing
+from tests.support.built import REPOSITORY, built
 
 needs_browser = pytest.mark.skipif(missing() is not None, reason=f"needs {missing()}")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.built import built, server_program
-from tests.cuda_driver import make_driver
-from tests.packed import devices
+from tests.support.built import built, server_program
+from tests.support.cuda_driver import make_driver
+from tests.support.packed import devices
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules are made for Linux")
 

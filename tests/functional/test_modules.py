@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.ape_samples.modules import make_elf
-from tests.built import built, server_program, tiny_model
-from tests.packed import ARGUMENTS, Running, devices, package, running, start_of, the_server
+from tests.support.ape_samples.modules import make_elf
+from tests.support.built import built, server_program, tiny_model
+from tests.support.packed import ARGUMENTS, Running, devices, package, running, start_of, the_server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules are made for Linux")
 

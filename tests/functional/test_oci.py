@@ -33,9 +33,9 @@ from mmojo_forge.ape.oci.source import Bytes, whole_file
 from mmojo_forge.ape.packaging.gather import gather
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.spec import Asset
-from tests.ape_programs import Compiler, build_order
-from tests.built import built, tiny_model
-from tests.serve import free_port
+from tests.support.ape_programs import Compiler, build_order
+from tests.support.built import built, tiny_model
+from tests.support.serve import free_port
 
 USER = 65532
 MODEL = {"model.gguf": Bytes(b"GGUF" * 100_000)}

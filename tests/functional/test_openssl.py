@@ -13,7 +13,7 @@ import pytest
 
 from mmojo_forge.model.lockfile import Lock
 from tests.conftest import REPOSITORY
-from tests.wine import WINE
+from tests.support.wine import WINE
 
 pytestmark = pytest.mark.toolchain
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.ape_samples.modules import make_hosts, make_module
-from tests.ape_samples.packages import (
+from tests.conftest import REPOSITORY, realize
+from tests.functional.conftest import Forge
+from tests.support.ape_samples.modules import make_hosts, make_module
+from tests.support.ape_samples.packages import (
     files_below,
     files_in,
     make_folder,
@@ -22,9 +24,7 @@ from tests.ape_samples.packages import (
     make_server,
     write,
 )
-from tests.conftest import REPOSITORY, realize
-from tests.functional.conftest import Forge
-from tests.wine import WINE
+from tests.support.wine import WINE
 
 
 @pytest.fixture

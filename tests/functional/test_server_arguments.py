@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from mmojo_forge.ape.arguments.plain import expand, parse_plain
-from tests.built import server_program
+from tests.support.built import server_program
 
-CASES: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parents[1] / "args_cases.json").read_text())
+CASES: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parents[1] / "support/args_cases.json").read_text())
 FILES = {"plain": "mmojo-server-args", "yaml": "mmojo-server-args.yaml"}
 Answer = subprocess.CompletedProcess[bytes]
 

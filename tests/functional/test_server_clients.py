@@ -15,9 +15,9 @@ import openai
 import pytest
 
 from mmojo_forge.ape.extract import extract
-from tests.built import tiny_model
-from tests.packed import ARGUMENTS, Running, package, running, start_of, the_server
-from tests.wine import WINE
+from tests.support.built import tiny_model
+from tests.support.packed import ARGUMENTS, Running, package, running, start_of, the_server
+from tests.support.wine import WINE
 
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64") or ""
 KEY = "secret"

@@ -21,8 +21,8 @@ import pytest
 
 from mmojo_forge.ape.spec import Asset
 from mmojo_forge.ape.writer import EntryWriter
-from tests.built import built, server_program, tiny_model
-from tests.packed import ARGUMENTS, Running, make_certificate, package, running, start_of, the_server
+from tests.support.built import built, server_program, tiny_model
+from tests.support.packed import ARGUMENTS, Running, make_certificate, package, running, start_of, the_server
 
 COMPLETION = {"prompt": "Once upon a time", "n_predict": 4}
 

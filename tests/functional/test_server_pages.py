@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import KEYS, Browser, BrowserError, missing
-from tests.built import REPOSITORY, tiny_model
-from tests.packed import ARGUMENTS, Running, package, running, start_of, the_server
+from tests.support.browser import KEYS, Browser, BrowserError, missing
+from tests.support.built import REPOSITORY, tiny_model
+from tests.support.packed import ARGUMENTS, Running, package, running, start_of, the_server
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"needs {missing()}")
 SCREENSHOTS = REPOSITORY / "out" / "screenshots"

@@ -26,11 +26,11 @@ from mmojo_forge.ape.link import link
 from mmojo_forge.ape.pe import parse_pe
 from mmojo_forge.ape.spec import Asset, LinkSpec
 from mmojo_forge.errors import ForgeError
-from tests.ape_programs import Compiler, build_order
-from tests.built import built, tiny_model
 from tests.functional.conftest import Forge
-from tests.packed import package, running
-from tests.wine import WINE
+from tests.support.ape_programs import Compiler, build_order
+from tests.support.built import built, tiny_model
+from tests.support.packed import package, running
+from tests.support.wine import WINE
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:

@@ -19,8 +19,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.browser import KEYS, Browser, missing, wait
-from tests.serve import free_port
+from tests.support.browser import KEYS, Browser, missing, wait
+from tests.support.serve import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "recipes" / "ui-complete" / "page"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.built import REPOSITORY, built
+from tests.support.built import REPOSITORY, built
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules are made for Linux")
 
