@@ -13,11 +13,12 @@ MIDDLE = ("recipe", "fetch", "store", "executor", "ape")
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "extras": {"errors"},
     "model": {"errors", "model"},
     **{layer: {"errors", "model", layer} for layer in MIDDLE},
-    "cache": {"errors", "model", "cache", "store"},
-    "engine": {"errors", "model", *MIDDLE, "cache", "engine"},
-    "cli": {"errors", "model", *MIDDLE, "cache", "engine", "cli"},
+    "cache": {"errors", "extras", "model", "cache", "store"},
+    "engine": {"errors", "extras", "model", *MIDDLE, "cache", "engine"},
+    "cli": {"errors", "extras", "model", *MIDDLE, "cache", "engine", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -32,6 +33,7 @@ LATE_IMPORTS = {
     ): "requests, only for a cache behind HTTP",
     ("cache/transport/open_transport.py", "mmojo_forge.cache.transport.bucket"): "obstore, only for a bucket",
     ("cache/transport/open_transport.py", "mmojo_forge.cache.transport.web"): "requests, for HTTP",
+    ("cli/cache/serve.py", "mmojo_forge.cache.server.server"): "aiohttp, which is an extra",
     ("cli/command_tree.py", "difflib"): "only for a typing error",
     ("cli/command_tree.py", "mmojo_forge.cli.context"): "not for --help and --version",
     ("cli/context.py", "mmojo_forge.engine.cache.background_push"): "only where there are caches",
@@ -56,7 +58,7 @@ LATE_IMPORTS = {
     ("store/noop_lookup.py", "hashlib"): "only for a link whose path is too long for a file name",
 }
 # `if TYPE_CHECKING` is allowed where the module is imported late for start-up time anyway, for the annotation.
-TYPE_CHECKING_MODULES = {"cli/context.py", "engine/bench/plot.py"}
+TYPE_CHECKING_MODULES = {"cli/cache/serve.py", "cli/context.py", "engine/bench/plot.py"}
 # The no-op path may import the standard library and these modules only.
 NOOP_MODULES = {
     "cli/main.py",

@@ -12,6 +12,7 @@ from mmojo_forge.cache.failure import CacheError, Fault
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.protocol import Transport
 from mmojo_forge.cache.transport.settings import WebSettings
+from mmojo_forge.extras import ExtraError, require_extra
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _WORKS = """A cache is a folder: /path, ./path or file:///path
@@ -77,16 +78,18 @@ def _bazel(url: str, settings: WebSettings | None) -> Transport:
 
 
 def _bucket(url: str, settings: WebSettings | None, environment: Mapping[str, str]) -> Transport:
-    # An optional library, and a large one.
     try:
-        from mmojo_forge.cache.transport.bucket import BucketTransport
-    except ImportError as error:
+        require_extra("s3")
+    except ExtraError as error:
         raise CacheError(
-            f"use cache {url.partition('?')[0]}: obstore, which speaks to buckets, is not installed",
-            detail="pip install mmojo-forge[s3]",
+            f"use cache {url.partition('?')[0]}: {error.message}",
+            detail=error.detail,
             reason="cache-url",
             fault=Fault.REFUSING,
         ) from error
+    # An optional library, and a large one.
+    from mmojo_forge.cache.transport.bucket import BucketTransport
+
     return BucketTransport(url, settings, environment)
 
 

@@ -10,15 +10,19 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mmojo_forge.cache.server.limits import Limits
 from mmojo_forge.cache.server.metrics import Exchange, Reporter
-from mmojo_forge.cache.server.server import Address, CacheServer, ServerSettings, TlsFiles
 from mmojo_forge.cache.server.tokens import Access, Tokens
 from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.options import Size
+from mmojo_forge.extras import require_extra
+
+if TYPE_CHECKING:
+    from mmojo_forge.cache.server.server import CacheServer
 
 _PATH = click.Path(path_type=Path)
 
@@ -60,6 +64,10 @@ def serve(
     """
     if (tls_cert is None) != (tls_key is None) or (tls_client_ca and not tls_cert):
         raise click.UsageError("Give --tls-cert and --tls-key together, and --tls-client-ca only with them.")
+    require_extra("serve")
+    # aiohttp, which only this command needs.
+    from mmojo_forge.cache.server.server import Address, CacheServer, ServerSettings, TlsFiles
+
     here = context.folder
     settings = ServerSettings(
         Address.parse(listen),
