@@ -23,7 +23,8 @@ try:
     from bench.cases import CASES, Sides
     from bench.measure import Row
 except ModuleNotFoundError as error:
-    raise SystemExit(f"bench: needs the package {error.name}: run it as {_ENVIRONMENT}/bin/python -m bench") from error
+    here = f"{_ENVIRONMENT}/bin/python -m bench"
+    raise SystemExit(f"bench: needs the package {error.name}; ./forge installs it, so run: {here}") from error
 
 # They build llama.cpp where it is not built yet.
 LONG = ("cache", "real")

@@ -11,6 +11,7 @@ set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 venv=${FORGE_VENV:-$root/.venv}
+venv=${venv%/}
 name=$1
 shift
 wanted=$root/requirements/$name.txt
@@ -50,9 +51,9 @@ make_environment() {
 pip_wheel() {
     "$venv/bin/python" -I - <<'END'
 import ensurepip, glob, os, sysconfig
-folders = os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"), sysconfig.get_config_var("WHEEL_PKG_DIR")
-wheels = [wheel for folder in folders if folder for wheel in glob.glob(os.path.join(glob.escape(folder), "pip-*.whl"))]
-print(wheels[0])
+bundled = os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")
+folders = (bundled, sysconfig.get_config_var("WHEEL_PKG_DIR") or bundled, "/usr/share/python-wheels")
+print([wheel for folder in folders for wheel in glob.glob(os.path.join(glob.escape(folder), "pip-*.whl"))][0])
 END
 }
 
@@ -72,7 +73,7 @@ record() {
 
 set_up() {
     folder=$(copies) || folder=''
-    if [ -f "$folder/$name.txt" ] && cmp -s "$folder/$name.txt" "$wanted"; then return 0; fi
+    if [ -n "$folder" ] && cmp -s "$folder/$name.txt" "$wanted"; then return 0; fi
     if [ -n "$folder" ] && { [ -d "$folder" ] || [ -e "$venv/.forge-stamp" ]; }; then  # the stamp of older versions
         say "installing the Python packages of $name in $venv (once)"
     elif [ -e "$venv" ] && [ ! -d "$venv/requirements" ] && [ -n "$(ls -A "$venv")" ]; then
@@ -83,7 +84,7 @@ set_up() {
         make_environment || return 3
     fi
     if install && record; then return 0; fi
-    say "could not install the Python packages; to try again: sh $root/requirements/setup.sh $name"
+    say "could not install the Python packages of $name; the next start tries again"
     return 3
 }
 
