@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmojo_forge.engine import host_facts
-from mmojo_forge.engine.graph import Graph
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.lockfile import Lock, LockError
 from mmojo_forge.recipe.api import Package
-from mmojo_forge.recipe.evaluate import Evaluator, Instance
+from mmojo_forge.recipe.evaluate import Evaluator
 from mmojo_forge.recipe.loader import Loader
 
 LOCK_NAME = "forge.lock"
@@ -133,14 +132,6 @@ class Request:
             *(word for name, option, value in every for word in ("--set", f"{name}:{option}={value}")),
         ]
 
-    def instantiate(self, evaluator: Evaluator) -> dict[str, Instance]:
-        """Each target's derivation and output; raises LockError, RecipeError: of a `whole` request also for an option
-        that is set and that nothing heeds (`unused-setting`, `overruled-setting`)."""
-        instances = {target: evaluator.instantiate(as_package(target)) for target in self.targets}
-        if self.whole:
-            evaluator.check_overrides()
-        return instances
-
 
 def target_name(target: str) -> str:
     """The recipe that a target as typed means: what stands before `^output`."""
@@ -151,8 +142,3 @@ def as_package(target: str) -> Package:
     """`package`, `package.variant` or `package.variant^output`."""
     name, _, output = target.partition("^")
     return Package(name, wanted=output or None)
-
-
-def graph_of(instances: Mapping[str, Instance]) -> Graph:
-    """The graph of instantiated targets, of each the output that it is."""
-    return Graph.of_outputs((instance.node, instance.output) for instance in instances.values())

@@ -19,9 +19,9 @@ from mmojo_forge.engine.cache.open import open_place
 from mmojo_forge.engine.cache.push import PushPlan, pack
 from mmojo_forge.engine.cache.push import push as push_planned
 from mmojo_forge.engine.cache.settings import CacheTable
-from mmojo_forge.engine.plan import make_plan
+from mmojo_forge.engine.evaluation import evaluate
 from mmojo_forge.engine.realise.run import realise_request
-from mmojo_forge.engine.workspace import Request, graph_of
+from mmojo_forge.engine.workspace import Request
 
 
 @click.command("push")
@@ -54,10 +54,7 @@ def push(
 ) -> None:
     """Put TARGET…, which must be built, into a cache, with the signed traces of all that they were built from."""
     tables = context.cache_settings().to_push_to(caches)
-    evaluator = context.workspace.evaluator(
-        context.workspace.read_lock(), overrides=(request := Request.parse(targets, settings)).overrides
-    )
-    plan = make_plan(graph_of(request.instantiate(evaluator)), context.store)
+    plan = evaluate(context.workspace, Request.parse(targets, settings)).plan(context.store)
     push_plan = pack(
         plan,
         context.store,

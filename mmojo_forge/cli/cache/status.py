@@ -17,7 +17,7 @@ from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.cache.challenge import Answer, Challenge, challenge_request
 from mmojo_forge.engine.cache.open import named_cache
 from mmojo_forge.engine.cache.status import CacheStatus, TargetStatus, cache_status
-from mmojo_forge.engine.query.gc_roots import all_instances
+from mmojo_forge.engine.evaluation import evaluate, evaluate_all
 from mmojo_forge.engine.workspace import Request
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.model.signature import PublicKey
@@ -33,15 +33,12 @@ def status(context: Context, targets: tuple[str, ...], names: tuple[str, ...], a
     settings = context.cache_settings()
     trusted = context.keys().trusted()
     workspace = context.workspace
-    instances = (
-        Request.parse(targets).instantiate(workspace.evaluator(workspace.read_lock()))
-        if targets
-        else all_instances(workspace)
-    )
+    request = Request.parse(targets)
+    evaluation = evaluate(workspace, request) if targets else evaluate_all(workspace, tolerant=True)
     found = [
         cache_status(
             named_cache(name, one, trusted, context.environment),
-            instances,
+            evaluation.instances,
             context.store,
             agree=settings.trust.agree,
             clock=time.monotonic,

@@ -20,7 +20,7 @@ from mmojo_forge.cache.gc.gc_marker import push_beside
 from mmojo_forge.cache.transport.protocol import Transport
 from mmojo_forge.cache.write.chunk_writer import Item
 from mmojo_forge.cache.write.writer import CacheWriter, OnSent, Pushed, PushMode
-from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.errors import EngineError, NotBuilt
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Plan, input_trees
 from mmojo_forge.engine.protocols import Signer
@@ -111,11 +111,7 @@ def _check_roots(roots: Iterable[Derivation], plan: Plan, *, host_specific: bool
     for node in roots:
         outputs = plan.resolved.get(node.id)
         if outputs is None or not plan.valid.issuperset(plan.graph.needed(node, outputs).values()):
-            raise EngineError(
-                f"push {node.name}: it is not built",
-                detail="Build it first, with `forge realize`.",
-                reason="not-built",
-            )
+            raise NotBuilt("push", node.name, [node.name])
         if not node.label.reproducible and not host_specific:
             raise EngineError(
                 f"push {node.name}: it is {node.label}, and runs well on machines like this one only",

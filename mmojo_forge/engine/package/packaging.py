@@ -21,6 +21,7 @@ from mmojo_forge.ape.packaging.outputs import Format, choose_outputs
 from mmojo_forge.ape.packaging.package import Plan, Product, Report, plan_package, warnings_of, write_package
 from mmojo_forge.ape.packaging.sources import read_text
 from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.evaluation import evaluate
 from mmojo_forge.engine.package.certificates import check_key, read_certificate
 from mmojo_forge.engine.package.modules import find_modules
 from mmojo_forge.engine.realise.run import realise_request
@@ -60,7 +61,7 @@ def request_of(target: str, modules: Iterable[str], settings: Iterable[str]) -> 
 
 def check_settings(workspace: Workspace, request: Request) -> None:
     """Raises RecipeError for an option that there is not, before anything is realised."""
-    request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))
+    evaluate(workspace, request)
 
 
 def realise_program(workspace: Workspace, request: Request, services: Services, settings: Settings) -> Path:

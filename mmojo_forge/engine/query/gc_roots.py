@@ -6,15 +6,11 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mmojo_forge.engine.errors import EngineError
-from mmojo_forge.engine.plan import make_plan
+from mmojo_forge.engine.evaluation import evaluate
 from mmojo_forge.engine.realise import failed_builds
 from mmojo_forge.engine.services import Directories
-from mmojo_forge.engine.workspace import Request, Workspace, as_package, graph_of
-from mmojo_forge.errors import ForgeError
+from mmojo_forge.engine.workspace import Request, Workspace
 from mmojo_forge.model.digest import TreeId, is_hex_digest
-from mmojo_forge.recipe.evaluate import Instance
-from mmojo_forge.recipe.loader import Loader
 from mmojo_forge.store.protocol import Store
 
 
@@ -33,29 +29,5 @@ def pinned_by_failed_builds(directories: Directories) -> Iterator[TreeId]:
 
 def trees_of(workspace: Workspace, targets: Iterable[str], store: Store) -> dict[str, TreeId]:
     """The tree of each target; raises EngineError (`not-built`), RecipeError."""
-    instances = Request.parse(targets).instantiate(workspace.evaluator(workspace.read_lock()))
-    plan = make_plan(graph_of(instances), store)
-    found = {}
-    for target, instance in instances.items():
-        tree = plan.resolved.get(instance.node.id, {}).get(instance.output)
-        if tree is None or tree not in plan.valid:
-            raise EngineError(
-                f"find {target}: it is not built",
-                detail=f"Build it with `forge realize {target}`.",
-                reason="not-built",
-            )
-        found[target] = tree
-    return found
-
-
-def all_instances(workspace: Workspace) -> dict[str, Instance]:
-    """Every target of the workspace that can be instantiated here."""
-    evaluator = workspace.evaluator(workspace.read_lock())
-    found = {}
-    for target in Loader(workspace.root).targets():
-        try:
-            found[target] = evaluator.instantiate(as_package(target))
-        except ForgeError:
-            # A target for another machine, or a recipe that is being written: it says nothing about this store.
-            continue
-    return found
+    evaluation = evaluate(workspace, Request.parse(targets))
+    return evaluation.built(evaluation.plan(store), "find")

@@ -7,15 +7,15 @@ of the workspace whose tree was lost is fetched, imported or built, and what it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmojo_forge.engine.errors import BuildsFailed
+from mmojo_forge.engine.evaluation import evaluate_all
 from mmojo_forge.engine.graph import Graph, inputs_of
 from mmojo_forge.engine.plan import Plan, make_plan
-from mmojo_forge.engine.query.gc_roots import all_instances
-from mmojo_forge.engine.realise.realise import Realisation
+from mmojo_forge.engine.realise.run import realise
 from mmojo_forge.engine.services import Services, Settings
-from mmojo_forge.engine.workspace import Workspace, graph_of
+from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.model.derivation import Derivation, Node, Source
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.model.lockfile import Lock, Pin
@@ -53,15 +53,15 @@ def make_anew(workspace: Workspace, mended: RepairResult, services: Services, se
     """Make the lost trees again, as far as the workspace says how, and check out what was checked out."""
     if not mended.lost:
         return RepairReport(mended, ())
-    instances = all_instances(workspace)
-    plan = make_plan(graph_of(instances), services.store)
+    evaluation = evaluate_all(workspace, tolerant=True)
+    plan = evaluation.plan(services.store)
     lost = {one.tree for one in mended.lost}
     makers = _makers(plan, lost)
     known = {tree for node in makers for tree in _trees_of(node, plan)}
     pinned = [source for source in _pinned(workspace.read_lock()) if source.tree in lost - known]
     outputs = [(node, output) for node in makers for output in _lost_outputs(node, plan, lost)]
     failures = _realise([*outputs, *((source, source.outputs[0]) for source in pinned)], services, settings)
-    users = _users(plan, instances)
+    users = _users(plan, evaluation.instances)
     valid = services.store.valid_trees(lost)
     remade = []
     for one in mended.lost:
@@ -106,16 +106,13 @@ def _realise(outputs: Iterable[tuple[Node, str]], services: Services, settings: 
     plan = make_plan(Graph.of_outputs(outputs), services.store, services.substituter())
     if not plan.steps:
         return {}
-    services.reporter.planned(plan)
     try:
-        Realisation(plan, services, Settings(settings.jobs, settings.memory_bytes, keep_going=True)).run()
+        realise(plan, services, replace(settings, keep_going=True))
     except BuildsFailed as error:
         return {
             **dict.fromkeys(error.blocked, "input-failed"),
             **{failure.name: failure.reason for failure in error.failures},
         }
-    finally:
-        services.reporter.ended()
     return {}
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from mmojo_forge.engine.difference import differing_paths
 from mmojo_forge.engine.errors import EngineError, Interrupted
-from mmojo_forge.engine.plan import Action, Plan, Resolution, make_plan
+from mmojo_forge.engine.evaluation import Evaluation, evaluate
+from mmojo_forge.engine.plan import Action, Plan, Resolution
+from mmojo_forge.engine.protocols import Publisher
 from mmojo_forge.engine.realise import evaluation_cache
 from mmojo_forge.engine.realise.builder import object_name
 from mmojo_forge.engine.realise.evaluation_cache import CachedTarget
 from mmojo_forge.engine.realise.realise import Realisation
 from mmojo_forge.engine.services import Services, Settings
-from mmojo_forge.engine.workspace import FORGE_ROOT, WORKSPACE_KEYS, WORKSPACE_SETTINGS, Request, Workspace, graph_of
+from mmojo_forge.engine.workspace import FORGE_ROOT, WORKSPACE_KEYS, WORKSPACE_SETTINGS, Request, Workspace
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.model.derivation import Label
 from mmojo_forge.model.digest import DerivationId, TreeId
@@ -45,32 +47,26 @@ def realise_request(
     workspace: Workspace, request: Request, services: Services, settings: Settings, *, link: bool = True
 ) -> list[Result]:
     """The results of the request's targets, in order; raises ForgeError. Links them in the workspace's out/."""
-    lock = workspace.read_lock()
-    evaluator = workspace.evaluator(lock, overrides=request.overrides)
-    instances = request.instantiate(evaluator)
-    plan = make_plan(graph_of(instances), services.store, services.substituter())
+    evaluation = evaluate(workspace, request)
+    instances = evaluation.instances
+    plan = evaluation.plan(services.store, services.substituter())
     if settings.substitute_only:
         _refuse_to_build(plan)
-    services.reporter.planned(plan)
-    try:
-        resolved = realise_plan(plan, services, settings)
-    finally:
-        services.reporter.ended()
+    resolved = realise(plan, services, settings, push=True)
     results = [_result(target, instance, resolved, services) for target, instance in instances.items()]
-    _check_expected(results, instances, lock, services.store)
+    _check_expected(results, instances, evaluation.lock, services.store)
     if link:
         for result in results:
             node, output = instances[result.target].node, instances[result.target].output
             services.store.add_root(workspace.results / result.target, result.tree, object_name(node.name, output))
         if not request.overrides:
-            _remember(workspace, request, instances, evaluator)
+            _remember(workspace, evaluation)
     return results
 
 
 def plan_request(workspace: Workspace, request: Request, services: Services) -> Plan:
     """What `realise_request` would do; raises RecipeError, LockError. No effects."""
-    evaluator = workspace.evaluator(workspace.read_lock(), overrides=request.overrides)
-    return make_plan(graph_of(request.instantiate(evaluator)), services.store, services.substituter())
+    return evaluate(workspace, request).plan(services.store, services.substituter())
 
 
 def _refuse_to_build(plan: Plan) -> None:
@@ -84,25 +80,42 @@ def _refuse_to_build(plan: Plan) -> None:
         )
 
 
-def realise_plan(plan: Plan, services: Services, settings: Settings) -> Mapping[DerivationId, Resolution]:
-    """The output trees of the plan's derivations, valid now, and pushed to where they are to be pushed to."""
-    if not plan.steps:
-        return plan.resolved
-    publisher = services.publisher()
-    if publisher:
-        publisher.begin(plan.graph)
+def realise(
+    plan: Plan, services: Services, settings: Settings, *, push: bool = False
+) -> Mapping[DerivationId, Resolution]:
+    """The output trees of the plan's derivations, valid now. Whoever watches hears of the plan and of its end.
+
+    With `push` the results that are built go to the caches that are set to be pushed to. Raises BuildsFailed,
+    Interrupted.
+    """
+    services.reporter.planned(plan)
+    try:
+        if not plan.steps:
+            return plan.resolved
+        publisher = services.publisher() if push else None
+        return _realise_and_push(plan, services, settings, publisher) if publisher else _run(plan, services, settings)
+    finally:
+        services.reporter.ended()
+
+
+def _run(plan: Plan, services: Services, settings: Settings) -> Mapping[DerivationId, Resolution]:
+    return Realisation(plan, services, settings).run()
+
+
+def _realise_and_push(
+    plan: Plan, services: Services, settings: Settings, publisher: Publisher
+) -> Mapping[DerivationId, Resolution]:
+    publisher.begin(plan.graph)
     built = False
     try:
-        resolved = Realisation(plan, services, settings).run()
+        resolved = _run(plan, services, settings)
         built = any(step.action is Action.BUILD for step in plan.steps)
     except Interrupted:
-        if publisher:
-            publisher.abandon()
+        publisher.abandon()
         raise
     finally:
         # What was built before a failure is shared all the same.
-        if publisher:
-            publisher.finish(plan.graph if built else None)
+        publisher.finish(plan.graph if built else None)
     return resolved
 
 
@@ -135,17 +148,17 @@ def _first_difference(store: Store, expected: TreeId, got: TreeId) -> str:
     return f"The first file that differs is {paths[0] or 'the file itself'} (of {len(paths)})."
 
 
-def _remember(workspace: Workspace, request: Request, instances: Mapping[str, Instance], evaluator: Evaluator) -> None:
-    if not all(instance.node.label.reproducible for instance in instances.values()):
+def _remember(workspace: Workspace, evaluation: Evaluation) -> None:
+    if not all(instance.node.label.reproducible for instance in evaluation.instances.values()):
         # Host facts may change without any file of ours changing.
         return
     rows: list[CachedTarget] = [
         (target, instance.node.id, instance.output, object_name(instance.node.name, instance.output))
-        for target, instance in instances.items()
+        for target, instance in evaluation.instances.items()
     ]
-    files = [str(path) for path in _files_read(workspace, evaluator)]
+    files = [str(path) for path in _files_read(workspace, evaluation.evaluator)]
     folder = str(workspace.store / "cache" / "evaluation")
-    evaluation_cache.write(folder, str(workspace.root), list(request.targets), files, rows)
+    evaluation_cache.write(folder, str(workspace.root), list(evaluation.request.targets), files, rows)
 
 
 def _files_read(workspace: Workspace, evaluator: Evaluator) -> Iterator[Path]:
