@@ -62,11 +62,11 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     rows = [[_printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in rows:
-            print("\t".join(row))
+            click.echo("\t".join(row))
         return
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (tuple(title.upper() for title in header), *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _printable(cell: str) -> str:
@@ -82,9 +82,9 @@ def show_results(results: Iterable[Result], *, as_json: bool) -> None:
             {"target": row.target, "path": str(row.path), "tree": row.tree, "label": row.label.to_json()}
             for row in results
         ]
-        print(json.dumps({"schema": 1, "results": rows}))
+        click.echo(json.dumps({"schema": 1, "results": rows}))
     else:
-        print("\n".join(str(row.path) for row in results))
+        click.echo("\n".join(str(row.path) for row in results))
 
 
 def tell_skipped(names: Sequence[str]) -> None:

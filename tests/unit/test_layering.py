@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     **{layer: {"errors", "model", layer} for layer in MIDDLE},
     "cache": {"errors", "model", "cache", "store"},
     "engine": {"errors", "model", *MIDDLE, "cache", "engine"},
-    "cli": {"errors", "model", *MIDDLE, "cache", "engine", "cli"},
+    "cli": {"errors", "model", "engine", "cli", "ape"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -33,14 +33,14 @@ LATE_IMPORTS = {
     ("cache/transport/open_transport.py", "mmojo_forge.cache.transport.bucket"): "obstore, only for a bucket",
     ("cache/transport/open_transport.py", "mmojo_forge.cache.transport.web"): "requests, for HTTP",
     ("cli/command_tree.py", "difflib"): "only for a typing error",
-    ("cli/command_tree.py", "mmojo_forge.cli.context"): "not for --help and --version",
-    ("cli/context.py", "mmojo_forge.engine.cache.background_push"): "only where there are caches",
-    ("cli/context.py", "mmojo_forge.engine.cache.open"): "only where there are caches",
-    ("cli/context.py", "mmojo_forge.engine.cache.settings"): "pydantic, where there are settings",
-    ("cli/context.py", "mmojo_forge.engine.cache.substituter"): "only where there are caches",
-    ("cli/context.py", "mmojo_forge.engine.trust.keys"): "cryptography, only where something is built or trusted",
-    ("cli/context.py", "mmojo_forge.executor.bubblewrap"): "needed only to build",
-    ("cli/context.py", "mmojo_forge.fetch.fetcher"): "requests is needed only to download",
+    ("cli/command_tree.py", "mmojo_forge.engine.session"): "not for --help and --version",
+    ("engine/session.py", "mmojo_forge.engine.cache.background_push"): "only where there are caches",
+    ("engine/session.py", "mmojo_forge.engine.cache.open"): "only where there are caches",
+    ("engine/session.py", "mmojo_forge.engine.cache.settings"): "pydantic, where there are settings",
+    ("engine/session.py", "mmojo_forge.engine.cache.substituter"): "only where there are caches",
+    ("engine/session.py", "mmojo_forge.engine.trust.keys"): "cryptography, only where something is built or trusted",
+    ("engine/session.py", "mmojo_forge.executor.bubblewrap"): "needed only to build",
+    ("engine/session.py", "mmojo_forge.fetch.fetcher"): "requests is needed only to download",
     ("cli/main.py", "mmojo_forge.cli.command_tree"): "click, rich and the engine are not needed on the no-op path",
     ("cli/main.py", "site"): "started with -S; installed packages are not needed on the no-op path",
     ("cli/terminal.py", "rich.console"): "only where a person looks on",
@@ -56,7 +56,7 @@ LATE_IMPORTS = {
     ("store/noop_lookup.py", "hashlib"): "only for a link whose path is too long for a file name",
 }
 # `if TYPE_CHECKING` is allowed where the module is imported late for start-up time anyway, for the annotation.
-TYPE_CHECKING_MODULES = {"cli/context.py", "engine/bench/plot.py"}
+TYPE_CHECKING_MODULES = {"engine/session.py", "engine/bench/plot.py"}
 # The no-op path may import the standard library and these modules only.
 NOOP_MODULES = {
     "cli/main.py",

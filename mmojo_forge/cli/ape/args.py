@@ -17,6 +17,7 @@ from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.outputs import Format
 from mmojo_forge.ape.program import read_program
 from mmojo_forge.cli.console import Meter
+from mmojo_forge.cli.options import json_option
 from mmojo_forge.engine.package import packaging
 from mmojo_forge.engine.package.inspect import report_on
 
@@ -27,7 +28,7 @@ from mmojo_forge.engine.package.inspect import report_on
 @click.option("--edit", is_flag=True, help="Replace them by what $VISUAL or $EDITOR makes of them.")
 @click.option("--clear", is_flag=True, help="Drop them; what packaging wrote (which model, which page) stays.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Write a copy; FILE is left alone.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 def args(file: Path, given: Path | None, edit: bool, clear: bool, out: Path | None, as_json: bool) -> None:
     """Show the arguments in FILE, or change them: FILE is replaced in one step, or left as it was."""
     if sum((given is not None, edit, clear)) > 1:
@@ -47,14 +48,16 @@ def _show(file: Path, *, as_json: bool) -> None:
     report = report_on(file, program.assets, 0)
     if as_json:
         files = [{"name": one.name, "text": one.text, "arguments": list(one.words)} for one in report.arguments]
-        print(json.dumps({"schema": 1, "files": files, "faults": [one.fault for one in report.arguments if one.fault]}))
+        click.echo(
+            json.dumps({"schema": 1, "files": files, "faults": [one.fault for one in report.arguments if one.fault]})
+        )
         return
     for one in report.arguments:
         if one.fault:
             click.echo(f"warning: {one.fault}", err=True)
         if len(report.arguments) > 1:
-            print(f"# {one.name}")
-        print(one.text, end="" if one.text.endswith("\n") or not one.text else "\n")
+            click.echo(f"# {one.name}")
+        click.echo(one.text, nl=bool(one.text) and not one.text.endswith("\n"))
     if not report.arguments:
         click.echo(f"there are no arguments in {file}", err=True)
 

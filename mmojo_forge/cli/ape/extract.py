@@ -15,6 +15,7 @@ from mmojo_forge.ape import extract as extraction
 from mmojo_forge.ape.packaging.names import SUPPORT
 from mmojo_forge.ape.packaging.native import take_slice
 from mmojo_forge.cli import console
+from mmojo_forge.cli.options import json_option
 
 
 @click.command("extract")
@@ -22,7 +23,7 @@ from mmojo_forge.cli import console
 @click.argument("entry", required=False)
 @click.argument("destination", required=False, type=click.Path(path_type=Path))
 @click.option("--all", "folder", type=click.Path(path_type=Path), help="Everything, into this new or empty folder.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 def extract(file: Path, entry: str | None, destination: Path | None, folder: Path | None, as_json: bool) -> None:
     """Write a slice (by its name) or any zip ENTRY of FILE to DESTINATION; each is checked against its hash."""
     if folder is not None:
@@ -35,7 +36,7 @@ def extract(file: Path, entry: str | None, destination: Path | None, folder: Pat
         made = [extraction.extract(file, entry, destination)]
     if as_json:
         rows = [{"entry": one.entry, "path": str(one.path), "size": one.size, "sha256": one.sha256} for one in made]
-        print(json.dumps({"schema": 1, "files": rows}))
+        click.echo(json.dumps({"schema": 1, "files": rows}))
     elif folder is not None:
         click.echo(
             f"{console.plural(len(made), 'file')}, {console.format_size(sum(one.size for one in made))}", err=True
@@ -50,7 +51,7 @@ def extract(file: Path, entry: str | None, destination: Path | None, folder: Pat
 @click.option(
     "--in-header", is_flag=True, help="Linux only: keep all of FILE, and all its levels, behind an ELF header."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 def assimilate(file: Path, destination: Path, system: str, level: str, in_header: bool, as_json: bool) -> None:
     """Write a copy of FILE that is a native program of one system: nothing is unpacked when it starts.
 
@@ -77,4 +78,4 @@ def assimilate(file: Path, destination: Path, system: str, level: str, in_header
 
 def _print(*, slice: str | None, path: Path, size: int, beside: tuple[str, ...]) -> None:
     """Schema 1: `slice` is null where all of them stay; `beside` are the names of files in the support folder."""
-    print(json.dumps({"schema": 1, "slice": slice, "path": str(path), "size": size, "beside": list(beside)}))
+    click.echo(json.dumps({"schema": 1, "slice": slice, "path": str(path), "size": size, "beside": list(beside)}))

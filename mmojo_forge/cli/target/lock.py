@@ -6,10 +6,11 @@ import json
 
 import click
 
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import json_option
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.lock.lock import Locked, Locker, check_lock
 from mmojo_forge.engine.lock.patches import affected_trees, try_patches
+from mmojo_forge.engine.session import Session
 from mmojo_forge.errors import ExitCode
 
 
@@ -22,43 +23,43 @@ from mmojo_forge.errors import ExitCode
     metavar="NAME",
     help="Resolve anew this pin, userland or npm closure, or all of this package.",
 )
-@click.option("--json", "as_json", is_flag=True, help="With --check: one JSON object.")
+@json_option("With --check: one JSON object.")
 @click.pass_context
 def lock(click_context: click.Context, check: bool, names: tuple[str, ...], as_json: bool) -> None:
     """Pin every source that a recipe declares, and expect the outputs that reproducible targets have here.
 
     Patches that are for a source that changed are tried on it.
     """
-    context: Context = click_context.obj
+    session: Session = click_context.obj
     if check:
-        click_context.exit(_check(context, as_json=as_json))
-    locker = Locker(context.workspace, context.store, context.fetcher(), lambda line: click.echo(line, err=True))
+        click_context.exit(_check(session, as_json=as_json))
+    locker = Locker(session.workspace, session.store, session.fetcher(), lambda line: click.echo(line, err=True))
     locked = locker.update(names)
     lock = locked.lock
-    changed = context.workspace.write_lock(lock)
+    changed = session.workspace.write_lock(lock)
     state = "written" if changed else "up to date"
     pins = len(lock.sources) + sum(len(userland.closure) for userland in lock.userlands.values())
     pins += sum(len(closure.packages()) for closure in lock.npm.values())
     click.echo(f"forge.lock {state}: {pins} pins, {len(lock.outputs)} expected outputs", err=True)
-    _try_patches(context, locked)
+    _try_patches(session, locked)
 
 
-def _try_patches(context: Context, locked: Locked) -> None:
-    trees = affected_trees(context.workspace, locked.lock, locked.resolved)
+def _try_patches(session: Session, locked: Locked) -> None:
+    trees = affected_trees(session.workspace, locked.lock, locked.resolved)
     if trees:
         click.echo(f"trying the patches of {', '.join(tree.target or tree.node.name for tree in trees)}", err=True)
-        settings = context.settings()
-        try_patches(trees, context.services(make_reporter(settings.jobs)), settings)
+        settings = session.settings()
+        try_patches(trees, session.services(make_reporter(settings.jobs)), settings)
 
 
-def _check(context: Context, *, as_json: bool) -> ExitCode:
-    report = check_lock(context.workspace)
+def _check(session: Session, *, as_json: bool) -> ExitCode:
+    report = check_lock(session.workspace)
     if as_json:
         fields = {"missing": report.missing, "stale": report.stale, "unused": report.unused}
-        print(json.dumps({"schema": 1, **fields}))
+        click.echo(json.dumps({"schema": 1, **fields}))
     else:
         for kind, names in (("missing", report.missing), ("stale", report.stale), ("unused", report.unused)):
             for name in names:
-                print(f"{kind}: {name}")
+                click.echo(f"{kind}: {name}")
         click.echo("forge.lock is complete" if report.clean else "run `forge lock` to mend it", err=True)
     return ExitCode.DONE if report.clean else ExitCode.INPUT_ERROR

@@ -23,7 +23,7 @@ from mmojo_forge.ape.packaging.package import Product
 from mmojo_forge.ape.program import Kind
 from mmojo_forge.cli import console
 from mmojo_forge.cli.console import Meter
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import json_option, quiet_option, set_option
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.package import documents as package_documents
 from mmojo_forge.engine.package import packaging
@@ -33,6 +33,7 @@ from mmojo_forge.engine.package.packaging import Planned
 from mmojo_forge.engine.sbom.bom import Bill
 from mmojo_forge.engine.sbom.documents import bill_of, check_redistributable
 from mmojo_forge.engine.services import Services, Settings
+from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Request
 from mmojo_forge.model.minisign import MinisignKey
 
@@ -149,7 +150,7 @@ _PATH = click.Path(path_type=Path)
     metavar="TARGET|FOLDER",
     help="A GPU backend: ggml-cuda, ggml-vulkan. It is used where there is a driver for it (docs/modules.md).",
 )
-@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
+@set_option
 @click.option("--remove", multiple=True, metavar="NAME", help="Leave this file or folder of the program out.")
 @click.option("--name", default="", help="What the server is called: in its answers, and the program in a folder.")
 @click.option(
@@ -170,11 +171,11 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--sign", is_flag=True, help="Leave a signature beside it, as `forge sign` does.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would be in it; write nothing.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@quiet_option
+@json_option()
 @click.pass_obj
 def package(
-    context: Context,
+    session: Session,
     /,
     target: str,
     out: Path,
@@ -205,7 +206,7 @@ def package(
     order = _order(**given)
     modules, warnings = _usable_modules(modules, chosen)
     warnings += packaging.check_inputs(order, time.time())
-    realised = _Realised(context, target, modules, packaging.request_of(target, modules, settings), quiet, as_json)
+    realised = _Realised(session, target, modules, packaging.request_of(target, modules, settings), quiet, as_json)
     order = realised.completed(order)
     documents = _Documents(realised, order.program, wish, Hashes(skip=dry_run))
     planned = packaging.plan(order, out, chosen, documents.add_to)
@@ -217,7 +218,7 @@ def package(
         products = _write(planned, quiet=quiet or as_json)
         left = list(beside.leave(planned.plans)) if beside else []
     if as_json:
-        print(json.dumps(document_of(planned, products, left, warnings, written=not dry_run)))
+        click.echo(json.dumps(document_of(planned, products, left, warnings, written=not dry_run)))
     elif dry_run:
         console.show_table(("where", "file", "size"), list(planned_rows(planned)))
     else:
@@ -225,7 +226,7 @@ def package(
         for line in starts(products, portable=planned.contents.program.kind is Kind.APE):
             click.echo(line, err=True)
         if sign:
-            _tell_how_to_verify(context)
+            _tell_how_to_verify(session)
 
 
 def _warn(warnings: list[str]) -> None:
@@ -233,8 +234,8 @@ def _warn(warnings: list[str]) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _tell_how_to_verify(context: Context) -> None:
-    public = MinisignKey.of(context.any_keys().own().public)
+def _tell_how_to_verify(session: Session) -> None:
+    public = MinisignKey.of(session.any_keys().own().public)
     click.echo(f"verify with: minisign -V -P {public.text} -m FILE, or forge verify FILE", err=True)
 
 
@@ -250,7 +251,7 @@ class _Realised:
     """What the target and the GPU modules came to. `given` are the modules as they were asked for, `request` has the
     options of all that are targets; `targets` are those that the modules turned out to come from."""
 
-    context: Context
+    session: Session
     target: str
     given: tuple[str, ...]
     request: Request
@@ -267,29 +268,29 @@ class _Realised:
         """The order with the program file of the target, or the one that is named by its path, and with the folders of
         modules."""
         if self.request.overrides:
-            packaging.check_settings(self.context.workspace, self.request)
+            packaging.check_settings(self.session.workspace, self.request)
         order = packaging.with_program(order, self._program())
         return replace(order, modules=self._modules(order.program))
 
     def bill_of(self, target: str) -> Bill:
         """The bill of one of the targets."""
-        return bill_of(self.context.workspace, self.request.part(target), self.context.store)
+        return bill_of(self.session.workspace, self.request.part(target), self.session.store)
 
     def _program(self) -> Path:
         if not self.is_target:
             return Path(self.target)
-        return packaging.realise_program(self.context.workspace, self.request.part(self.target), *self._how())
+        return packaging.realise_program(self.session.workspace, self.request.part(self.target), *self._how())
 
     def _modules(self, program: Path) -> tuple[NamedFile, ...]:
         self.targets = targets_of(self.given, program)
         if not self.targets:
             return find_modules(self.given, (), lambda _: ())
         request = self.request.part(*self.targets)
-        return packaging.realise_modules(self.context.workspace, self.given, request, *self._how())
+        return packaging.realise_modules(self.session.workspace, self.given, request, *self._how())
 
     def _how(self) -> tuple[Services, Settings]:
-        settings = self.context.settings()
-        return self.context.services(make_reporter(settings.jobs, as_json=self.as_json, quiet=self.quiet)), settings
+        settings = self.session.settings()
+        return self.session.services(make_reporter(settings.jobs, as_json=self.as_json, quiet=self.quiet)), settings
 
 
 @dataclass(slots=True)
@@ -330,9 +331,9 @@ class _Documents:
 
     def _with_notices(self, contents: Contents) -> Contents:
         if self.realised.is_target:
-            return package_documents.with_notices(contents, self.bill(), self.realised.context.store)
+            return package_documents.with_notices(contents, self.bill(), self.realised.session.store)
         for bill in map(self.realised.bill_of, self.realised.targets):
-            contents = package_documents.with_notices_added(contents, bill, self.realised.context.store)
+            contents = package_documents.with_notices_added(contents, bill, self.realised.session.store)
         return contents
 
     def beside(self, parameters: dict[str, Any]) -> SidecarWriter | None:
@@ -340,7 +341,7 @@ class _Documents:
         if not (self.wish.beside or self.wish.sign):
             return None
         bill = self.bill() if self.wish.beside else None
-        return SidecarWriter(bill, parameters, self.realised.context.any_keys().own(), self.hashes, self.wish.sign)
+        return SidecarWriter(bill, parameters, self.realised.session.any_keys().own(), self.hashes, self.wish.sign)
 
 
 def _parameters(realised: _Realised, order: PackageOrder, formats: list[Format]) -> dict[str, Any]:

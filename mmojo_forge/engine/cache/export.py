@@ -18,6 +18,8 @@ from mmojo_forge.store.bundle.records import BundledTarget, Contents
 from mmojo_forge.store.bundle.writer import OnProgress, write_bundle
 from mmojo_forge.store.protocol import Store
 
+__all__ = ["Contents", "Exported", "export_request"]
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:

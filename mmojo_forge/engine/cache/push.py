@@ -34,6 +34,8 @@ from mmojo_forge.model.tree import Entry, Kind
 from mmojo_forge.store.bundle.records import IMPORTED
 from mmojo_forge.store.protocol import OpenBlob, Store
 
+__all__ = ["PushMode", "PushPlan", "Pushed", "pack", "push", "sign_own"]
+
 
 @dataclass(frozen=True, slots=True)
 class PushPlan:
@@ -83,7 +85,7 @@ def push(
     store: Store,
     signer: Signer,
     *,
-    care: PushMode = PushMode.TRUSTING,
+    mode: PushMode = PushMode.TRUSTING,
     connections: int = 4,
     on_sent: OnSent = lambda _: None,
 ) -> Pushed:
@@ -93,10 +95,10 @@ def push(
     writer.ensure_info(CacheInfo((public,)))
     items = [Item(store.read_tree(tree), name, _opener(store)) for tree, name in push_plan.trees.items()]
 
-    def attempt(care: PushMode) -> Pushed:
-        return writer.push(items, push_plan.traces, push_plan.indexes, signer=public, care=care)
+    def attempt(mode: PushMode) -> Pushed:
+        return writer.push(items, push_plan.traces, push_plan.indexes, signer=public, mode=mode)
 
-    return push_beside(transport, attempt, care=care)
+    return push_beside(transport, attempt, mode=mode)
 
 
 def sign_own(trace: Trace, signer: Signer) -> Trace:

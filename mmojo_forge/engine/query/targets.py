@@ -18,9 +18,11 @@ from mmojo_forge.engine.workspace import FORGE_ROOT, Workspace, as_package
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import ALL, Derivation
 from mmojo_forge.model.lockfile import Lock
-from mmojo_forge.recipe.api import OptionValue, Recipe
+from mmojo_forge.recipe.api import PART, OptionValue, Recipe
 from mmojo_forge.recipe.evaluate import Evaluator
 from mmojo_forge.recipe.loader import Loader
+
+__all__ = ["PART", "PLAIN_HOST", "TOOLCHAIN", "Option", "OptionValue", "Target", "Tool", "options_of", "survey"]
 
 TOOLCHAIN = "toolchain"
 """The group of what lies in the folder of toolchains."""

@@ -653,7 +653,7 @@ class TestCaches:
         writer = CacheWriter(transport)
         assert writer.ensure_info(CacheInfo()) == CacheInfo()
         for _ in range(2):
-            writer.push([FILES.item], [TRACE], {ROOT: [TRACE]}, signer=ALICE.public, care=care)
+            writer.push([FILES.item], [TRACE], {ROOT: [TRACE]}, signer=ALICE.public, mode=care)
         reader = CacheReader(transport, [ALICE.public])
         sink = CheckingSink()
         assert reader.fetch_tree(TREE.id, sink, tmp_path / "partial", size=TREE.size) == TREE
@@ -670,7 +670,7 @@ class TestCaches:
         for pack in (server.folder / "packs").rglob("*"):
             if pack.is_file():
                 pack.write_bytes(bytes(pack.stat().st_size))
-        CacheWriter(transport).push([FILES.item], care=PushMode.OVERWRITE)
+        CacheWriter(transport).push([FILES.item], mode=PushMode.OVERWRITE)
         sink = CheckingSink()
         CacheReader(transport, ()).fetch_tree(TREE.id, sink, tmp_path / "partial")
         assert sink.has_all_of(TREE)

@@ -100,7 +100,7 @@ def test_evicted_packs_are_pushed_again(server: BazelServer, transport: BazelTra
     for name in large[::2]:
         del server.blobs[name]
     assert reason(lambda: fetched(transport, FILES, tmp_path / "a")) == "cache-missing"
-    assert CacheWriter(transport).push([FILES.item], care=PushMode.THOROUGH).trees == 1
+    assert CacheWriter(transport).push([FILES.item], mode=PushMode.THOROUGH).trees == 1
     fetched(transport, FILES, tmp_path / "b")
 
 
