@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     **{layer: {"errors", "model", layer} for layer in MIDDLE},
     "cache": {"errors", "model", "cache", "store"},
     "engine": {"errors", "model", *MIDDLE, "cache", "engine"},
-    "cli": {"errors", "model", "engine", "cli", "ape"},
+    "cli": {"errors", "model", "engine", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
 }

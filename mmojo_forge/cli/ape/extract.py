@@ -10,12 +10,9 @@ from pathlib import Path
 
 import click
 
-from mmojo_forge.ape import assimilate as assimilation
-from mmojo_forge.ape import extract as extraction
-from mmojo_forge.ape.packaging.names import SUPPORT
-from mmojo_forge.ape.packaging.native import take_slice
 from mmojo_forge.cli import console
 from mmojo_forge.cli.options import json_option
+from mmojo_forge.engine.package import extract as extraction
 
 
 @click.command("extract")
@@ -62,17 +59,17 @@ def assimilate(file: Path, destination: Path, system: str, level: str, in_header
     if in_header:
         if level:
             raise click.UsageError("--in-header excludes --level: all levels stay.")
-        assimilation.assimilate(file, system, destination)
+        extraction.assimilate(file, system, destination)
         if as_json:
             _print(slice=None, path=destination, size=destination.stat().st_size, beside=())
         return
-    taken = take_slice(file, system, destination, level=level)
+    taken = extraction.take_slice(file, system, destination, level=level)
     if as_json:
         _print(slice=taken.slice, path=taken.path, size=taken.size, beside=taken.beside)
         return
     click.echo(f"{taken.slice}: {console.format_size(taken.size)}", err=True)
     if taken.beside:
-        place = destination.parent / SUPPORT
+        place = destination.parent / extraction.SUPPORT
         click.echo(f"hand on {place} with it: {console.plural(len(taken.beside), 'file')}", err=True)
 
 

@@ -9,12 +9,9 @@ from pathlib import Path
 
 import click
 
-from mmojo_forge.ape import inspect as inspection
-from mmojo_forge.ape.container import Container
-from mmojo_forge.ape.gguf import Gguf
 from mmojo_forge.cli import console
 from mmojo_forge.cli.options import json_option
-from mmojo_forge.engine.package.inspect import PackageReport, report_on
+from mmojo_forge.engine.package.inspect import Container, Gguf, PackageReport, describe, inspect_file
 from mmojo_forge.engine.package.modules import described
 
 
@@ -27,10 +24,9 @@ def inspect(file: Path, no_verify: bool, as_json: bool) -> None:
 
     Every byte is checked against what was linked. A native program with files at its end can be looked at, too.
     """
-    container = inspection.inspect(file, verify=not no_verify)
-    report = report_on(file, container.entries, time.time())
+    container, report = inspect_file(file, time.time(), verify=not no_verify)
     if as_json:
-        click.echo(json.dumps({**inspection.describe(container), **report.to_json()}))
+        click.echo(json.dumps({**describe(container), **report.to_json()}))
         return
     click.echo(f"{file}: {_headline(container)}\n")
     if container.slices:
