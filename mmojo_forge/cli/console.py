@@ -4,7 +4,7 @@ Quantities as people read them.
 
 What realising came to, as commands print it.
 
-What a cache or a bundle does not get, as it may not be passed on: one line for both commands.
+What a push or an export skips as not redistributable: one line for both commands.
 
 How far long work is, in one line on stderr: drawn over and over on a terminal, now and then elsewhere.
 """
@@ -88,11 +88,9 @@ def show_results(results: Iterable[Result], *, as_json: bool) -> None:
 
 
 def tell_skipped(names: Sequence[str]) -> None:
-    """Say on stderr what was left out, and how to have it; nothing if there is nothing."""
+    """Say on stderr what was skipped, and how to include it; nothing if there is nothing."""
     if names:
-        click.echo(
-            f"left out, as it may not be passed on: {', '.join(names)}; --not-redistributable takes it along", err=True
-        )
+        click.echo(f"skipped (not redistributable): {', '.join(names)}; include with --not-redistributable", err=True)
 
 
 _TERMINAL_SECONDS = 0.1

@@ -23,7 +23,7 @@ __all__ = ["Contents", "Exported", "export_request"]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What a bundle has, and the names of what was left out of it as it may not be passed on."""
+    """What a bundle has, and the names of what was skipped as not redistributable."""
 
     contents: Contents
     skipped: tuple[str, ...]
@@ -44,7 +44,7 @@ def export_request(
 
     The traces of all that the targets were built from go along, as far as they are known: by them the other store
     finds what a target is without having any of it. With `closure` the content of all that goes along too, but for
-    what may not be passed on unless `not_redistributable`.
+    what is not redistributable, unless `not_redistributable`.
     """
     evaluation = evaluate(workspace, request)
     plan = evaluation.plan(store)
@@ -57,7 +57,7 @@ def export_request(
         targets.append(BundledTarget(target, name, built[target], str(instance.node.label)))
     below = plan.graph.nodes.values() if closure else ()
     kept = [node for node in below if node.id in withheld]
-    # By their trees: another node may have come out as what may not be passed on.
+    # By their trees: another node may have come out as a tree that is restricted.
     trees = {one.tree for one in targets} | (_trees(plan, below) - _trees(plan, kept))
     skipped = sorted(node.name for node in kept)
     written = write_bundle(store, path, targets, trees, _traces(plan, store), on_progress)

@@ -41,7 +41,7 @@ __all__ = ["PushMode", "PushPlan", "Pushed", "pack", "push", "sign_own"]
 class PushPlan:
     """What is pushed: trees by what they are called, traces that tell of them, and each root's closure of traces.
 
-    `skipped` are the names of what would be in it, but may not be passed on."""
+    `skipped` are the names of what is not redistributable."""
 
     trees: Mapping[TreeId, str]
     traces: tuple[Trace, ...]
@@ -60,7 +60,7 @@ def pack(
 ) -> PushPlan:
     """What has to be in a cache for others to get the roots of `plan`; with `closure` also to build on what is below.
 
-    What may not be passed on is left out unless `not_redistributable`: others fetch it themselves. Raises EngineError
+    What is not redistributable is skipped unless `not_redistributable`: others fetch it themselves. Raises EngineError
     (`not-built`, `host-specific`, `not-redistributable`, `trace-missing`, `unsigned-trace`), ContentsError.
     """
     roots = [node for root in plan.graph.roots if isinstance(node := plan.graph.nodes[root], Derivation)]
@@ -69,7 +69,7 @@ def pack(
     check_redistributable_graph("push", roots, withheld)
     traces = _signed_traces(plan, store, signer)
     wanted: Sequence[Node] = list(plan.graph.nodes.values()) if closure else roots
-    # By their trees: another node may have come out as what may not be passed on.
+    # By their trees: another node may have come out as a tree that is restricted.
     kept = {tree for node in plan.graph.nodes.values() if node.id in withheld for tree, _ in _trees_of(node, plan)}
     free = plan.valid - kept
     trees = {tree: name for node in wanted for tree, name in _trees_of(node, plan) if tree in free}

@@ -30,7 +30,7 @@ TREE_PROPERTY = "mmojo-forge:tree"
 SIZE_PROPERTY = "mmojo-forge:size"
 """The property of an item that has its size in bytes."""
 REDISTRIBUTABLE_PROPERTY = "mmojo-forge:redistributable"
-"""The property of an item whose recipe says whether it may be passed on: yes or no."""
+"""The property of an item whose recipe says whether it is redistributable: yes or no."""
 FILE_REF = "file:"
 """How the refs of files begin that were packed into another, or others into them."""
 

@@ -83,7 +83,7 @@ def bill_of_program(program: PackedFile) -> Bill:
 
 def check_complete(bill: Bill) -> None:
     """Raise SbomError (`contents-undeclared`, `licence-undeclared`, `not-redistributable`) unless everything in the
-    result is declared, and may be passed on."""
+    result is declared and redistributable."""
     if bill.undeclared:
         raise SbomError(
             f"list what is in {bill.root.name}: {', '.join(bill.undeclared)} does not say what of its inputs is in it",
@@ -106,7 +106,7 @@ def check_redistributable(bill: Bill) -> None:
     if bill.restricted:
         names = ", ".join(f"{item.name} ({item.licence})" for item in bill.restricted)
         raise SbomError(
-            f"list what is in {bill.root.name}: {names} may not be passed on",
+            f"list what is in {bill.root.name}: {names} not redistributable",
             detail="What is linked to it or packed with it has to leave it out: its users install it themselves.",
             reason="not-redistributable",
         )

@@ -242,8 +242,14 @@ def test_the_library_knows_every_variable_that_it_may_be_told(scheme: str) -> No
             assert error.reason == "cache-url"
 
 
-def test_the_tests_environment_is_not_told_but_what_a_bucket_needs() -> None:
-    BucketTransport("s3://bucket/x", environment={"AWS_PROFILE": "x", "AWS_NONSENSE": "y", "PATH": "/bin"})
+def test_the_library_gets_what_a_bucket_needs_of_the_environment_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(bucket, "from_url", lambda _url, *, config, **_options: given.append(config))
+    environment = {"AWS_REGION": "here", "AWS_PROFILE": "x", "AWS_NONSENSE": "y", "GOOGLE_BUCKET": "z", "PATH": "/bin"}
+    BucketTransport("s3://bucket/x", environment=environment)
+    assert given == [{"AWS_REGION": "here", "AWS_DISABLE_BULK_DELETE": "true"}]
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:", "s3:///x", "gs://", "s3://[x", "s3://a b/x"])
