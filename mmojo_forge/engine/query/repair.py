@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from mmojo_forge.engine.errors import BuildsFailed
 from mmojo_forge.engine.evaluation import evaluate_all
-from mmojo_forge.engine.graph import Graph, inputs_of
+from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Plan, make_plan
 from mmojo_forge.engine.realise.run import realise
 from mmojo_forge.engine.services import Services, Settings
@@ -61,7 +61,7 @@ def make_anew(workspace: Workspace, mended: RepairResult, services: Services, se
     pinned = [source for source in _pinned(workspace.read_lock()) if source.tree in lost - known]
     outputs = [(node, output) for node in makers for output in _lost_outputs(node, plan, lost)]
     failures = _realise([*outputs, *((source, source.outputs[0]) for source in pinned)], services, settings)
-    users = _users(plan, evaluation.instances)
+    users = _users(plan, evaluation.instances, makers)
     valid = services.store.valid_trees(lost)
     remade = []
     for one in mended.lost:
@@ -116,16 +116,17 @@ def _realise(outputs: Iterable[tuple[Node, str]], services: Services, settings: 
     return {}
 
 
-def _users(plan: Plan, instances: Mapping[str, Instance]) -> dict[str, set[str]]:
-    """The targets that have each node in their closure."""
-    users: dict[str, set[str]] = {}
-    for target, instance in instances.items():
-        users.setdefault(instance.node.id, set()).add(target)
-    # Backwards, whatever uses a node comes before it.
-    for node in reversed(tuple(plan.graph.nodes.values())):
-        for below in inputs_of(node):
-            users.setdefault(below.id, set()).update(users.get(node.id, ()))
-    return users
+def _users(plan: Plan, instances: Mapping[str, Instance], nodes: Iterable[Node]) -> dict[str, set[str]]:
+    """For each of the nodes, by id, the targets that have it in their closure."""
+    # As in Graph.to_networkx: only a repair that lost something needs it.
+    import networkx
+
+    graph = plan.graph.to_networkx()
+    above = {node.id: {node.id, *networkx.ancestors(graph, node.id)} for node in nodes if node.id in graph}
+    return {
+        identifier: {target for target, instance in instances.items() if instance.node.id in found}
+        for identifier, found in above.items()
+    }
 
 
 def _why(nodes: list[Node], failures: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
+from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.sbom import contents
 from mmojo_forge.engine.workspace import FORGE_ROOT, Workspace, as_package
 from mmojo_forge.errors import ForgeError
@@ -162,10 +163,11 @@ class _Surveyor:
 
     def systems(self, node: Derivation) -> tuple[str, ...]:
         """On which systems the node's outputs run: as its recipe says, else all those of what is in them."""
-        for one in _contained_first(node):
-            below = (self._systems[edge.id] for edge in _contained(one))
-            found = one.systems or tuple(dict.fromkeys(system for systems in below for system in systems))
-            self._systems[one.id] = found
+        for inner in Graph.of([node]).derivations():
+            if inner.id not in self._systems:
+                below = (self._systems[part.id] for part in _contained(inner))
+                found = inner.systems or tuple(dict.fromkeys(system for systems in below for system in systems))
+                self._systems[inner.id] = found
         return self._systems[node.id]
 
     def tools(self, node: Derivation, package: str) -> tuple[Tool, ...]:
@@ -192,19 +194,6 @@ def _contained(node: Derivation) -> list[Derivation]:
         for name, edge in node.inputs.items()
         if isinstance(edge.node, Derivation) and contents.contained(node, name) == ALL
     ]
-
-
-def _contained_first(node: Derivation) -> list[Derivation]:
-    """The node and what is in it, the innermost first."""
-    order, stack, entered = [], [node], set[str]()
-    while stack:
-        one = stack[-1]
-        if one.id in entered:
-            order.append(stack.pop())
-        else:
-            entered.add(one.id)
-            stack.extend(below for below in _contained(one) if below.id not in entered)
-    return order
 
 
 def _tool(node: Derivation) -> Tool:
