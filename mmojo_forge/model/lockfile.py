@@ -13,7 +13,7 @@ One TOML table (or line) per pin, sorted by name, no global checksum, nothing of
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.digest import BlobDigest, DerivationId, Sha256, TreeId
-from mmojo_forge.model.node_modules import NodeModules
+from mmojo_forge.model.node_modules import NodeModules, NpmPackage
 
 SCHEMA = 1
 HEADER = "# Written by `forge lock`; edit recipes, not this file.\n"
@@ -96,6 +96,14 @@ class Lock:
             },
             npm={name: _node_modules(name, row) for name, row in document.npm.items()},
         )
+
+    def pins(self) -> Iterator[Pin]:
+        """Every pin: sources, packages of userlands, npm tarballs. Raises NodeModulesError (`lock-malformed`)."""
+        yield from self.sources.values()
+        for userland in self.userlands.values():
+            yield from userland.closure.values()
+        for closure in self.npm.values():
+            yield from map(_npm_pin, closure.packages())
 
     def dump(self) -> str:
         """The text of the file: sorted, one table per pin."""
@@ -202,6 +210,18 @@ def _userland(name: str, row: _UserlandRow) -> Userland:
 
 def _node_modules(name: str, row: _NpmRow) -> NodeModules:
     return NodeModules(name, row.source, row.path, TreeId(row.tree), row.exclude, row.packages)
+
+
+def _npm_pin(package: NpmPackage) -> Pin:
+    return Pin(
+        package.source_name,
+        package.locator,
+        package.sha256,
+        package.blake3,
+        package.size,
+        version=package.version,
+        licence=package.licence,
+    )
 
 
 def _pin_row(pin: Pin) -> dict[str, Any]:

@@ -37,8 +37,7 @@ def lock(click_context: click.Context, check: bool, names: tuple[str, ...], as_j
     lock = locked.lock
     changed = context.workspace.write_lock(lock)
     state = "written" if changed else "up to date"
-    pins = len(lock.sources) + sum(len(userland.closure) for userland in lock.userlands.values())
-    pins += sum(len(closure.packages()) for closure in lock.npm.values())
+    pins = sum(1 for _ in lock.pins())
     click.echo(f"forge.lock {state}: {pins} pins, {len(lock.outputs)} expected outputs", err=True)
     _try_patches(context, locked)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mmojo_forge.engine.lock.add_source import add_source
 from mmojo_forge.engine.lock.lock import Locker, check_lock
 from mmojo_forge.engine.query.repair import make_anew
 from mmojo_forge.engine.services import Settings
@@ -154,6 +155,17 @@ def test_a_source_whose_content_changes_is_read_again(tmp_path: Path) -> None:
     desk.fetcher.contents = {**TARBALLS, ARCHIVE: archive(package_lock("2.0.0"))}
     paths = {one.path: one.version for one in desk.lock("page").npm["page"].packages()}
     assert paths["node_modules/a"] == "2.0.0"
+
+
+def test_a_tarball_can_be_brought_by_hand(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, recipe(OF_FILE), package_lock())
+    lock = desk.lock()
+    desk.store = MemoryStore(tmp_path / "another store")
+    (tmp_path / "a.tgz").write_bytes(TARBALLS["npm:a@1.0.0"])
+    added = add_source(desk.workspace, desk.store, tmp_path / "a.tgz")
+    assert (added.pin.name, added.pinned) == ("a-1.0.0.tgz", False)
+    assert desk.store.has_tree(Tree.of_file(added.pin.blake3, added.pin.size).id)
+    assert desk.workspace.read_lock() == lock
 
 
 def test_an_archive_that_has_left_the_store_is_fetched_again(tmp_path: Path) -> None:
