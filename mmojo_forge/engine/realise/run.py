@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ def realise_request(
     workspace: Workspace, request: Request, services: Services, settings: Settings, *, link: bool = True
 ) -> list[Result]:
     """The results of the request's targets, in order; raises ForgeError. Links them in the workspace's out/."""
+    began = time.time_ns()
     lock = workspace.read_lock()
     evaluator = workspace.evaluator(lock, overrides=request.overrides)
     instances = request.instantiate(evaluator)
@@ -63,7 +65,7 @@ def realise_request(
             node, output = instances[result.target].node, instances[result.target].output
             services.store.add_root(workspace.results / result.target, result.tree, object_name(node.name, output))
         if not request.overrides:
-            _remember(workspace, request, instances, evaluator)
+            _remember(workspace, request, instances, evaluator, began)
     return results
 
 
@@ -135,7 +137,9 @@ def _first_difference(store: Store, expected: TreeId, got: TreeId) -> str:
     return f"The first file that differs is {paths[0] or 'the file itself'} (of {len(paths)})."
 
 
-def _remember(workspace: Workspace, request: Request, instances: Mapping[str, Instance], evaluator: Evaluator) -> None:
+def _remember(
+    workspace: Workspace, request: Request, instances: Mapping[str, Instance], evaluator: Evaluator, began: int
+) -> None:
     if not all(instance.node.label.reproducible for instance in instances.values()):
         # Host facts may change without any file of ours changing.
         return
@@ -143,18 +147,21 @@ def _remember(workspace: Workspace, request: Request, instances: Mapping[str, In
         (target, instance.node.id, instance.output, object_name(instance.node.name, instance.output))
         for target, instance in instances.items()
     ]
-    files = [str(path) for path in _files_read(workspace, evaluator)]
+    optional = _optional_files(workspace)
+    absent = [str(path) for path in optional if not path.exists()]
+    files = [str(path) for path in (*optional, *_files_read(workspace, evaluator)) if str(path) not in absent]
     folder = str(workspace.store / "cache" / "evaluation")
-    evaluation_cache.write(folder, str(workspace.root), list(request.targets), files, rows)
+    evaluation_cache.write(folder, str(workspace.root), list(request.targets), files, absent, rows, began=began)
+
+
+def _optional_files(workspace: Workspace) -> tuple[Path, ...]:
+    """Files that matter as soon as they are there: whom to believe, and with it what is known."""
+    return (workspace.root / WORKSPACE_KEYS, workspace.root / WORKSPACE_SETTINGS)
 
 
 def _files_read(workspace: Workspace, evaluator: Evaluator) -> Iterator[Path]:
     """Every file the evaluation rests on, forge's own code included, and the folders whose listing mattered."""
     yield workspace.lock_path
-    # Whom to believe may change, and with it what is known.
-    for name in (WORKSPACE_KEYS, WORKSPACE_SETTINGS):
-        if (workspace.root / name).is_file():
-            yield workspace.root / name
     for folder in FOLDERS:
         if (workspace.root / folder).is_dir():
             yield workspace.root / folder
