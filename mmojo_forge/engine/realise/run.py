@@ -19,7 +19,7 @@ from mmojo_forge.engine.workspace import FORGE_ROOT, WORKSPACE_KEYS, WORKSPACE_S
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.model.derivation import Label
 from mmojo_forge.model.digest import DerivationId, TreeId
-from mmojo_forge.model.lockfile import Lock
+from mmojo_forge.model.lockfile import ExpectedOutput
 from mmojo_forge.recipe.evaluate import Evaluator, Instance
 from mmojo_forge.recipe.loader import FOLDERS
 from mmojo_forge.recipe.local_files import IGNORED
@@ -37,7 +37,7 @@ class Result:
 
 
 class UnexpectedOutput(EngineError):
-    """A reproducible target came out other than forge.lock says."""
+    """A reproducible target came out other than forge.outputs says."""
 
     exit_code = ExitCode.BUILD_FAILED
 
@@ -48,6 +48,7 @@ def realise_request(
     """The results of the request's targets, in order; raises ForgeError. Links them in the workspace's out/."""
     began = time.time_ns()
     lock = workspace.read_lock()
+    outputs = workspace.read_outputs(lock)
     evaluator = workspace.evaluator(lock, overrides=request.overrides)
     instances = request.instantiate(evaluator)
     plan = make_plan(graph_of(instances), services.store, services.substituter())
@@ -59,7 +60,7 @@ def realise_request(
     finally:
         services.reporter.ended()
     results = [_result(target, instance, resolved, services) for target, instance in instances.items()]
-    _check_expected(results, instances, lock, services.store)
+    _check_expected(results, instances, outputs, services.store)
     if link:
         for result in results:
             node, output = instances[result.target].node, instances[result.target].output
@@ -114,25 +115,28 @@ def _result(target: str, instance: Instance, resolved: Mapping[DerivationId, Res
     return Result(target, path, tree, instance.node.label)
 
 
-def _check_expected(results: list[Result], instances: Mapping[str, Instance], lock: Lock, store: Store) -> None:
+def _check_expected(
+    results: list[Result], instances: Mapping[str, Instance], outputs: Mapping[str, ExpectedOutput], store: Store
+) -> None:
     for result in results:
-        expected = lock.outputs.get(result.target)
+        expected = outputs.get(result.target)
         if expected is None or expected.derivation != instances[result.target].node.id:
             continue
         if expected.tree != result.tree:
             raise UnexpectedOutput(
-                f"realize {result.target}: it came out as {result.tree}, but forge.lock expects {expected.tree}",
-                detail=f"{_first_difference(store, expected.tree, result.tree)}\n"
-                "The same derivation gave other bytes: this machine or the one that wrote the lock is broken or "
+                f"realize {result.target}: it came out as {result.tree}, but forge.outputs expects {expected.tree}",
+                detail=f"{first_difference(store, expected.tree, result.tree)}\n"
+                "The same derivation gave other bytes: this machine or the one that wrote it is broken or "
                 f"compromised, or the recipe is not reproducible. The unexpected result is {result.path}; "
                 f"`forge check --bisect {result.target}` finds what it depends on.",
                 reason="unexpected-output",
             )
 
 
-def _first_difference(store: Store, expected: TreeId, got: TreeId) -> str:
-    if not store.has_tree(expected):
-        return "What was expected is not in this store, so that nobody can say here which file differs."
+def first_difference(store: Store, expected: TreeId, got: TreeId) -> str:
+    """A sentence about where two trees differ."""
+    if len(store.valid_trees({expected, got})) < 2:
+        return "The store does not have both trees, so forge cannot say here which file differs."
     paths = differing_paths(store.read_tree(expected), store.read_tree(got))
     return f"The first file that differs is {paths[0] or 'the file itself'} (of {len(paths)})."
 
@@ -155,8 +159,8 @@ def _remember(
 
 
 def _optional_files(workspace: Workspace) -> tuple[Path, ...]:
-    """Files that matter as soon as they are there: whom to believe, and with it what is known."""
-    return (workspace.root / WORKSPACE_KEYS, workspace.root / WORKSPACE_SETTINGS)
+    """Files that matter as soon as they are there: what is expected, and whom to believe, and with it what is known."""
+    return (workspace.outputs_path, workspace.root / WORKSPACE_KEYS, workspace.root / WORKSPACE_SETTINGS)
 
 
 def _files_read(workspace: Workspace, evaluator: Evaluator) -> Iterator[Path]:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def test_each_package_is_pinned_with_its_hashes_place_and_licence(tmp_path: Path
         assert (one.integrity, one.size) == (integrity(one.locator), len(content))
         assert one.sha256 == hashlib.sha256(content).hexdigest()
         assert desk.store.valid_trees([Tree.of_file(one.blake3, one.size).id]), "the next build wants it"
-    assert check_lock(desk.workspace).clean
+    assert check_lock(desk.workspace, desk.store).clean
     assert sorted(edge.node.name for edge in desk.node().inputs.values()) == [
         "a-1.0.0.tgz",
         "a-2.0.0.tgz",
@@ -144,7 +143,7 @@ def test_what_is_locked_stays_and_only_what_is_new_is_downloaded(tmp_path: Path)
     assert desk.lock() == desk.lock("page") == lock
     assert desk.fetcher.fetched == []
     (tmp_path / "recipes/page/ui/package-lock.json").write_bytes(package_lock("2.0.0"))
-    assert check_lock(desk.workspace).stale == ("npm page",)
+    assert check_lock(desk.workspace, desk.store).stale == ("npm page",)
     desk.lock()
     assert desk.fetcher.fetched == ["npm:a@2.0.0"]
 
@@ -174,7 +173,7 @@ def test_an_archive_that_has_left_the_store_is_fetched_again(tmp_path: Path) -> 
     desk.store.close()
     desk.store = MemoryStore(tmp_path / "another store")
     desk.write(recipe(OF_ARCHIVE, exclude='("@s/*",)'))
-    assert check_lock(desk.workspace).stale == ("npm page",)
+    assert check_lock(desk.workspace, desk.store).stale == ("npm page",)
     desk.fetcher.fetched.clear()
     assert [one.path for one in desk.lock().npm["page"].packages()] == ["node_modules/a"]
     assert desk.fetcher.fetched == [ARCHIVE]
@@ -182,7 +181,7 @@ def test_an_archive_that_has_left_the_store_is_fetched_again(tmp_path: Path) -> 
 
 def test_a_closure_that_is_not_locked_is_named_with_what_to_do(tmp_path: Path) -> None:
     desk = Desk(tmp_path, recipe(OF_FILE), package_lock())
-    assert check_lock(desk.workspace).missing == ("npm page",)
+    assert check_lock(desk.workspace, desk.store).missing == ("npm page",)
     with pytest.raises(ForgeError) as caught:
         desk.node()
     assert caught.value.reason == "pin-missing"
@@ -198,16 +197,18 @@ def test_a_target_with_a_closure_keeps_the_output_that_is_expected_of_it(tmp_pat
     desk = Desk(tmp_path, recipe(OF_FILE), package_lock())
     lock = desk.lock()
     expected = ExpectedOutput("page", desk.node().id, TreeId("1" * 64))
-    desk.workspace.write_lock(replace(lock, outputs={"page": expected}))
-    assert check_lock(desk.workspace).clean
-    assert desk.lock().outputs == {"page": expected}
+    desk.workspace.write_outputs({"page": expected})
+    report = check_lock(desk.workspace, desk.store)
+    assert (report.clean, report.outputs.stale) == (True, ())
+    assert desk.lock() == lock
+    assert desk.workspace.read_outputs(lock) == {"page": expected}
 
 
 def test_a_closure_that_nobody_declares_goes(tmp_path: Path) -> None:
     desk = Desk(tmp_path, recipe(OF_FILE), package_lock())
     desk.lock()
     desk.write(recipe(OF_FILE).replace('NpmClosure("page"', 'NpmClosure("other"'))
-    report = check_lock(desk.workspace)
+    report = check_lock(desk.workspace, desk.store)
     assert (report.missing, report.unused) == (("npm other",), ("npm page",))
     assert list(desk.lock().npm) == ["other"]
 
@@ -220,7 +221,7 @@ def test_lines_that_a_merge_has_spoilt_are_named_and_written_anew(tmp_path: Path
     with pytest.raises(ForgeError) as caught:
         desk.node()
     assert (caught.value.reason, "forge lock --update page" in (caught.value.detail or "")) == ("lock-malformed", True)
-    assert check_lock(desk.workspace).stale == ("npm page",)
+    assert check_lock(desk.workspace, desk.store).stale == ("npm page",)
     assert desk.lock() == lock
 
 
