@@ -18,9 +18,8 @@ from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.model.derivation import Derivation, Node, Source
 from mmojo_forge.model.digest import TreeId
-from mmojo_forge.model.lockfile import Lock, Pin
+from mmojo_forge.model.lockfile import Lock
 from mmojo_forge.recipe.evaluate import Instance
-from mmojo_forge.recipe.source_trees import source_of
 from mmojo_forge.store.maintain.repair import RepairResult
 
 
@@ -85,14 +84,9 @@ def _trees_of(node: Node, plan: Plan) -> set[TreeId]:
 
 def _pinned(lock: Lock) -> Iterator[Source]:
     """Every source that is pinned, whether or not a target that can be evaluated here needs it."""
-    pins: list[Pin] = list(lock.sources.values())
-    for userland in lock.userlands.values():
-        pins.extend(userland.closure.values())
-    for pin in pins:
+    for pin in lock.pins():
         for executable in (False, True) if pin.measured else ():
             yield Source(pin.name, pin.locator, pin.blake3, pin.size, pin.sha256, executable, pin.mirrors)
-    for closure in lock.npm.values():
-        yield from map(source_of, closure.packages())
 
 
 def _lost_outputs(node: Node, plan: Plan, lost: set[TreeId]) -> Sequence[str]:

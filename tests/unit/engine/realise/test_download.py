@@ -148,14 +148,14 @@ def test_it_is_a_source_in_bills_and_receipts() -> None:
 
 
 def test_lock_pins_it_without_downloading_it(workspace: Workspace, tmp_path: Path) -> None:
-    fetcher = FakeFetcher({})
-    lock = lock_with(workspace, MemoryStore(tmp_path / "store"), fetcher)
+    fetcher, store = FakeFetcher({}), MemoryStore(tmp_path / "store")
+    lock = lock_with(workspace, store, fetcher)
     pin = lock.sources[WANTED.name]
     assert pin == Pin(WANTED.name, WANTED.locator, WANTED.sha256, BlobDigest(""), len(CONTENT), (MIRROR,))
     assert not pin.measured
     assert "blake3" not in workspace.lock_path.read_text()
     assert fetcher.fetched == []
-    assert check_lock(workspace).clean
+    assert check_lock(workspace, store).clean
     [edge] = target(workspace).inputs.values()
     assert edge.node.id == downloading(WANTED).id
 
@@ -179,7 +179,7 @@ def test_a_recipe_that_names_another_hash_than_the_lock_is_told_of(workspace: Wo
         with pytest.raises(LockError) as caught:
             target(workspace)
         assert caught.value.reason == "pin-stale"
-        assert check_lock(workspace).stale == (f"source {WANTED.name}",)
+        assert check_lock(workspace, store).stale == (f"source {WANTED.name}",)
     assert lock_with(workspace, store, FakeFetcher({})).sources[WANTED.name].size == 1
 
 
