@@ -30,13 +30,14 @@ from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.transport.fakes import FaultyTransport, MemoryTransport
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.protocol import Listed, Transport
-from mmojo_forge.cache.transport.web import WebSettings, WebTransport
+from mmojo_forge.cache.transport.web import WebTransport
 from mmojo_forge.cache.write.writer import CacheWriter, Pushed, PushMode
 from mmojo_forge.cli.cache.gc import gc
 from mmojo_forge.engine.session import Session
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.signature import PrivateKey
 from mmojo_forge.model.trace import Trace
+from mmojo_forge.net.settings import HttpSettings
 from tests.support.cache_serving import TOKEN, served
 from tests.support.caches import ALICE, BOB, Files, reason, trace_of
 from tests.unit.engine.cache.test_push import fetched
@@ -319,7 +320,7 @@ class TestWhatGoes:
 
     def test_what_our_own_server_has_is_collected(self, tmp_path: Path) -> None:
         with served(tmp_path / "cache") as server:
-            cache = WebTransport(server.url, WebSettings(token=TOKEN))
+            cache = WebTransport(server.url, HttpSettings(token=TOKEN))
             push(cache, "old", [thing(1, shared=1)])
             for path in (tmp_path / "cache").rglob("*"):
                 os.utime(path, (0x5000_0000, 0x5000_0000))

@@ -27,6 +27,7 @@ from mmojo_forge.model.derivation import Derivation, Download, Input, Source, ac
 from mmojo_forge.model.digest import BlobDigest, Sha256, blake3_hex
 from mmojo_forge.model.lockfile import Lock, LockError, Pin
 from mmojo_forge.model.tree import Tree
+from mmojo_forge.net.settings import HttpSettings
 from mmojo_forge.recipe.api import Package
 from mmojo_forge.recipe.errors import RecipeError
 from mmojo_forge.store.local import LocalStore
@@ -303,7 +304,7 @@ def test_a_lock_that_cannot_be_written_is_told_of_and_the_file_is_used(
 def test_the_error_of_a_download_names_every_place_and_the_way_by_hand(tmp_path: Path) -> None:
     places = ("http://127.0.0.1:9/first/tool.zip", "http://127.0.0.1:9/second/tool.zip")
     settings = FetchSettings.of({"HOME": str(tmp_path)})
-    settings = replace(settings, attempts=1, plain_schemes=frozenset({"http"}))
+    settings = replace(settings, http=HttpSettings(attempts=1), plain_schemes=frozenset({"http"}))
     fetcher = Fetcher(environment={"HOME": str(tmp_path)}, settings=settings)
     wanted = replace(WANTED, locator=f"url:{places[0]}", mirrors=places[1:])
     with pytest.raises(FetchError) as caught:
