@@ -158,9 +158,9 @@ class _Forge(LazyGroup):
 def forge(context: click.Context, folder: str | None) -> None:
     """Build single-file LLM servers from llama.cpp, reproducibly and without root."""
     # What a command works with takes longer to import than `--help` takes to print.
-    from mmojo_forge.cli.context import Context
+    from mmojo_forge.engine.session import Session
 
-    context.obj = Context(dict(os.environ), Path(folder).resolve() if folder else _current_folder())
+    context.obj = Session(dict(os.environ), Path(folder).resolve() if folder else _current_folder())
     context.call_on_close(context.obj.close)
 
 
@@ -190,7 +190,7 @@ def run(argv: Sequence[str]) -> int:
         error.show()
         return ExitCode.INPUT_ERROR
     except (click.Abort, KeyboardInterrupt):
-        print("forge: interrupted", file=sys.stderr)
+        click.echo("forge: interrupted", err=True)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; do not let the interpreter complain about it at exit.
@@ -205,11 +205,11 @@ def tell(error: ForgeError, *, as_json: bool) -> None:
     """Show an error on stderr."""
     if as_json:
         fields = {"message": error.message, "detail": error.detail, "reason": error.reason}
-        print(json.dumps({"error": fields}), file=sys.stderr)
+        click.echo(json.dumps({"error": fields}), err=True)
         return
     marker = "error:"
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         marker = "\033[1;31merror:\033[0m"
-    print(f"{marker} {error.message}", file=sys.stderr)
+    click.echo(f"{marker} {error.message}", err=True)
     for line in error.detail.splitlines():
-        print(f"  {line}", file=sys.stderr)
+        click.echo(f"  {line}", err=True)

@@ -4,7 +4,7 @@ Quantities as people read them.
 
 What realising came to, as commands print it.
 
-What a cache or a bundle does not get, as it may not be passed on: one line for both commands.
+What a push or an export skips as not redistributable: one line for both commands.
 
 How far long work is, in one line on stderr: drawn over and over on a terminal, now and then elsewhere.
 """
@@ -62,11 +62,11 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     rows = [[_printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in rows:
-            print("\t".join(row))
+            click.echo("\t".join(row))
         return
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (tuple(title.upper() for title in header), *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _printable(cell: str) -> str:
@@ -82,17 +82,15 @@ def show_results(results: Iterable[Result], *, as_json: bool) -> None:
             {"target": row.target, "path": str(row.path), "tree": row.tree, "label": row.label.to_json()}
             for row in results
         ]
-        print(json.dumps({"schema": 1, "results": rows}))
+        click.echo(json.dumps({"schema": 1, "results": rows}))
     else:
-        print("\n".join(str(row.path) for row in results))
+        click.echo("\n".join(str(row.path) for row in results))
 
 
 def tell_skipped(names: Sequence[str]) -> None:
-    """Say on stderr what was left out, and how to have it; nothing if there is nothing."""
+    """Say on stderr what was skipped, and how to include it; nothing if there is nothing."""
     if names:
-        click.echo(
-            f"left out, as it may not be passed on: {', '.join(names)}; --not-redistributable takes it along", err=True
-        )
+        click.echo(f"skipped (not redistributable): {', '.join(names)}; include with --not-redistributable", err=True)
 
 
 _TERMINAL_SECONDS = 0.1

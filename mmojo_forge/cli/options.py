@@ -1,13 +1,15 @@
-"""Options that are quantities: `--older-than 30d`, `--target-size 20G`."""
+"""What commands share: options that mean the same everywhere, and options that are quantities (`30d`, `20G`)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
 import click
 
+_F = TypeVar("_F", bound=Callable[..., object])
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _SECONDS: Mapping[str, float] = MappingProxyType(
     {"": 86400, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
@@ -53,3 +55,25 @@ def _product(value: str, units: Mapping[str, float]) -> float | None:
     match = _QUANTITY.fullmatch(value.strip())
     factor = units.get(match[2].lower()) if match else None
     return float(match[1]) * factor if match and factor is not None else None
+
+
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe."
+)
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress.")
+dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
+jobs_option = click.option("-j", "--jobs", type=click.IntRange(1), help="Cores for all builds together (default: all).")
+no_substitute_option = click.option("--no-substitute", is_flag=True, help="Ask no cache.")
+cache_option = click.option(
+    "--cache", "caches", multiple=True, metavar="NAME|URL", help="Ask this cache instead of those set."
+)
+
+
+def json_option(help: str = "One JSON object.") -> Callable[[_F], _F]:
+    """`--json`; `help` says what is printed as JSON where that is not one object."""
+    return click.option("--json", "as_json", is_flag=True, help=help)
+
+
+def from_option(name: str) -> Callable[[_F], _F]:
+    """`--from`, as the parameter `name`: which caches are meant."""
+    return click.option("--from", name, multiple=True, metavar="NAME|URL|FOLDER", help="These caches, not those set.")

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, TextIO
 
+import click
+
 from mmojo_forge.cli import console
 from mmojo_forge.cli.progress import ProgressReporter, Running, plan_line
 from mmojo_forge.engine.plan import Action, Plan, Step
@@ -113,7 +115,7 @@ class PlainReporter(ProgressReporter):
 
     def _say(self, line: str) -> None:
         with self.lock:
-            print(line, file=self._stream, flush=True)
+            click.echo(line, file=self._stream)
 
 
 class JsonReporter(Reporter):
@@ -172,7 +174,7 @@ class JsonReporter(Reporter):
     def _emit(self, event: str, **fields: Any) -> None:
         line = json.dumps({"event": event, "time": round(self._clock(), 3), **fields})
         with self._lock:
-            print(line, file=self._stream, flush=True)
+            click.echo(line, file=self._stream)
 
 
 def _named(node: Node) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,17 @@ class OutputError(EngineError):
     """A build that ended well but left an output missing, or one that cannot be stored."""
 
     exit_code = ExitCode.BUILD_FAILED
+
+
+class NotBuilt(EngineError):
+    """A target or node that has to be built before `operation` can be done; `words` build it."""
+
+    def __init__(self, operation: str, name: str, words: Sequence[str]) -> None:
+        super().__init__(
+            f"{operation} {name}: it is not built",
+            detail=f"Build it with `forge realize {shlex.join(words)}`.",
+            reason="not-built",
+        )
 
 
 class Interrupted(EngineError):

@@ -107,7 +107,7 @@ def _make_plan(graph: Graph, store: Metadata, substituter: Substituter | None) -
             steps.append(substitution(node, graph, claims.get(node.id), valid))
         elif identifier in wanted:
             observed = history.get(node.name)
-            steps.append(_step(node, resolved, observed.seconds if observed else None))
+            steps.append(step_of(node, resolved, observed.seconds if observed else None))
     return Plan(graph, resolved, valid, tuple(steps), claims, offered)
 
 
@@ -234,7 +234,8 @@ def _wanted(
     return wanted
 
 
-def _step(node: Node, resolved: Mapping[DerivationId, Resolution], seconds: float | None) -> Step:
+def step_of(node: Node, resolved: Mapping[DerivationId, Resolution], seconds: float | None) -> Step:
+    """The step that makes a node here, be it fetched, imported or built."""
     if isinstance(node, Source):
         return Step(node, Action.FETCH, size=node.size)
     if isinstance(node, LocalSource):

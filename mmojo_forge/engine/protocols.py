@@ -93,7 +93,7 @@ class Publisher(Protocol):
         """Nodes of `graph` are built from now on; no others are shared."""
 
     def built(self, node: Derivation, trace: Trace) -> None:
-        """Note a result that is valid, and its signed trace, unless it may not be passed on. Does not wait."""
+        """Note a result that is valid, and its signed trace, unless it is not redistributable. Does not wait."""
 
     def finish(self, graph: Graph | None) -> None:
         """Return when all that was noted is shared; then also what leads to the roots of `graph`, if all was built."""

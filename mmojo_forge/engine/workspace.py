@@ -1,4 +1,7 @@
-"""The workspace: a folder with `forge.lock`, recipes and toolchains, and where its store and results lie."""
+"""The workspace: a folder with `forge.lock`, recipes and toolchains, and where its store and results lie.
+
+Beside the lock lies `forge.outputs`, once there are outputs that are expected.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmojo_forge.engine import host_facts
-from mmojo_forge.engine.graph import Graph
 from mmojo_forge.errors import ForgeError
-from mmojo_forge.model.lockfile import Lock, LockError
+from mmojo_forge.model.lockfile import (
+    LOCK_NAME,
+    OUTPUTS_NAME,
+    ExpectedOutput,
+    Lock,
+    LockError,
+    dump_outputs,
+    parse_outputs,
+)
 from mmojo_forge.recipe.api import Package
-from mmojo_forge.recipe.evaluate import Evaluator, Instance
+from mmojo_forge.recipe.evaluate import Evaluator
 from mmojo_forge.recipe.loader import Loader
 
-LOCK_NAME = "forge.lock"
 WORKSPACE_SETTINGS = "forge.toml"
 WORKSPACE_KEYS = "forge.keys"
 USER_KEYS = "keys.toml"
@@ -55,27 +64,38 @@ class Workspace:
         """Where `forge realize` leaves its links."""
         return self.root / "out"
 
+    @property
+    def outputs_path(self) -> Path:
+        """The file of expected outputs, which need not be there."""
+        return self.root / OUTPUTS_NAME
+
     def read_lock(self) -> Lock:
         """The parsed lock; an empty file is an empty lock. Raises LockError."""
-        text = self.lock_path.read_text(encoding="utf-8")
+        text = _read(self.lock_path)
         return Lock.parse(text, origin=str(self.lock_path)) if text.strip() else Lock()
 
+    def read_outputs(self, lock: Lock) -> dict[str, ExpectedOutput]:
+        """The expected outputs by target: those of forge.outputs, and others that an older `lock` still has. Raises
+        LockError."""
+        text = _read(self.outputs_path) if self.outputs_path.exists() else ""
+        own = parse_outputs(text, origin=str(self.outputs_path)) if text.strip() else {}
+        return {**lock.outputs, **own}
+
     def write_lock(self, lock: Lock) -> bool:
-        """Replace the lock file if its text changes; true if it did. The old file stays until the new is complete."""
-        text = lock.dump()
-        if self.lock_path.read_text(encoding="utf-8") == text:
+        """Replace the lock file if its text changes; true if it did. The old file stays until the new is complete.
+
+        Outputs that an older lock expects move to forge.outputs first. A kill between the two leaves them in both
+        files, which reads the same.
+        """
+        if lock.outputs:
+            self.write_outputs(self.read_outputs(lock))
+        return _write(self.lock_path, lock.dump())
+
+    def write_outputs(self, outputs: Mapping[str, ExpectedOutput]) -> bool:
+        """Replace forge.outputs if its text changes; true if it did. As long as nothing is expected, none is made."""
+        if not outputs and not self.outputs_path.exists():
             return False
-        temporary = self.lock_path.with_name(f".{LOCK_NAME}.{os.getpid()}")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.lock_path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise LockError(f"write {self.lock_path}: {error.strerror}", reason="lock-unwritable") from error
-        return True
+        return _write(self.outputs_path, dump_outputs(outputs))
 
     def evaluator(
         self, lock: Lock, *, overrides: Mapping[str, Mapping[str, str]] | None = None, locking: bool = False
@@ -133,13 +153,30 @@ class Request:
             *(word for name, option, value in every for word in ("--set", f"{name}:{option}={value}")),
         ]
 
-    def instantiate(self, evaluator: Evaluator) -> dict[str, Instance]:
-        """Each target's derivation and output; raises LockError, RecipeError: of a `whole` request also for an option
-        that is set and that nothing heeds (`unused-setting`, `overruled-setting`)."""
-        instances = {target: evaluator.instantiate(as_package(target)) for target in self.targets}
-        if self.whole:
-            evaluator.check_overrides()
-        return instances
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise LockError(
+            f"read {path}: not UTF-8", detail="Restore the file from version control.", reason="lock-malformed"
+        ) from error
+
+
+def _write(path: Path, text: str) -> bool:
+    if path.exists() and _read(path) == text:
+        return False
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LockError(f"write {path}: {error.strerror}", reason="lock-unwritable") from error
+    return True
 
 
 def target_name(target: str) -> str:
@@ -151,8 +188,3 @@ def as_package(target: str) -> Package:
     """`package`, `package.variant` or `package.variant^output`."""
     name, _, output = target.partition("^")
     return Package(name, wanted=output or None)
-
-
-def graph_of(instances: Mapping[str, Instance]) -> Graph:
-    """The graph of instantiated targets, of each the output that it is."""
-    return Graph.of_outputs((instance.node, instance.output) for instance in instances.values())

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.settings import FetchSettings
-from mmojo_forge.fetch.url import redacted_text
 from mmojo_forge.model.digest import blake3_hex
+from mmojo_forge.net.url import redacted_text
 
 KEYRINGS = (
     "usr/share/keyrings/debian-archive-keyring.gpg",

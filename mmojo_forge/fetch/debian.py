@@ -10,14 +10,13 @@ from urllib.parse import unquote
 
 from mmojo_forge.fetch import apt_get
 from mmojo_forge.fetch.apt_get import AptFailed, AptRoom
-from mmojo_forge.fetch.deb822 import Paragraph, paragraphs
-from mmojo_forge.fetch.debian_mirrors import DebianMirrors, list_file_name
+from mmojo_forge.fetch.debian_mirrors import DebianMirrors, Paragraph, list_file_name, paragraphs
 from mmojo_forge.fetch.download import Expected
 from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.locator import Archive, DebianLocator
 from mmojo_forge.fetch.settings import FetchSettings
-from mmojo_forge.fetch.url import redacted_text
 from mmojo_forge.model.digest import Sha256, is_hex_digest
+from mmojo_forge.net.url import redacted_text
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _SUITE = re.compile(r"[a-z][a-z0-9.-]*")

@@ -8,29 +8,57 @@ archive's Release file says it is: `Origin: Debian` with the label `Debian` or `
 3. Where apt has none: python-apt's template of Debian, else debootstrap's default.
 4. An archive whose sibling is known is looked for beside it (`…/debian` and `…/debian-security`).
 
-apt's source lists: which archives this machine is configured to use, in both formats apt knows.
+apt's source lists say which archives this machine is configured to use, in one of two formats. One of them is that of
+Debian's control files (deb822(5)), which Release, Packages and Sources files have, too.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from mmojo_forge.fetch.deb822 import Paragraph, paragraphs
-from mmojo_forge.fetch.documents import read_head
-from mmojo_forge.fetch.failure import FetchError, UrlFailure, error_of
-from mmojo_forge.fetch.http import HttpClient
+from mmojo_forge.fetch.failure import FetchError, error_of
 from mmojo_forge.fetch.locator import Archive
-from mmojo_forge.fetch.url import path_of, scheme_of, with_slash
+from mmojo_forge.fetch.settings import FetchSettings
+from mmojo_forge.net.client import HttpClient
+from mmojo_forge.net.failure import UrlFailure
+from mmojo_forge.net.stream import read_head
+from mmojo_forge.net.url import path_of, scheme_of, with_slash
 
 _ONE_LINE = re.compile(r"(?P<type>deb|deb-src)\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)(?:\s.*)?")
 _PART_NAME = re.compile(r"[A-Za-z0-9_.-]+\.(?:list|sources)")
 _FETCHABLE = frozenset({"http", "https", "file"})
 _FALSE = frozenset({"no", "false", "without", "off", "disable"})
+
+Paragraph = dict[str, str]
+"""Field names in lower case; continuation lines follow the first one, one per line, stripped."""
+
+
+def paragraphs(lines: Iterable[str]) -> Iterator[Paragraph]:
+    """The paragraphs of a file, one at a time; lines that start with `#` are comments."""
+    current: Paragraph = {}
+    field = ""
+    for line in lines:
+        if line.startswith("#"):
+            continue
+        if not line.strip():
+            if current:
+                yield current
+            current, field = {}, ""
+        elif line[0] in " \t":
+            if field:
+                current[field] += "\n" + line.strip()
+        else:
+            name, colon, value = line.partition(":")
+            field = name.strip().lower() if colon else ""
+            if field:
+                current[field] = value.strip()
+    if current:
+        yield current
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +158,8 @@ _DEBOOTSTRAP = re.compile(r"^\s*(?:default_mirror\s+|DEF_MIRROR=)[\"']?(https?:/
 class DebianMirrors:
     """Base URLs by archive, found out once, when first asked for."""
 
-    def __init__(self, client: HttpClient) -> None:
+    def __init__(self, settings: FetchSettings, client: HttpClient) -> None:
+        self._settings = settings
         self._client = client
         self._guard = threading.Lock()
         self._known: dict[Archive, tuple[str, ...]] = {}
@@ -171,7 +200,7 @@ class DebianMirrors:
     def _named_by_user(self) -> dict[Archive, tuple[str, ...]]:
         named: dict[Archive, tuple[str, ...]] = {}
         for archive, variable in VARIABLES.items():
-            value = self._client.settings.environment.get(variable, "").strip()
+            value = self._settings.environment.get(variable, "").strip()
             if not value:
                 continue
             if scheme_of(value) not in {"http", "https", "file"}:
@@ -181,14 +210,14 @@ class DebianMirrors:
 
     def _of_apt(self) -> dict[Archive, tuple[str, ...]]:
         found: dict[Archive, tuple[str, ...]] = {}
-        for source in read_apt_sources(self._client.settings.machine):
+        for source in read_apt_sources(self._settings.machine):
             archive = self._archive_of(source)
             if archive is not None:
                 found[archive] = (*found.get(archive, ()), source.base)
         return found
 
     def _archive_of(self, source: AptSource) -> Archive | None:
-        lists = self._client.settings.machine / "var" / "lib" / "apt" / "lists"
+        lists = self._settings.machine / "var" / "lib" / "apt" / "lists"
         for name in ("InRelease", "Release"):
             try:
                 with (lists / list_file_name(f"{source.base}dists/{source.suite}/{name}")).open("rb") as file:
@@ -203,13 +232,11 @@ class DebianMirrors:
             return None
 
     def _of_templates(self) -> dict[Archive, tuple[str, ...]]:
-        share = self._client.settings.machine / "usr" / "share"
-        suite = self._client.settings.debian_suites[0]
+        share = self._settings.machine / "usr" / "share"
+        suite = self._settings.debian_suites[0]
         candidates = [*_of_python_apt(share / "python-apt" / "templates" / "Debian.info", suite)]
         if not candidates:
-            defaults = (
-                AptSource(base, suite) for base in _of_debootstrap(self._client.settings.machine / "usr", suite)
-            )
+            defaults = (AptSource(base, suite) for base in _of_debootstrap(self._settings.machine / "usr", suite))
             candidates = [source for source in defaults if self._archive_of(source) is Archive.DEBIAN]
         found: dict[Archive, tuple[str, ...]] = {}
         for source in candidates:
@@ -218,7 +245,7 @@ class DebianMirrors:
         return found
 
     def _beside(self, bases: tuple[str, ...], archive: Archive) -> Iterator[str]:
-        suite = self._client.settings.debian_suites[0] + _SUITE_SUFFIX[archive]
+        suite = self._settings.debian_suites[0] + _SUITE_SUFFIX[archive]
         for base in bases:
             parent, _, name = base.rstrip("/").rpartition("/")
             if name not in set(Archive):

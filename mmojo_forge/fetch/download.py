@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +26,12 @@ from typing import Protocol, Self
 
 from blake3 import blake3
 
-from mmojo_forge.fetch.failure import FetchError, Kind, Mismatch, UrlFailure, error_of
-from mmojo_forge.fetch.http import CHUNK, HttpClient, Stream
-from mmojo_forge.fetch.retry import with_retries
-from mmojo_forge.fetch.settings import FetchSettings
-from mmojo_forge.fetch.url import redacted
+from mmojo_forge.fetch.failure import FetchError, Mismatch, error_of
 from mmojo_forge.model.digest import BlobDigest, Sha256
+from mmojo_forge.net.client import HttpClient
+from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.stream import CHUNK, Stream, open_stream, with_retries
+from mmojo_forge.net.url import redacted
 
 
 class Sink(Protocol):
@@ -224,7 +223,7 @@ class _Download:
         if write is not None:
             write(_CheckedSink(self, url, part))
             return
-        with self.client.open(url, start=part.size) as stream:
+        with open_stream(self.client, url, start=part.size) as stream:
             if stream.start != part.size:
                 part.restart()
             elif part.size:
@@ -236,11 +235,9 @@ class _Download:
                 raise UrlFailure(url, Kind.TRUNCATED, f"ended after {part.size} of {total} bytes")
 
     def _copy(self, url: str, stream: Stream, part: PartFile) -> None:
-        speed = _Speed(self.client.settings)
         total = self.expected.size or stream.total or 0
         for chunk in stream.chunks:
             self.append(url, part, chunk, total)
-            speed.check(url, len(chunk))
 
     def append(self, url: str, part: PartFile, chunk: bytes, total: int) -> None:
         """Take in the next bytes; raises UrlFailure where they are too many."""
@@ -260,24 +257,6 @@ class _Download:
         expected, got = difference
         self.mismatch = Mismatch(expected, got, redacted(url), part.set_aside())
         raise UrlFailure(url, Kind.MISMATCH, f"expected {expected}, got {got}")
-
-
-class _Speed:
-    """Notices a server that sends so little that no read ever times out."""
-
-    def __init__(self, settings: FetchSettings) -> None:
-        self._settings = settings
-        self._since = time.monotonic()
-        self._bytes = 0
-
-    def check(self, url: str, size: int) -> None:
-        self._bytes += size
-        now = time.monotonic()
-        if now - self._since < self._settings.slow_seconds:
-            return
-        if self._bytes < self._settings.slow_bytes:
-            raise UrlFailure(url, Kind.STALLED, f"{self._bytes} bytes in {now - self._since:.0f} s")
-        self._since, self._bytes = now, 0
 
 
 class _CheckedSink:
@@ -316,6 +295,8 @@ def download(
             received = job.run(candidate)
         except UrlFailure as failure:
             failures.append(failure)
+            if failure.kind is Kind.CANCELLED:
+                break
         else:
             if job.mismatch is not None and job.mismatch.kept is not None:
                 job.mismatch.kept.unlink(missing_ok=True)

@@ -1,58 +1,22 @@
-"""What can go wrong between a locator and its bytes: with one URL (UrlFailure), and in the end (FetchError)."""
+"""What can go wrong between a locator and its bytes: made of what each URL failed with (UrlFailure)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
 from mmojo_forge.errors import ExitCode, ForgeError
-from mmojo_forge.fetch.url import redacted
+from mmojo_forge.net.failure import Kind, UrlFailure
 
-
-class Kind(StrEnum):
-    """How one URL failed. The values are the reasons of FetchError; the order is that of how much each one tells:
-
-    where several URLs failed in several ways, the first kind of this list names the error.
-    """
-
-    MISMATCH = "hash-mismatch"
-    TOO_LARGE = "size-exceeded"
-    INSECURE = "insecure-redirect"
-    REDIRECTS = "too-many-redirects"
-    UNREACHABLE = "network-unreachable"
-    STALLED = "server-stalled"
-    TRUNCATED = "truncated"
-    SERVER = "server-error"
-    REFUSED = "request-refused"
-    GONE = "not-found"
-
-
-TRANSIENT = frozenset({Kind.UNREACHABLE, Kind.STALLED, Kind.TRUNCATED, Kind.SERVER})
-"""What may be better a moment later."""
+_REASONS = MappingProxyType({Kind.CONNECT_TIMEOUT: Kind.UNREACHABLE, Kind.SLOW: Kind.STALLED})
+"""Kinds that have the reason and the advice of another; the reason of any else is its value."""
 
 _OF_THE_MACHINE = frozenset(
     {"network-unreachable", "server-stalled", "disk-full", "write-failed", "cancelled", "state-unwritable"}
     | {"apt-missing", "git-missing", "debian-mirror-unknown", "debian-keyring-missing", "npm-registry-unknown"}
 )
-
-
-class UrlFailure(Exception):
-    """One URL that did not give what it was asked for. `retry_after` is what the server asked for, in seconds."""
-
-    def __init__(self, url: str, kind: Kind, cause: str, *, retry_after: float | None = None) -> None:
-        super().__init__(f"{redacted(url)}: {cause}")
-        self.url = redacted(url)
-        self.kind = kind
-        self.cause = cause
-        self.retry_after = retry_after
-
-    @property
-    def transient(self) -> bool:
-        """Whether another try makes sense."""
-        return self.kind in TRANSIENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +62,10 @@ _ADVICE = MappingProxyType(
 
 def error_of(what: str, failures: Sequence[UrlFailure], mismatch: Mismatch | None = None) -> FetchError:
     """The error that says why none of the URLs gave `what`; `failures` must not be empty."""
-    kinds = {failure.kind for failure in failures}
+    kinds = {_REASONS.get(failure.kind, failure.kind) for failure in failures}
     kind = next(kind for kind in Kind if kind in kinds)
+    if kind is Kind.CANCELLED:
+        return FetchError("fetch: cancelled", reason=kind.value)
     tried = "\n".join(f"  {failure}" for failure in failures)
     kept = f"\nThe bytes are kept at {mismatch.kept}." if mismatch and mismatch.kept else ""
     return FetchError(
@@ -114,4 +80,4 @@ def error_of(what: str, failures: Sequence[UrlFailure], mismatch: Mismatch | Non
 def _headline(kind: Kind, failures: Sequence[UrlFailure], mismatch: Mismatch | None) -> str:
     if kind is Kind.MISMATCH and mismatch is not None:
         return f"expected {mismatch.expected}, got {mismatch.got} from {mismatch.origin}"
-    return next(failure.cause for failure in failures if failure.kind is kind)
+    return next(failure.cause for failure in failures if _REASONS.get(failure.kind, failure.kind) is kind)

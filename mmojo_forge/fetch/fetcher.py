@@ -11,13 +11,11 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from mmojo_forge.fetch import locator as locators
-from mmojo_forge.fetch.cancellation import Cancellation
 from mmojo_forge.fetch.debian import DebianArchives, DebianPackage
 from mmojo_forge.fetch.debian_mirrors import VARIABLES, DebianMirrors
 from mmojo_forge.fetch.download import Candidate, Expected, OnProgress, Received, download, produce
-from mmojo_forge.fetch.failure import FetchError, Kind
+from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.git import GitArchiver
-from mmojo_forge.fetch.http import HttpClient
 from mmojo_forge.fetch.locator import (
     Archive,
     DebianLocator,
@@ -30,9 +28,12 @@ from mmojo_forge.fetch.locator import (
 from mmojo_forge.fetch.npm import NpmRegistry, expected_by
 from mmojo_forge.fetch.pypi import PypiIndexes, read_pip_settings
 from mmojo_forge.fetch.settings import FetchSettings
-from mmojo_forge.fetch.url import scheme_of
 from mmojo_forge.model.derivation import Download, Source
 from mmojo_forge.model.lockfile import Pin, Userland
+from mmojo_forge.net.cancellation import Cancellation
+from mmojo_forge.net.client import HttpClient
+from mmojo_forge.net.failure import Kind
+from mmojo_forge.net.url import scheme_of
 
 Keep = Callable[[Pin, Path], None]
 """Given a pin and a file with its verified content, which may be moved away."""
@@ -50,9 +51,9 @@ class Fetcher:
     def __init__(self, *, environment: Mapping[str, str], settings: FetchSettings | None = None) -> None:
         self._settings = settings or FetchSettings.of(environment)
         self._cancellation = Cancellation()
-        self._client = HttpClient(self._settings, self._cancellation)
-        self._mirrors = DebianMirrors(self._client)
-        self._npm = NpmRegistry(self._client)
+        self._client = HttpClient(self._settings.http, cancellation=self._cancellation)
+        self._mirrors = DebianMirrors(self._settings, self._client)
+        self._npm = NpmRegistry(self._settings, self._client)
         self._git = GitArchiver(self._settings, self._cancellation)
         self.debian = DebianArchives(self._settings, self._mirrors)
 

@@ -22,13 +22,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from mmojo_forge.fetch.cancellation import Cancellation
 from mmojo_forge.fetch.download import Sink
-from mmojo_forge.fetch.failure import FetchError, Kind, UrlFailure
-from mmojo_forge.fetch.http import CHUNK
+from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.locator import GitLocator
 from mmojo_forge.fetch.settings import FetchSettings
-from mmojo_forge.fetch.url import redacted_text, scheme_of
+from mmojo_forge.net.cancellation import Cancellation
+from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.stream import CHUNK
+from mmojo_forge.net.url import redacted_text, scheme_of
 
 BLOCK = 512
 _TIME = 1
@@ -177,10 +178,12 @@ class _Repository:
         try:
             self._run(locator, *quiet, "--depth=1", "--", locator.url, locator.commit)
         except UrlFailure:
+            self._cancellation.check(locator.url)
             self._run(locator, *quiet, "--", locator.url, "+refs/*:refs/forge/*")
         try:
             self._run(locator, "cat-file", "-e", f"{locator.commit}^{{commit}}")
         except UrlFailure as failure:
+            self._cancellation.check(locator.url)
             raise UrlFailure(locator.url, Kind.GONE, f"no commit {locator.commit}") from failure
 
     def archive(self, locator: GitLocator, sink: Sink) -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mmojo_forge.fetch.documents import read_document
 from mmojo_forge.fetch.download import Candidate, Expected
-from mmojo_forge.fetch.failure import FetchError, Kind, UrlFailure, error_of
-from mmojo_forge.fetch.http import HttpClient
+from mmojo_forge.fetch.failure import FetchError, error_of
 from mmojo_forge.fetch.locator import NpmLocator
 from mmojo_forge.fetch.settings import FetchSettings
-from mmojo_forge.fetch.url import scheme_of, with_slash
+from mmojo_forge.net.client import HttpClient
+from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.stream import read_document
+from mmojo_forge.net.url import scheme_of, with_slash
 
 _ABBREVIATED = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8"
 _STRONG = ("sha512", "sha384", "sha256")
@@ -37,7 +38,8 @@ class Tarball:
 class NpmRegistry:
     """The registries npm uses on this machine; asked for once."""
 
-    def __init__(self, client: HttpClient) -> None:
+    def __init__(self, settings: FetchSettings, client: HttpClient) -> None:
+        self._settings = settings
         self._client = client
         self._guard = threading.Lock()
         self._configuration: Mapping[str, str] | None = None
@@ -73,7 +75,7 @@ class NpmRegistry:
     def _registry(self, scope: str) -> str:
         with self._guard:
             if self._configuration is None:
-                self._configuration = read_configuration(self._client.settings)
+                self._configuration = read_configuration(self._settings)
         return find_registry(self._configuration, scope)
 
     def _describe(self, registry: str, locator: NpmLocator) -> Tarball:

@@ -15,20 +15,21 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from packaging.utils import canonicalize_name
 from pypi_simple import PYPI_SIMPLE_ENDPOINT, DistributionPackage, ProjectPage, UnsupportedRepoVersionError
 
-from mmojo_forge.fetch.documents import Document, read_document
 from mmojo_forge.fetch.download import Candidate, Expected
-from mmojo_forge.fetch.failure import FetchError, Kind, UrlFailure, error_of
-from mmojo_forge.fetch.http import HttpClient
+from mmojo_forge.fetch.failure import FetchError, error_of
 from mmojo_forge.fetch.locator import PypiLocator
 from mmojo_forge.fetch.settings import FetchSettings, home_of
-from mmojo_forge.fetch.url import is_loopback, redacted, scheme_of, with_slash
+from mmojo_forge.net.client import HttpClient
+from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.stream import Document, read_document
+from mmojo_forge.net.url import is_loopback, redacted, scheme_of, with_slash
 
 _KEYS = ("index-url", "extra-index-url", "trusted-host", "no-index", "cert")
 _TRUE = frozenset({"1", "yes", "true", "on", "y", "t"})
@@ -124,7 +125,7 @@ class PypiIndexes:
     """The indexes that pip is configured with, in pip's order."""
 
     def __init__(self, client: HttpClient, pip: PipSettings) -> None:
-        self.client = replace(client, ca_bundle=pip.ca_bundle) if pip.ca_bundle else client
+        self.client = client.with_certificates(pip.ca_bundle) if pip.ca_bundle else client
         self._indexes = pip.indexes
 
     def find(self, locator: PypiLocator) -> IndexFile:

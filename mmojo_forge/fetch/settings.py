@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmojo_forge.fetch.failure import FetchError
+from mmojo_forge.net.settings import HttpSettings
+
+# An index or a mirror has no substitute, so that it is given more time than a cache: 4 KiB a minute are enough.
+_PATIENT = HttpSettings(
+    connect_seconds=20.0, stall_seconds=60.0, grace_seconds=60.0, least_rate=4096 / 60, connections=16
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,21 +21,13 @@ class FetchSettings:
     configuration files are looked for below; `state` a cache directory that may be deleted at any time.
 
     `plain_schemes` are allowed in `url:` and `git:` locators beside https: for tests.
-    A server that sends less than `slow_bytes` in `slow_seconds` counts as stalled.
     `trust_unsigned_debian` is for tests with a repository of their own.
     """
 
     environment: Mapping[str, str]
     state: Path
     machine: Path = Path("/")
-    connect_seconds: float = 20.0
-    read_seconds: float = 60.0
-    slow_seconds: float = 60.0
-    slow_bytes: int = 4096
-    attempts: int = 4
-    backoff_seconds: float = 0.5
-    longest_pause_seconds: float = 60.0
-    redirects: int = 5
+    http: HttpSettings = _PATIENT
     parallel: int = 6
     plain_schemes: frozenset[str] = frozenset()
     debian_suites: tuple[str, ...] = ("bookworm",)

@@ -23,14 +23,14 @@ from typing import BinaryIO, Self, cast
 import zstandard
 
 from mmojo_forge.model.derivation import Limits
-from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, TreeId, blake3_hex, is_hex_digest
+from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, Sha256, TreeId, blake3_hex, is_hex_digest
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.model.tree import Entry, Kind, Tree, check_name
 from mmojo_forge.store import layout, noop_lookup, objects, scratch
 from mmojo_forge.store.add.add import Adder, open_source
 from mmojo_forge.store.bundle.reader import Imported, read_bundle
 from mmojo_forge.store.db import locks
-from mmojo_forge.store.db.database import Database, new_epoch
+from mmojo_forge.store.db.database import Database, json_list, new_epoch
 from mmojo_forge.store.db.leases import Leases
 from mmojo_forge.store.db.traces import Traces
 from mmojo_forge.store.failure import reported
@@ -40,7 +40,7 @@ from mmojo_forge.store.maintain.repair import RepairResult
 from mmojo_forge.store.maintain.verify import OnProgress, Report
 from mmojo_forge.store.noop_lookup import boot_id
 from mmojo_forge.store.objects import open_verified, read_part
-from mmojo_forge.store.protocol import Fetch, Observation, OnWait, OpenBlob, Recorded, Root, StoreError
+from mmojo_forge.store.protocol import Fetch, FileDigests, Observation, OnWait, OpenBlob, Recorded, Root, StoreError
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -159,6 +159,17 @@ class LocalStore:
         return read_part(self._blob(entry.digest, entry.kind is Kind.EXECUTABLE), offset, count)
 
     # Trees: writing
+
+    def file_digests(self, digests: Iterable[BlobDigest | Sha256]) -> list[FileDigests]:
+        """Of each file here whose BLAKE3 or SHA-256 is among the digests, both."""
+        wanted = json_list(digests)
+        # Few ask, and an index would cost every addition: SHA-256 is found by reading the table once.
+        rows = self._database.query(
+            "SELECT DISTINCT digest, sha256, size FROM blobs WHERE digest IN (SELECT value FROM json_each(?)) "
+            "OR sha256 IN (SELECT value FROM json_each(?))",
+            (wanted, wanted),
+        )
+        return [FileDigests(BlobDigest(digest), Sha256(sha256), size) for digest, sha256, size in rows]
 
     def add_path(
         self, path: Path, *, move: bool = False, limits: Limits | None = None, ignored: frozenset[str] = frozenset()

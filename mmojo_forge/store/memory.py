@@ -6,6 +6,7 @@ that the constructor is given. The build trace is the local store's, on a databa
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -20,14 +21,14 @@ from typing import BinaryIO, cast
 import zstandard
 
 from mmojo_forge.model.derivation import Limits
-from mmojo_forge.model.digest import BlobDigest, TreeId, blake3_hex, is_hex_digest
+from mmojo_forge.model.digest import BlobDigest, Sha256, TreeId, blake3_hex, is_hex_digest
 from mmojo_forge.model.tree import Entry, Kind, Tree, check_name
 from mmojo_forge.store import layout, objects
 from mmojo_forge.store.add import scan
 from mmojo_forge.store.add.add import check_content, open_source
 from mmojo_forge.store.db.database import Database
 from mmojo_forge.store.db.traces import Traces
-from mmojo_forge.store.protocol import Fetch, OnWait, OpenBlob, Root, StoreError
+from mmojo_forge.store.protocol import Fetch, FileDigests, OnWait, OpenBlob, Root, StoreError
 from mmojo_forge.store.scratch import remove_tree
 
 
@@ -88,6 +89,15 @@ class MemoryStore:
     def read_part(self, entry: Entry, offset: int, count: int) -> bytes:
         """Some bytes of a file's content."""
         return self._blobs.get(cast(BlobDigest, entry.digest), b"")[offset : offset + count]
+
+    def file_digests(self, digests: Iterable[BlobDigest | Sha256]) -> list[FileDigests]:
+        """Of each file here whose BLAKE3 or SHA-256 is among the digests, both."""
+        wanted = set(digests)
+        files = (
+            FileDigests(digest, Sha256(hashlib.sha256(data).hexdigest()), len(data))
+            for digest, data in self._blobs.items()
+        )
+        return [file for file in files if not wanted.isdisjoint((file.blake3, file.sha256))]
 
     def add_path(
         self, path: Path, *, move: bool = False, limits: Limits | None = None, ignored: frozenset[str] = frozenset()

@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 
 from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.model.derivation import Limits
-from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, TreeId
+from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, Sha256, TreeId
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.model.tree import Entry, Tree
 
@@ -150,6 +150,15 @@ class TreeWriter(Protocol):
         leaves something out. Nobody else may be receiving the same tree."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileDigests:
+    """What the store recorded of a file's content. `size` in bytes."""
+
+    blake3: BlobDigest
+    sha256: Sha256
+    size: int
+
+
 class ObjectStore(Protocol):
     """Checks trees out."""
 
@@ -195,6 +204,9 @@ class Store(TreeReader, TreeWriter, ObjectStore, BuildTrace, Protocol):
     @property
     def path(self) -> Path:
         """Where the store lies."""
+
+    def file_digests(self, digests: Iterable[BlobDigest | Sha256]) -> list[FileDigests]:
+        """Of each file here whose BLAKE3 or SHA-256 is among the digests, both."""
 
     def lock(self, key: str, *, on_wait: OnWait | None = None) -> AbstractContextManager[None]:
         """Hold the key's lock, against threads and processes."""

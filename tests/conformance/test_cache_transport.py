@@ -15,7 +15,8 @@ from mmojo_forge.cache.transport.bucket import BucketTransport
 from mmojo_forge.cache.transport.fakes import MemoryTransport
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.protocol import Span, Transport, read_exactly, read_whole
-from mmojo_forge.cache.transport.web import WebSettings, WebTransport
+from mmojo_forge.cache.transport.web import WebTransport
+from mmojo_forge.net.settings import HttpSettings
 from tests.support.cache_servers import HAS_NGINX, bazel_server, nginx, s3_server
 from tests.support.caches import reason, serving
 
@@ -23,7 +24,7 @@ CONTENT = bytes(range(256)) * 1000
 LISTING = ["memory", "folder", "web", "web without ranges", "bucket", *(["nginx"] if HAS_NGINX else [])]
 PLAIN = ["bazel on a file server", *(["bazel on nginx"] if HAS_NGINX else [])]
 STRICT = ["bazel"]
-TOKEN = WebSettings(token="secret")
+TOKEN = HttpSettings(token="secret")
 
 
 @pytest.fixture(scope="session")

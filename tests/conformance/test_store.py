@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import socket
@@ -16,12 +17,12 @@ import zstandard
 
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Limits, action_key
-from mmojo_forge.model.digest import BlobDigest, DerivationId, TreeId, blake3_hex
+from mmojo_forge.model.digest import BlobDigest, DerivationId, Sha256, TreeId, blake3_hex
 from mmojo_forge.model.trace import Output, Trace
 from mmojo_forge.model.tree import Entry, Kind, Tree
 from mmojo_forge.store.local import LocalStore
 from mmojo_forge.store.memory import MemoryStore
-from mmojo_forge.store.protocol import Recorded, Root, Store
+from mmojo_forge.store.protocol import FileDigests, Recorded, Root, Store
 
 NOWHERE = TreeId("0" * 64)
 
@@ -81,6 +82,21 @@ def test_an_added_path_has_the_tree_of_its_files(store: Store, source: Path) -> 
     assert store.has_tree(tree.id)
     assert store.read_tree(tree.id) == tree
     assert store.valid_trees([tree.id, NOWHERE]) == {tree.id}
+
+
+def test_both_digests_of_a_file_are_found_by_either(store: Store, tmp_path: Path) -> None:
+    known = set()
+    for content in (b"one", b"two"):
+        (tmp_path / "file").write_bytes(content)
+        for executable in (False, True):
+            store.add_file(tmp_path / "file", executable=executable)
+        sha256 = Sha256(hashlib.sha256(content).hexdigest())
+        known.add(FileDigests(BlobDigest(blake3_hex(content)), sha256, len(content)))
+    for file in known:
+        assert store.file_digests([file.blake3]) == store.file_digests([file.sha256]) == [file]
+    every = store.file_digests([digest for file in known for digest in (file.blake3, file.sha256)])
+    assert (set(every), len(every)) == (known, 2)
+    assert store.file_digests([BlobDigest("0" * 64)]) == store.file_digests([]) == []
 
 
 def test_the_same_files_give_the_same_tree_wherever_they_lie(store: Store, source: Path, tmp_path: Path) -> None:

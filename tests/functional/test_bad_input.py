@@ -10,7 +10,7 @@ import pytest
 
 from mmojo_forge.executor import personality
 from mmojo_forge.model.digest import BlobDigest, Sha256
-from mmojo_forge.model.lockfile import Lock, Pin
+from mmojo_forge.model.lockfile import Lock, Pin, parse_outputs
 from tests.functional.conftest import Forge
 
 FINE = '@recipe("fine")\ndef f():\n    return sh("fine", "echo fine > /forge/out/out")\n'
@@ -80,25 +80,25 @@ def test_a_foreign_or_broken_lock_is_refused(forge: Forge, text: str, reason: st
 
 
 def test_a_reproducible_target_that_comes_out_otherwise_is_an_error(forge: Forge) -> None:
-    """The lock expects what was built first; then the same derivation gives other bytes."""
+    """forge.outputs expects what was built first; then the same derivation gives other bytes."""
     forge.recipe(
         "luck", '@recipe("luck")\ndef f():\n    return sh("luck", "cat /proc/sys/kernel/random/uuid > /forge/out/out")'
     )
     forge.realize("luck")
-    forge.run("lock")
+    forge.run("lock", "--outputs")
     forge.realize("luck")
     forge.environment = {"FORGE_STORE": str(forge.root / "another store")}
     error = forge.error("realize", "luck", expect=1)
     assert error["reason"] == "unexpected-output"
-    lock = Lock.parse((forge.root / "forge.lock").read_text())
-    assert lock.outputs["luck"].tree in error["message"]
+    outputs = parse_outputs((forge.root / "forge.outputs").read_text())
+    assert outputs["luck"].tree in error["message"]
 
 
 def test_an_unexpected_output_names_the_first_file_that_differs_where_both_are_here(forge: Forge) -> None:
     build = "mkdir /forge/out/out; echo 1 > /forge/out/out/a; cat /proc/sys/kernel/random/uuid > /forge/out/out/b"
     forge.recipe("luck", f'@recipe("luck")\ndef f():\n    return sh("luck", "{build}")')
     forge.realize("luck")
-    forge.run("lock")
+    forge.run("lock", "--outputs")
     with sqlite3.connect(forge.store / "db.sqlite") as database:
         database.execute("DELETE FROM resolved")
         database.execute("DELETE FROM traces")

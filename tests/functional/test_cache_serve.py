@@ -28,10 +28,10 @@ from mmojo_forge.cache.format import layout
 from mmojo_forge.cache.format.info import CacheInfo
 from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.server.server import TlsFiles
-from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.cache.transport.web import WebTransport
 from mmojo_forge.cache.write.writer import CacheWriter
 from mmojo_forge.model.digest import blake3_hex
+from mmojo_forge.net.settings import HttpSettings
 from tests.support.cache_serving import (
     READ_TOKEN,
     REPOSITORY,
@@ -56,7 +56,7 @@ MOST_MEMORY = 256 << 20
 
 
 def transport_to(url: str, **settings: Any) -> WebTransport:
-    return WebTransport(url, WebSettings(token=TOKEN, **settings))
+    return WebTransport(url, HttpSettings(token=TOKEN, **settings))
 
 
 def connect(url: str) -> socket.socket:
@@ -348,7 +348,7 @@ def test_reading_can_be_for_those_with_a_token(tmp_path: Path) -> None:
         transport = transport_to(url)
         assert transport.put(PACK, CONTENT)
         transport.close()
-        reading = WebTransport(url, WebSettings(token=READ_TOKEN))
+        reading = WebTransport(url, HttpSettings(token=READ_TOKEN))
         assert reading.size(PACK) == len(CONTENT)
         assert reason(lambda: reading.delete(PACK)) == "cache-refused"
         reading.close()

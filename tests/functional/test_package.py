@@ -109,7 +109,7 @@ def test_for_an_image_alone_no_module_is_built(forge: Forge, server: Path) -> No
     done = answer(
         forge.run("package", str(server), "--module", "ggml-test", "-o", "x.ape", "--format", "oci", "--json")
     )
-    assert [one for one in done["warnings"] if "--module is left out" in one]
+    assert [one for one in done["warnings"] if "--module is skipped" in one]
     command = ["package", str(server), "--module", "ggml-test", "-o", "x.ape", "--format", "oci", "--format", "ape"]
     assert "mmojo-server.hosts" in forge.run(*command, expect=2).stderr  # which would load it
 

@@ -234,7 +234,7 @@ def test_what_may_not_be_passed_on_goes_along_only_if_that_is_asked_for(forge: F
     said = answer(forge, "export", "compiler.program", "--closure", "-o", bundle)
     assert said["skipped"] == ["compiler", "compiler.txt"]
     told = forge.run("store", "export", "compiler.program", "--closure", "-o", bundle).stderr
-    assert "left out, as it may not be passed on: compiler" in told
+    assert "skipped (not redistributable): compiler" in told
     whole = answer(forge, "export", "compiler.program", "--closure", "--not-redistributable", "-o", bundle)
     assert (whole["skipped"], whole["trees"]) == ([], said["trees"] + 2)
 

@@ -22,8 +22,8 @@ from mmojo_forge.cache.server.limits import Limits
 from mmojo_forge.cache.server.metrics import Exchange, Reporter
 from mmojo_forge.cache.server.server import CacheServer, ServerSettings
 from mmojo_forge.cache.server.tokens import Access, Tokens
-from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.cache.transport.web import WebTransport
+from mmojo_forge.net.settings import HttpSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOKEN = "writing-is-for-those-who-know-this"
@@ -112,7 +112,7 @@ class Served:
             return read_all(connection)
 
     def transport(self) -> WebTransport:
-        return WebTransport(self.url, WebSettings(token=TOKEN))
+        return WebTransport(self.url, HttpSettings(token=TOKEN))
 
 
 def eventually(holds: Callable[[], bool]) -> None:

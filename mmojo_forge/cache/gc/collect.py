@@ -23,8 +23,8 @@ from mmojo_forge.cache.gc.gc_marker import Mark, read_mark, read_unnamed, write_
 from mmojo_forge.cache.gc.inventory import Found, Inventory, Kind, Known
 from mmojo_forge.cache.gc.selection import Selection, Unit, by_kind
 from mmojo_forge.cache.transport.protocol import Transport
-from mmojo_forge.cache.transport.settings import Clock
 from mmojo_forge.model.digest import TreeId
+from mmojo_forge.net.settings import Clock
 
 GRACE = 86400.0
 """Longer than any push takes, in seconds."""

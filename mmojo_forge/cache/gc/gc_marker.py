@@ -76,19 +76,19 @@ def push_beside(
     transport: Transport,
     push: Callable[[PushMode], _Done],
     *,
-    care: PushMode = PushMode.TRUSTING,
+    mode: PushMode = PushMode.TRUSTING,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
     patience: float = 120.0,
 ) -> _Done:
-    """What `push` gives, with that care at first, and again for as long as a collection removed things while it ran.
+    """What `push` gives, with that mode at first, and again for as long as a collection removed things while it ran.
 
     What a push trusts to be there may go before its index is. Either the collection sees the index when it looks for
     the last time; or it began before the index was written, and then the push sees that here. The end of a collection
     is waited for, for so many seconds as there is `patience`.
     """
     before = read_mark(transport)
-    done = push(care)
+    done = push(mode)
     given_up = clock() + patience
     while True:
         mark = read_mark(transport)
@@ -98,7 +98,7 @@ def push_beside(
             return done
         else:
             before = mark
-            done = push(care if care is PushMode.OVERWRITE else PushMode.THOROUGH)
+            done = push(mode if mode is PushMode.OVERWRITE else PushMode.THOROUGH)
 
 
 def _read(transport: Transport, path: str, most: int) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from hashlib import sha256
 from mmojo_forge.cache.failure import CacheError, Fault, lying, missing
 from mmojo_forge.cache.transport.client import WebClient
 from mmojo_forge.cache.transport.protocol import Body, Listed, Span, check_path, read_body
-from mmojo_forge.cache.transport.settings import Clock, WebSettings
+from mmojo_forge.net.settings import HttpSettings
 
 SCHEME = "bazel+"
 _NAMESPACE = b"mmojo-forge cache 1\n"
@@ -50,8 +49,8 @@ class _Blob:
 class BazelTransport:
     """A cache in a Bazel cache at an http or https URL, with or without `bazel+` before it."""
 
-    def __init__(self, url: str, settings: WebSettings | None = None, *, clock: Clock = time.monotonic) -> None:
-        self._client = WebClient(url.removeprefix(SCHEME), settings, kind=SCHEME, clock=clock)
+    def __init__(self, url: str, settings: HttpSettings | None = None) -> None:
+        self._client = WebClient(url.removeprefix(SCHEME), settings, kind=SCHEME)
         self._known: dict[str, _Blob] = {}
         self._lock = threading.Lock()
 

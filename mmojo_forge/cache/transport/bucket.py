@@ -11,7 +11,6 @@ Credentials come from the environment, under the names that the stores' own tool
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -33,7 +32,7 @@ from obstore.store import from_url
 
 from mmojo_forge.cache.failure import CacheError, Fault, missing
 from mmojo_forge.cache.transport.protocol import Body, Listed, Span, check_path
-from mmojo_forge.cache.transport.settings import Clock, Pace, WebSettings
+from mmojo_forge.net.settings import HttpSettings, Pace
 
 # Parts are taken as they arrive: to wait for longer ones would hide how slowly they come.
 _PART = 1
@@ -70,13 +69,10 @@ class BucketTransport:
     def __init__(
         self,
         url: str,
-        settings: WebSettings | None = None,
+        settings: HttpSettings | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
-        *,
-        clock: Clock = time.monotonic,
     ) -> None:
-        self._settings = settings or WebSettings()
-        self._clock = clock
+        self._settings = settings or HttpSettings()
         self._place = _place(url)
         self._conditional = True
         kind = url.partition(":")[0].lower()
@@ -118,7 +114,7 @@ class BucketTransport:
             if span is None or _status(error) != 416:
                 raise self._failed("read", path, error) from error
             parts = iter(())
-        yield _BucketBody(self, path, parts, Pace(self._settings, self._clock))
+        yield _BucketBody(self, path, parts, Pace(self._settings))
 
     def put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
         """Write the object; one that a store cannot be told not to replace is looked for first."""
@@ -248,8 +244,9 @@ class _BucketBody:
     def read(self, count: int, /) -> bytes:
         """The next bytes."""
         if not self._rest and count:
+            self._pace.start()
             self._rest = self._transport.next_part(self._path, self._parts)
-            if slow := self._pace.too_slow(len(self._rest)):
+            if slow := self._pace.stop(len(self._rest)):
                 raise self._transport.failing(self._path, slow, "cache-slow")
         part, self._rest = self._rest[:count], self._rest[count:]
         return part

@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 from mmojo_forge.cache.failure import CacheError, Fault
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.protocol import Transport
-from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.extras import ExtraError, require_extra
+from mmojo_forge.net.settings import HttpSettings
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _WORKS = """A cache is a folder: /path, ./path or file:///path
@@ -23,7 +23,7 @@ a bucket: s3://bucket/path, gs://bucket/path or az://container/path"""
 
 def open_transport(
     url: str,
-    settings: WebSettings | None = None,
+    settings: HttpSettings | None = None,
     environment: Mapping[str, str] = MappingProxyType({}),
     *,
     base: Path | None = None,
@@ -64,20 +64,20 @@ def _path_of(url: str) -> str:
     return unquote(parts.path)
 
 
-def _web(url: str, settings: WebSettings | None) -> Transport:
+def _web(url: str, settings: HttpSettings | None) -> Transport:
     # requests takes a third of the time of a run that asks no server.
     from mmojo_forge.cache.transport.web import WebTransport
 
     return WebTransport(url, settings)
 
 
-def _bazel(url: str, settings: WebSettings | None) -> Transport:
+def _bazel(url: str, settings: HttpSettings | None) -> Transport:
     from mmojo_forge.cache.transport.bazel import BazelTransport
 
     return BazelTransport(url, settings)
 
 
-def _bucket(url: str, settings: WebSettings | None, environment: Mapping[str, str]) -> Transport:
+def _bucket(url: str, settings: HttpSettings | None, environment: Mapping[str, str]) -> Transport:
     try:
         require_extra("s3")
     except ExtraError as error:

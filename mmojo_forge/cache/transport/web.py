@@ -7,7 +7,6 @@ as nginx does with `autoindex_format json`.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,9 +15,7 @@ from email.utils import parsedate_to_datetime
 from mmojo_forge.cache.failure import CacheError, Fault
 from mmojo_forge.cache.transport.client import WebClient
 from mmojo_forge.cache.transport.protocol import Body, Listed, Span, check_path, read_body
-from mmojo_forge.cache.transport.settings import Clock, WebSettings
-
-__all__ = ["WebSettings", "WebTransport"]
+from mmojo_forge.net.settings import HttpSettings
 
 _MAX_LISTING = 64 << 20
 
@@ -26,8 +23,8 @@ _MAX_LISTING = 64 << 20
 class WebTransport:
     """The files below a URL. Raises CacheError (`cache-url`) for one that cannot be used."""
 
-    def __init__(self, url: str, settings: WebSettings | None = None, *, clock: Clock = time.monotonic) -> None:
-        self._client = WebClient(url, settings, clock=clock)
+    def __init__(self, url: str, settings: HttpSettings | None = None) -> None:
+        self._client = WebClient(url, settings)
 
     @property
     def place(self) -> str:

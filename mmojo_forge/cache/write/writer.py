@@ -42,7 +42,7 @@ class PushMode(StrEnum):
     """A tree whose map is there is there."""
     THOROUGH = "thorough"
     """Its manifest, its map and all packs have to be there and as long as they must be."""
-    OVERWRITE = "anew"
+    OVERWRITE = "overwrite"
     """Nothing counts as there, and whatever is there is replaced: for a cache that has rotted or was lied to."""
 
 
@@ -92,14 +92,14 @@ class CacheWriter:
         indexes: Mapping[DerivationId, Sequence[Trace]] | None = None,
         *,
         signer: PublicKey | None = None,
-        care: PushMode = PushMode.TRUSTING,
+        mode: PushMode = PushMode.TRUSTING,
     ) -> Pushed:
         """Put trees, then traces, then the indexes of these roots, which `signer` answers for.
 
         Raises CacheError; what is there by then is complete in itself.
         """
         self._sent = 0
-        done = self._push_trees(items, care)
+        done = self._push_trees(items, mode)
         new = sum(self._each(self._push_entry, [(trace, one.key) for trace in traces for one in trace.signatures]))
         if indexes and signer is None:
             raise CacheError("push an index: nobody signs for it", reason="push-unsigned", fault=Fault.OURS)
@@ -108,9 +108,9 @@ class CacheWriter:
             self._push_index(root, listed, {item.tree.id for item in items}, signer)
         return replace(done, traces=new, sent_bytes=self._sent)
 
-    def _push_trees(self, items: Sequence[Item], care: PushMode) -> Pushed:
+    def _push_trees(self, items: Sequence[Item], mode: PushMode) -> Pushed:
         distinct = list({item.tree.id: item for item in items}.values())
-        there = self._each(lambda item: self._is_there(item, care), distinct)
+        there = self._each(lambda item: self._is_there(item, mode), distinct)
         missing = [item for item, known in zip(distinct, there, strict=True) if not known]
         if not missing:
             return Pushed(trees_known=len(distinct))
@@ -120,7 +120,7 @@ class CacheWriter:
             ThreadPoolExecutor(self._connections, "forge-push") as uploads,
         ):
             try:
-                anew = care is PushMode.OVERWRITE
+                anew = mode is PushMode.OVERWRITE
                 if not anew:
                     reuse.learn([item.name for item in missing], uploads)
                 packer = Packer(
@@ -131,13 +131,13 @@ class CacheWriter:
                 finished: list[Future[None]] = []
                 for item in missing:
                     pending.append(chunk_writer.cut(item))
-                    finished += [uploads.submit(self._finish, one, care) for one in pending if one.ready]
+                    finished += [uploads.submit(self._finish, one, mode) for one in pending if one.ready]
                     pending = [one for one in pending if not one.ready]
                 packer.flush()
                 for one in pending:
                     # Waited for here: an upload must not wait for others in their own pool.
                     one.wait()
-                    finished.append(uploads.submit(self._finish, one, care))
+                    finished.append(uploads.submit(self._finish, one, mode))
                 for future in finished:
                     future.result()
             except BaseException:
@@ -151,10 +151,10 @@ class CacheWriter:
             reused_bytes=chunk_writer.reused_bytes,
         )
 
-    def _is_there(self, item: Item, care: PushMode) -> bool:
-        if care is PushMode.OVERWRITE or self._transport.size(layout.map_path(item.tree.id)) is None:
+    def _is_there(self, item: Item, mode: PushMode) -> bool:
+        if mode is PushMode.OVERWRITE or self._transport.size(layout.map_path(item.tree.id)) is None:
             return False
-        if care is PushMode.TRUSTING:
+        if mode is PushMode.TRUSTING:
             return True
         reader = CacheReader(self._transport, ())
         try:
@@ -166,8 +166,8 @@ class CacheWriter:
         sizes = {pack: self._transport.size(layout.pack_path(pack)) or 0 for pack in found.packs()}
         return all(chunk.offset + chunk.length <= sizes[chunk.pack] for chunk in found.chunks())
 
-    def _finish(self, pending: Pending, care: PushMode) -> None:
-        tree, new = pending.item.tree, care is PushMode.TRUSTING
+    def _finish(self, pending: Pending, mode: PushMode) -> None:
+        tree, new = pending.item.tree, mode is PushMode.TRUSTING
         self._put(layout.tree_path(tree.id), self._codec.compress(tree.encode()), if_absent=new)
         self._put(layout.map_path(tree.id), self._codec.compress(pending.encode()), if_absent=new)
         self._put(layout.name_path(pending.item.name, tree.id), tree.id.encode())

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import click
 
-from mmojo_forge.ape import assimilate as assimilation
-from mmojo_forge.ape import extract as extraction
-from mmojo_forge.ape.packaging.names import SUPPORT
-from mmojo_forge.ape.packaging.native import take_slice
 from mmojo_forge.cli import console
+from mmojo_forge.cli.options import json_option
+from mmojo_forge.engine.package import extract as extraction
 
 
 @click.command("extract")
@@ -22,7 +20,7 @@ from mmojo_forge.cli import console
 @click.argument("entry", required=False)
 @click.argument("destination", required=False, type=click.Path(path_type=Path))
 @click.option("--all", "folder", type=click.Path(path_type=Path), help="Everything, into this new or empty folder.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 def extract(file: Path, entry: str | None, destination: Path | None, folder: Path | None, as_json: bool) -> None:
     """Write a slice (by its name) or any zip ENTRY of FILE to DESTINATION; each is checked against its hash."""
     if folder is not None:
@@ -35,7 +33,7 @@ def extract(file: Path, entry: str | None, destination: Path | None, folder: Pat
         made = [extraction.extract(file, entry, destination)]
     if as_json:
         rows = [{"entry": one.entry, "path": str(one.path), "size": one.size, "sha256": one.sha256} for one in made]
-        print(json.dumps({"schema": 1, "files": rows}))
+        click.echo(json.dumps({"schema": 1, "files": rows}))
     elif folder is not None:
         click.echo(
             f"{console.plural(len(made), 'file')}, {console.format_size(sum(one.size for one in made))}", err=True
@@ -50,7 +48,7 @@ def extract(file: Path, entry: str | None, destination: Path | None, folder: Pat
 @click.option(
     "--in-header", is_flag=True, help="Linux only: keep all of FILE, and all its levels, behind an ELF header."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 def assimilate(file: Path, destination: Path, system: str, level: str, in_header: bool, as_json: bool) -> None:
     """Write a copy of FILE that is a native program of one system: nothing is unpacked when it starts.
 
@@ -61,20 +59,20 @@ def assimilate(file: Path, destination: Path, system: str, level: str, in_header
     if in_header:
         if level:
             raise click.UsageError("--in-header excludes --level: all levels stay.")
-        assimilation.assimilate(file, system, destination)
+        extraction.assimilate(file, system, destination)
         if as_json:
             _print(slice=None, path=destination, size=destination.stat().st_size, beside=())
         return
-    taken = take_slice(file, system, destination, level=level)
+    taken = extraction.take_slice(file, system, destination, level=level)
     if as_json:
         _print(slice=taken.slice, path=taken.path, size=taken.size, beside=taken.beside)
         return
     click.echo(f"{taken.slice}: {console.format_size(taken.size)}", err=True)
     if taken.beside:
-        place = destination.parent / SUPPORT
+        place = destination.parent / extraction.SUPPORT
         click.echo(f"hand on {place} with it: {console.plural(len(taken.beside), 'file')}", err=True)
 
 
 def _print(*, slice: str | None, path: Path, size: int, beside: tuple[str, ...]) -> None:
     """Schema 1: `slice` is null where all of them stay; `beside` are the names of files in the support folder."""
-    print(json.dumps({"schema": 1, "slice": slice, "path": str(path), "size": size, "beside": list(beside)}))
+    click.echo(json.dumps({"schema": 1, "slice": slice, "path": str(path), "size": size, "beside": list(beside)}))

@@ -9,29 +9,26 @@ from pathlib import Path
 
 import click
 
-from mmojo_forge.ape import inspect as inspection
-from mmojo_forge.ape.container import Container
-from mmojo_forge.ape.gguf import Gguf
 from mmojo_forge.cli import console
-from mmojo_forge.engine.package.inspect import PackageReport, report_on
+from mmojo_forge.cli.options import json_option
+from mmojo_forge.engine.package.inspect import Container, Gguf, PackageReport, describe, inspect_file
 from mmojo_forge.engine.package.modules import described
 
 
 @click.command("inspect")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--no-verify", is_flag=True, help="Do not read the contents, only the directory and the headers.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 def inspect(file: Path, no_verify: bool, as_json: bool) -> None:
     """Show what is in FILE: slices, models, arguments, pages, the certificate, every zip entry.
 
     Every byte is checked against what was linked. A native program with files at its end can be looked at, too.
     """
-    container = inspection.inspect(file, verify=not no_verify)
-    report = report_on(file, container.entries, time.time())
+    container, report = inspect_file(file, time.time(), verify=not no_verify)
     if as_json:
-        print(json.dumps({**inspection.describe(container), **report.to_json()}))
+        click.echo(json.dumps({**describe(container), **report.to_json()}))
         return
-    print(f"{file}: {_headline(container)}\n")
+    click.echo(f"{file}: {_headline(container)}\n")
     if container.slices:
         _show_parts(container)
     _show_report(report)
@@ -61,9 +58,9 @@ def _show_parts(container: Container) -> None:
         for one in container.slices
     ]
     console.show_table(("slice", "offset", "size", "sha256", "needs"), slices)
-    print()
+    click.echo()
     console.show_table(("part", "offset", "size"), list(_parts(container)))
-    print()
+    click.echo()
 
 
 def _parts(container: Container) -> Iterator[tuple[str, str, str]]:
@@ -80,15 +77,15 @@ def _show_report(report: PackageReport) -> None:
             for one in report.models
         ]
         console.show_table(("model", "size", "what", "how"), rows)
-        print()
+        click.echo()
     if report.modules:
         modules = [(one.name, console.format_size(one.size), described(one)) for one in report.modules]
         console.show_table(("module", "size", "what"), modules)
-        print()
+        click.echo()
     facts = list(_facts(report))
     if facts:
         console.show_table(("what", "value"), facts)
-        print()
+        click.echo()
 
 
 def _about(facts: Gguf | None) -> str:

@@ -9,13 +9,11 @@ from datetime import UTC, datetime
 
 import click
 
-from mmojo_forge.cache.gc.collect import GRACE, Collected, Collection, Root, collect, plan_collection
-from mmojo_forge.cache.gc.inventory import Kind
 from mmojo_forge.cli import console
 from mmojo_forge.cli.console import Meter
-from mmojo_forge.cli.context import Context
-from mmojo_forge.cli.options import Duration, Size
-from mmojo_forge.engine.cache.open import open_place
+from mmojo_forge.cli.options import Duration, Size, dry_run_option, json_option
+from mmojo_forge.engine.cache.gc import GRACE, Collected, Collection, Kind, Policy, Root, collect_cache
+from mmojo_forge.engine.session import Session
 
 USUAL_AGE = 30 * 86400.0
 _SHOWN = 20
@@ -30,11 +28,11 @@ _SHOWN = 20
 @click.option(
     "--grace", type=Duration(), default=GRACE, help="Longer than any push takes; 0 if nobody pushes now. [1d]"
 )
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@dry_run_option
+@json_option()
 @click.pass_obj
 def gc(
-    context: Context,
+    session: Session,
     cache: str,
     older_than: float | None,
     target_size: int | None,
@@ -44,17 +42,16 @@ def gc(
 ) -> None:
     """Remove from CACHE, a name, URL or folder, what nobody pushed for a while; pushes may go on meanwhile."""
     age = older_than if older_than is not None else USUAL_AGE if target_size is None else 0.0
-    transport = open_place(context.cache_table(cache), context.environment)
-    try:
-        planned = plan_collection(transport, time.time(), age, target_size, grace)
-        done = None
-        if not dry_run:
-            with Meter("collecting", sys.stderr) as meter:
-                done = collect(transport, planned, meter)
-    finally:
-        transport.close()
+    with Meter("collecting", sys.stderr) as meter:
+        planned, done = collect_cache(
+            session.cache_table(cache),
+            session.environment,
+            Policy(age, target_size, grace),
+            time.time(),
+            None if dry_run else meter,
+        )
     if as_json:
-        print(json.dumps(_document(planned, done)))
+        click.echo(json.dumps(_document(planned, done)))
         return
     _show_roots(planned)
     _show_kinds(planned, done)
@@ -68,7 +65,7 @@ def _show_roots(planned: Collection) -> None:
             for one in planned.roots[:_SHOWN]
         ]
         console.show_table(("last push", "traces", "trees", "root", "signer"), rows)
-        print()
+        click.echo()
 
 
 def _show_kinds(planned: Collection, done: Collected | None) -> None:

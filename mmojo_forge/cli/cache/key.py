@@ -7,7 +7,8 @@ import json
 import click
 
 from mmojo_forge.cli import console
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import json_option
+from mmojo_forge.engine.session import Session
 from mmojo_forge.model.signature import PublicKey
 
 
@@ -19,22 +20,22 @@ def key() -> None:
 @key.command("generate")
 @click.option("--name", default="", help="What others shall call it; a name made of the key if not given.")
 @click.pass_obj
-def generate(context: Context, name: str) -> None:
+def generate(session: Session, name: str) -> None:
     """Make a key to sign with, and print its public half. Building makes one too, when there is none."""
-    print(context.keys().generate(name).public)
+    click.echo(session.keys().generate(name).public)
 
 
 @key.command("show")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 @click.pass_obj
-def show(context: Context, as_json: bool) -> None:
+def show(session: Session, as_json: bool) -> None:
     """Show the own public key and every key that was trusted, revoked ones too."""
-    ring = context.keys()
+    ring = session.keys()
     own = ring.own().public
     listed = ring.listed()
     if as_json:
         rows = [{"key": str(one.key), "file": str(one.file), "revoked": one.revoked or None} for one in listed]
-        print(json.dumps({"schema": 1, "own": str(own), "keys": rows}))
+        click.echo(json.dumps({"schema": 1, "own": str(own), "keys": rows}))
         return
     header = ("state", "key", "file")
     rows_shown = [
@@ -47,15 +48,15 @@ def show(context: Context, as_json: bool) -> None:
 @click.argument("name_and_key", metavar="NAME:KEY")
 @click.option("--user", is_flag=True, help="For this user only, and not for all who share the workspace.")
 @click.pass_obj
-def trust(context: Context, name_and_key: str, user: bool) -> None:
+def trust(session: Session, name_and_key: str, user: bool) -> None:
     """Believe what this key signs."""
-    print(context.keys().trust(PublicKey.parse(name_and_key), for_all=not user))
+    click.echo(session.keys().trust(PublicKey.parse(name_and_key), for_all=not user))
 
 
 @key.command("revoke")
 @click.argument("name")
 @click.option("--reason", default="", help="Why; kept in the list.")
 @click.pass_obj
-def revoke(context: Context, name: str, reason: str) -> None:
+def revoke(session: Session, name: str, reason: str) -> None:
     """Believe nothing of this key any more, whenever it was signed."""
-    print(context.keys().revoke(name, reason))
+    click.echo(session.keys().revoke(name, reason))

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import json
 import sys
+from types import MappingProxyType
 
 import click
 
-from mmojo_forge.cache.write.writer import Pushed, PushMode
 from mmojo_forge.cli import console
 from mmojo_forge.cli.console import Meter, show_results
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import from_option, json_option, quiet_option, set_option
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.cache.open import open_place
-from mmojo_forge.engine.cache.push import PushPlan, pack
+from mmojo_forge.engine.cache.push import Pushed, PushMode, PushPlan, pack
 from mmojo_forge.engine.cache.push import push as push_planned
 from mmojo_forge.engine.cache.settings import CacheTable
-from mmojo_forge.engine.plan import make_plan
+from mmojo_forge.engine.evaluation import evaluate
 from mmojo_forge.engine.realise.run import realise_request
-from mmojo_forge.engine.workspace import Request, graph_of
+from mmojo_forge.engine.session import Session
+from mmojo_forge.engine.workspace import Request
+
+_OLD_MODES = MappingProxyType(
+    {"trusting": PushMode.TRUSTING, "thorough": PushMode.THOROUGH, "anew": PushMode.OVERWRITE}
+)
 
 
 @click.command("push")
@@ -31,48 +36,48 @@ from mmojo_forge.engine.workspace import Request, graph_of
 @click.option("--host-specific", is_flag=True, help="Also what was built for this very machine.")
 @click.option("--not-redistributable", is_flag=True, help="Also what its licence keeps from others.")
 @click.option(
-    "--care",
-    type=click.Choice([care.value for care in PushMode]),
+    "--mode",
+    type=click.Choice([mode.value for mode in PushMode]),
     default=PushMode.TRUSTING.value,
-    help="thorough: look whether all packs are there; anew: replace whatever is there.",
+    help="thorough: check that all packs are there; overwrite: replace whatever is there.",
 )
-@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--care", type=click.Choice(list(_OLD_MODES)), hidden=True, help="What --mode was called.")
+@set_option
+@quiet_option
+@json_option()
 @click.pass_obj
 def push(
-    context: Context,
+    session: Session,
     targets: tuple[str, ...],
     caches: tuple[str, ...],
     closure: bool,
     host_specific: bool,
     not_redistributable: bool,
-    care: str,
+    mode: str,
+    care: str | None,
     settings: tuple[str, ...],
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Put TARGET…, which must be built, into a cache, with the signed traces of all that they were built from."""
-    tables = context.cache_settings().to_push_to(caches)
-    evaluator = context.workspace.evaluator(
-        context.workspace.read_lock(), overrides=(request := Request.parse(targets, settings)).overrides
-    )
-    plan = make_plan(graph_of(request.instantiate(evaluator)), context.store)
+    tables = session.cache_settings().to_push_to(caches)
+    plan = evaluate(session.workspace, Request.parse(targets, settings)).plan(session.store)
     push_plan = pack(
         plan,
-        context.store,
-        context.keys().own(),
+        session.store,
+        session.keys().own(),
         closure=closure,
         host_specific=host_specific,
         not_redistributable=not_redistributable,
     )
+    chosen = _OLD_MODES[care] if care else PushMode(mode)
     rows = {
-        name: _push_to(context, name, table, push_plan, PushMode(care), quiet=quiet or as_json)
+        name: _push_to(session, name, table, push_plan, chosen, quiet=quiet or as_json)
         for name, table in tables.items()
     }
     if as_json:
         documents = {name: _document(row) for name, row in rows.items()}
-        print(json.dumps({"schema": 1, "caches": documents, "skipped": list(push_plan.skipped)}))
+        click.echo(json.dumps({"schema": 1, "caches": documents, "skipped": list(push_plan.skipped)}))
         return
     console.tell_skipped(push_plan.skipped)
     for name, row in rows.items():
@@ -80,17 +85,17 @@ def push(
 
 
 def _push_to(
-    context: Context, name: str, table: CacheTable, push_plan: PushPlan, care: PushMode, *, quiet: bool
+    session: Session, name: str, table: CacheTable, push_plan: PushPlan, mode: PushMode, *, quiet: bool
 ) -> Pushed:
-    transport = open_place(table, context.environment)
+    transport = open_place(table, session.environment)
     try:
         with Meter(f"pushing to {name}", sys.stderr) as meter:
             return push_planned(
                 push_plan,
                 transport,
-                context.store,
-                context.keys().own(),
-                care=care,
+                session.store,
+                session.keys().own(),
+                mode=mode,
                 on_sent=(lambda _: None) if quiet else meter.count,
             )
     finally:
@@ -118,14 +123,14 @@ def _document(done: Pushed) -> dict[str, int]:
 
 @click.command("pull")
 @click.argument("targets", nargs=-1, required=True)
-@click.option("--from", "caches", multiple=True, metavar="NAME|URL|FOLDER", help="Where from, instead of those set.")
+@from_option("caches")
 @click.option("--no-link", is_flag=True, help="Leave no link in out/; the result may be collected at any time.")
-@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("--json", "as_json", is_flag=True, help="Progress as JSON events, the result as one JSON object.")
+@set_option
+@quiet_option
+@json_option("Progress as JSON events, the result as one JSON object.")
 @click.pass_obj
 def pull(
-    context: Context,
+    session: Session,
     targets: tuple[str, ...],
     caches: tuple[str, ...],
     no_link: bool,
@@ -134,9 +139,9 @@ def pull(
     as_json: bool,
 ) -> None:
     """Take TARGET… from the caches without building anything, and print where they lie."""
-    run_settings = context.settings(substitute_only=True)
+    run_settings = session.settings(substitute_only=True)
     reporter = make_reporter(run_settings.jobs, as_json=as_json, quiet=quiet)
-    services = context.services(reporter, caches=caches)
+    services = session.services(reporter, caches=caches)
     request = Request.parse(targets, settings)
-    results = realise_request(context.workspace, request, services, run_settings, link=not no_link)
+    results = realise_request(session.workspace, request, services, run_settings, link=not no_link)
     show_results(results, as_json=as_json)

@@ -5,24 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import signal
-import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mmojo_forge.cache.server.limits import Limits
-from mmojo_forge.cache.server.metrics import Exchange, Reporter
-from mmojo_forge.cache.server.tokens import Access, Tokens
-from mmojo_forge.cli.context import Context
-from mmojo_forge.cli.options import Size
-from mmojo_forge.extras import require_extra
+from mmojo_forge.cli.options import Size, json_option
+from mmojo_forge.engine.cache.serve import Exchange, Reporter, ServeOptions, make_server
+from mmojo_forge.engine.session import Session
 
 if TYPE_CHECKING:
-    from mmojo_forge.cache.server.server import CacheServer
+    from mmojo_forge.engine.cache.serve import CacheServer
 
 _PATH = click.Path(path_type=Path)
 
@@ -41,10 +35,10 @@ _PATH = click.Path(path_type=Path)
     "--connections", type=click.IntRange(1, 100_000), default=1024, show_default=True, help="At once; more are refused."
 )
 @click.option("--verbose", is_flag=True, help="A line on stderr for each request.")
-@click.option("--json", "as_json", is_flag=True, help="The address as a JSON object; requests too.")
+@json_option("The address as a JSON object; requests too.")
 @click.pass_obj
 def serve(
-    context: Context,
+    session: Session,
     folder: Path,
     listen: str,
     token_file: Path | None,
@@ -64,26 +58,26 @@ def serve(
     """
     if (tls_cert is None) != (tls_key is None) or (tls_client_ca and not tls_cert):
         raise click.UsageError("Give --tls-cert and --tls-key together, and --tls-client-ca only with them.")
-    require_extra("serve")
-    # aiohttp, which only this command needs.
-    from mmojo_forge.cache.server.server import Address, CacheServer, ServerSettings, TlsFiles
 
-    here = context.folder
-    settings = ServerSettings(
-        Address.parse(listen),
-        Access(
-            Tokens.read(here / token_file) if token_file else None,
-            Tokens.read(here / read_token_file) if read_token_file else None,
-        ),
-        TlsFiles(here / tls_cert, here / tls_key, here / tls_client_ca if tls_client_ca else None)
-        if tls_cert and tls_key
-        else None,
+    def absolute(path: Path | None) -> Path | None:
+        return session.folder / path if path else None
+
+    options = ServeOptions(
+        listen,
+        absolute(token_file),
+        absolute(read_token_file),
+        absolute(tls_cert),
+        absolute(tls_key),
+        absolute(tls_client_ca),
         plain,
         max_size,
-        _raise_descriptors(replace(Limits(), connections=connections)),
+        connections,
     )
     reporter = _Log(verbose=verbose, as_json=as_json)
-    asyncio.run(_serve(CacheServer(here / folder, settings, reporter), as_json=as_json))
+    server = make_server(
+        session.folder / folder, options, reporter, lambda message: click.echo(f"forge: {message}", err=True)
+    )
+    asyncio.run(_serve(server, as_json=as_json))
 
 
 async def _serve(server: CacheServer, *, as_json: bool) -> None:
@@ -91,23 +85,8 @@ async def _serve(server: CacheServer, *, as_json: bool) -> None:
     async with server:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        print(json.dumps({"schema": 1, "url": server.url, "pid": os.getpid()}) if as_json else server.url, flush=True)
+        click.echo(json.dumps({"schema": 1, "url": server.url, "pid": os.getpid()}) if as_json else server.url)
         await stopped.wait()
-
-
-def _raise_descriptors(limits: Limits) -> Limits:
-    """Let the process open as many files as the limits need; fewer connections where the system allows no more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    needed = limits.descriptors
-    if soft == unlimited or soft >= needed:
-        return limits
-    allowed = needed if hard == unlimited else min(needed, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    fewer = limits.connections - (needed - allowed + 1) // 2
-    if fewer < limits.connections:
-        click.echo(f"forge: {max(1, fewer)} connections: the system allows {allowed} open files", err=True)
-    return replace(limits, connections=max(1, fewer))
 
 
 class _Log(Reporter):
@@ -130,15 +109,15 @@ class _Log(Reporter):
                 "reason": exchange.reason or None,
                 "seconds": round(exchange.seconds, 6),
             }
-            print(json.dumps(event), file=sys.stderr, flush=True)
+            click.echo(json.dumps(event), err=True)
             return
         status = f"{exchange.status or 'cut'} {exchange.reason}".rstrip()
         milliseconds = exchange.seconds * 1000
         told = f"{exchange.client} {ascii(exchange.method)[1:-1]} {ascii(exchange.target)[1:-1]} {status}"
-        print(f"{told} {milliseconds:.1f} ms", file=sys.stderr, flush=True)
+        click.echo(f"{told} {milliseconds:.1f} ms", err=True)
 
     def failed(self, message: str) -> None:
         if self._as_json:
-            print(json.dumps({"event": "failed", "message": message}), file=sys.stderr, flush=True)
+            click.echo(json.dumps({"event": "failed", "message": message}), err=True)
         else:
             click.echo(f"forge: {message}", err=True)

@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 
 import click
 
 from mmojo_forge.cli import console
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import from_option, json_option, quiet_option
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.cache.challenge import Answer, Challenge, challenge_request
 from mmojo_forge.engine.cache.open import named_cache
 from mmojo_forge.engine.cache.status import CacheStatus, TargetStatus, cache_status
-from mmojo_forge.engine.query.gc_roots import all_instances
+from mmojo_forge.engine.evaluation import evaluate, evaluate_all
+from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Request
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.model.signature import PublicKey
@@ -25,31 +25,28 @@ from mmojo_forge.model.signature import PublicKey
 
 @click.command("status")
 @click.argument("targets", nargs=-1)
-@click.option("--from", "names", multiple=True, metavar="NAME|URL|FOLDER", help="Which caches, instead of those set.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@from_option("names")
+@json_option()
 @click.pass_obj
-def status(context: Context, targets: tuple[str, ...], names: tuple[str, ...], as_json: bool) -> None:
+def status(session: Session, targets: tuple[str, ...], names: tuple[str, ...], as_json: bool) -> None:
     """Show what each cache has: of every target of the workspace in sum, or of TARGET… one by one."""
-    settings = context.cache_settings()
-    trusted = context.keys().trusted()
-    workspace = context.workspace
-    instances = (
-        Request.parse(targets).instantiate(workspace.evaluator(workspace.read_lock()))
-        if targets
-        else all_instances(workspace)
-    )
+    settings = session.cache_settings()
+    trusted = session.keys().trusted()
+    workspace = session.workspace
+    request = Request.parse(targets)
+    evaluation = evaluate(workspace, request) if targets else evaluate_all(workspace, tolerant=True)
     found = [
         cache_status(
-            named_cache(name, one, trusted, context.environment),
-            instances,
-            context.store,
+            named_cache(name, one, trusted, session.environment),
+            evaluation.instances,
+            session.store,
             agree=settings.trust.agree,
             clock=time.monotonic,
         )
         for name, one in settings.chosen(names).items()
     ]
     if as_json:
-        print(json.dumps({"schema": 1, "caches": [_document(one, trusted) for one in found]}))
+        click.echo(json.dumps({"schema": 1, "caches": [_document(one, trusted) for one in found]}))
         return
     now = time.time()
     if targets:
@@ -129,15 +126,15 @@ _SHOWN_DIGITS = 12
 
 @click.command("challenge")
 @click.argument("targets", nargs=-1, required=True)
-@click.option("--from", "names", multiple=True, metavar="NAME|URL|FOLDER", help="Which caches, instead of those set.")
+@from_option("names")
 @click.option("--closure", is_flag=True, help="Also everything that TARGET… are built from, node by node.")
 @click.option("--no-rebuild", is_flag=True, help="Compare with what this store has, without building anything.")
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Cores for the rebuild (default: all).")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("--json", "as_json", is_flag=True, help="Progress as JSON events, the result as one JSON object.")
+@quiet_option
+@json_option("Progress as JSON events, the result as one JSON object.")
 @click.pass_obj
 def challenge(
-    context: Context,
+    session: Session,
     targets: tuple[str, ...],
     names: tuple[str, ...],
     closure: bool,
@@ -147,19 +144,19 @@ def challenge(
     as_json: bool,
 ) -> int:
     """Rebuild TARGET… and compare with what each cache says; exit code 1 if anybody says something else."""
-    settings = context.settings(jobs=jobs)
+    settings = session.settings(jobs=jobs)
     reporter = make_reporter(settings.jobs, as_json=as_json, quiet=quiet)
     found = challenge_request(
-        context.workspace,
+        session.workspace,
         Request.parse(targets),
-        context.caches(names, reporter.warning),
-        context.services(reporter, caches=names),
+        session.caches(names, reporter.warning),
+        session.services(reporter, caches=names),
         settings,
         closure=closure,
         rebuild=not no_rebuild,
     )
     if as_json:
-        print(json.dumps({"schema": 1, "challenges": [_challenge_document(one) for one in found]}))
+        click.echo(json.dumps({"schema": 1, "challenges": [_challenge_document(one) for one in found]}))
     else:
         header = ("node", "asked", "builder", "verdict", "says", "differs in")
         console.show_table(header, [_challenge_row(one, answer) for one in found for answer in one.answers])
@@ -179,7 +176,7 @@ def _sum_up(found: list[Challenge]) -> None:
         if one.holds:
             continue
         trees = ", ".join(f"{name} {tree}" for name, tree in sorted(one.reference.items()))
-        print(f"{one.name}: {'rebuilt' if one.rebuilt else 'here'} as {trees}", file=sys.stderr)
+        click.echo(f"{one.name}: {'rebuilt' if one.rebuilt else 'here'} as {trees}", err=True)
 
 
 def _challenge_document(one: Challenge) -> dict[str, object]:

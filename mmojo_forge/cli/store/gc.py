@@ -11,11 +11,9 @@ import click
 
 from mmojo_forge.cli import console
 from mmojo_forge.cli.console import Meter
-from mmojo_forge.cli.context import Context
-from mmojo_forge.cli.options import Duration, Size
-from mmojo_forge.engine.query.gc_roots import pinned_by_failed_builds, trees_of
-from mmojo_forge.store.maintain.gc import Collected, Policy
-from mmojo_forge.store.maintain.usage import ObjectUsage, Usage
+from mmojo_forge.cli.options import Duration, Size, dry_run_option, json_option
+from mmojo_forge.engine.query.maintenance import Collected, ObjectUsage, Policy, Usage, collect_store, trees_of
+from mmojo_forge.engine.session import Session
 
 USUAL_AGE = 30 * 86400.0
 _LARGEST = 20
@@ -27,11 +25,11 @@ _SHARERS = 10
 @click.option("--target-size", type=Size(), help="Oldest first, and no more than needed for a store of that size.")
 @click.option("--keep-closure", is_flag=True, help="Keep what the linked results were built from, too.")
 @click.option("--forget", is_flag=True, help="Drop the traces of what is gone, too: nobody can tell what it was.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@dry_run_option
+@json_option()
 @click.pass_obj
 def gc(
-    context: Context,
+    session: Session,
     older_than: float | None,
     target_size: int | None,
     keep_closure: bool,
@@ -43,16 +41,11 @@ def gc(
     age = older_than if older_than is not None else USUAL_AGE if target_size is None else 0.0
     policy = Policy(age, target_size, keep_closure, forget)
     with Meter("collecting", sys.stderr) as meter:
-        done = context.store.maintenance.collect(
-            policy,
-            time.time(),
-            dry=dry_run,
-            pins=lambda: pinned_by_failed_builds(context.directories),
-            on_step=meter,
-            on_wait=meter.wait,
+        done = collect_store(
+            session.store, session.directories, policy, time.time(), dry=dry_run, on_step=meter, on_wait=meter.wait
         )
     if as_json:
-        print(json.dumps(_collected_document(done, dry_run)))
+        click.echo(json.dumps(_collected_document(done, dry_run)))
         return
     _show_victims(done)
     _show_sum(done, dry_run)
@@ -103,11 +96,11 @@ def _collected_document(done: Collected, dry: bool) -> dict[str, object]:
 
 
 @click.command("roots")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 @click.pass_obj
-def roots(context: Context, as_json: bool) -> None:
+def roots(session: Session, as_json: bool) -> None:
     """List the links that keep results alive, those that are gone or lead elsewhere included."""
-    sizes = context.store.maintenance.tree_sizes()
+    sizes = session.store.maintenance.tree_sizes()
     rows = [
         {
             "link": str(root.link),
@@ -116,10 +109,10 @@ def roots(context: Context, as_json: bool) -> None:
             "bytes": sizes.get(root.tree) if root.tree else None,
             "dangling": root.tree is None or root.tree not in sizes,
         }
-        for root in context.store.roots()
+        for root in session.store.roots()
     ]
     if as_json:
-        print(json.dumps({"schema": 1, "roots": rows}))
+        click.echo(json.dumps({"schema": 1, "roots": rows}))
         return
     shown = [
         (
@@ -127,7 +120,7 @@ def roots(context: Context, as_json: bool) -> None:
             str(root.link),
             "dangling" if root.tree is None or root.tree not in sizes else root.target.name if root.target else "",
         )
-        for root in context.store.roots()
+        for root in session.store.roots()
     ]
     console.show_table(("size", "link", "object"), shown)
 
@@ -135,15 +128,15 @@ def roots(context: Context, as_json: bool) -> None:
 @click.command("du")
 @click.argument("targets", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every object, not only the largest.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 @click.pass_obj
-def du(context: Context, targets: tuple[str, ...], everything: bool, as_json: bool) -> None:
+def du(session: Session, targets: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Show how much room the store takes, or what TARGET… take: bytes of their own, and shared with what."""
-    store = context.store
-    trees = trees_of(context.workspace, targets, store) if targets else None
+    store = session.store
+    trees = trees_of(session.workspace, targets, store) if targets else None
     usage = store.maintenance.measure(set(trees.values()) if trees is not None else None)
     if as_json:
-        print(json.dumps(_usage_document(usage)))
+        click.echo(json.dumps(_usage_document(usage)))
         return
     shown = usage.objects if everything or targets else usage.objects[:_LARGEST]
     rows = [
@@ -166,11 +159,11 @@ def du(context: Context, targets: tuple[str, ...], everything: bool, as_json: bo
 
 def _show_sharers(one: ObjectUsage) -> None:
     for sharer in one.sharers[:_SHARERS]:
-        print(f"  {one.name} shares {console.format_size(sharer.size)} with {sharer.name or sharer.tree}")
+        click.echo(f"  {one.name} shares {console.format_size(sharer.size)} with {sharer.name or sharer.tree}")
 
 
 def _show_kinds(usage: Usage) -> None:
-    print()
+    click.echo()
     console.show_table(
         ("kind", "size"), [(kind, console.format_size(size)) for kind, size in usage.kinds.items() if size]
     )

@@ -11,15 +11,16 @@ import click
 
 from mmojo_forge.cli import console
 from mmojo_forge.cli.console import Meter
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import json_option, quiet_option
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.query.repair import Remade, RepairReport, make_anew
+from mmojo_forge.engine.session import Session
 from mmojo_forge.errors import ExitCode
 
 
 @click.command("verify")
 @click.option("--repair", "mend", is_flag=True, help="Repair what is found, like `forge store repair`.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 @click.pass_context
 def verify(click_context: click.Context, mend: bool, as_json: bool) -> None:
     """Read everything and compare it with its hash; exit 1 if anything is not what it should be."""
@@ -29,10 +30,10 @@ def verify(click_context: click.Context, mend: bool, as_json: bool) -> None:
         report = click_context.obj.store.maintenance.verify(on_progress=meter, on_wait=meter.wait)
     if as_json:
         findings = [{"reason": finding.reason, "path": str(finding.path)} for finding in report.findings]
-        print(json.dumps({"schema": 1, "findings": findings, "blobs": report.blobs, "bytes": report.size}))
+        click.echo(json.dumps({"schema": 1, "findings": findings, "blobs": report.blobs, "bytes": report.size}))
     else:
         for finding in report.findings:
-            print(f"{finding.reason}: {finding.path}")
+            click.echo(f"{finding.reason}: {finding.path}")
         amount = f"{console.plural(report.blobs, 'blob')}, {console.format_size(report.size)}"
         state = console.plural(len(report.findings), "finding") if report.findings else "all whole"
         click.echo(f"{amount}: {state}", err=True)
@@ -42,18 +43,18 @@ def verify(click_context: click.Context, mend: bool, as_json: bool) -> None:
 
 
 @click.command("repair")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@quiet_option
+@json_option()
 @click.pass_context
 def repair(click_context: click.Context, quiet: bool, as_json: bool) -> None:
     """Verify, then restore what is damaged: from copies, by its pin, or by building it; exit 1 if some is lost."""
     click_context.exit(_repair(click_context.obj, quiet=quiet, as_json=as_json))
 
 
-def _repair(context: Context, *, quiet: bool, as_json: bool) -> ExitCode:
-    settings = context.settings()
+def _repair(session: Session, *, quiet: bool, as_json: bool) -> ExitCode:
+    settings = session.settings()
     with Meter("verifying", sys.stderr) as meter:
-        mended = context.store.repair(on_progress=meter, on_wait=meter.wait)
+        mended = session.store.repair(on_progress=meter, on_wait=meter.wait)
     reporter = make_reporter(
         as_json=False,
         quiet=quiet or as_json,
@@ -62,9 +63,9 @@ def _repair(context: Context, *, quiet: bool, as_json: bool) -> ExitCode:
         cores=settings.jobs,
         stream=sys.stderr,
     )
-    report = make_anew(context.workspace, mended, context.services(reporter), settings)
+    report = make_anew(session.workspace, mended, session.services(reporter), settings)
     if as_json:
-        print(json.dumps(_document(report)))
+        click.echo(json.dumps(_document(report)))
     else:
         _show(report)
     return ExitCode.DONE if report.whole else ExitCode.BUILD_FAILED
@@ -72,9 +73,9 @@ def _repair(context: Context, *, quiet: bool, as_json: bool) -> ExitCode:
 
 def _show(report: RepairReport) -> None:
     for finding, outcome in report.mended.outcomes.items():
-        print(f"{outcome.value}: {finding.reason} {finding.path}")
+        click.echo(f"{outcome.value}: {finding.reason} {finding.path}")
     for one in report.remade:
-        print(_line(one))
+        click.echo(_line(one))
     count = len(report.mended.outcomes)
     lost = sum(bool(one.failure) for one in report.remade)
     click.echo(

@@ -13,12 +13,12 @@ import click
 
 from mmojo_forge.cli import console
 from mmojo_forge.cli.console import Meter
-from mmojo_forge.cli.context import Context
-from mmojo_forge.engine.cache.export import export_request
+from mmojo_forge.cli.options import json_option, set_option
+from mmojo_forge.engine.cache.export import Contents, export_request
 from mmojo_forge.engine.lock.add_source import add_source
 from mmojo_forge.engine.query.query import target_path
+from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Request
-from mmojo_forge.store.bundle.records import Contents
 
 
 @click.command("export")
@@ -26,11 +26,11 @@ from mmojo_forge.store.bundle.records import Contents
 @click.option("-o", "--output", "path", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
 @click.option("--closure", is_flag=True, help="With all that TARGET… were built from, sources and toolchains.")
 @click.option("--not-redistributable", is_flag=True, help="Also what its licence keeps from others.")
-@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@set_option
+@json_option()
 @click.pass_obj
 def export(
-    context: Context,
+    session: Session,
     targets: tuple[str, ...],
     path: Path,
     closure: bool,
@@ -39,12 +39,12 @@ def export(
     as_json: bool,
 ) -> None:
     """Write TARGET…, which must be built, to one FILE that `forge store import` takes in elsewhere."""
-    path = context.folder / path
+    path = session.folder / path
     with Meter("exporting", sys.stderr) as meter:
         exported = export_request(
-            context.workspace,
+            session.workspace,
             Request.parse(targets, settings),
-            context.store,
+            session.store,
             path,
             closure=closure,
             not_redistributable=not_redistributable,
@@ -52,31 +52,31 @@ def export(
         )
     if as_json:
         more = {"path": str(path), "file_bytes": path.stat().st_size, "skipped": list(exported.skipped)}
-        print(json.dumps({**_document(exported.contents), **more}))
+        click.echo(json.dumps({**_document(exported.contents), **more}))
         return
     console.tell_skipped(exported.skipped)
-    print(path)
+    click.echo(path)
     click.echo(f"{_summary(exported.contents)}; {console.format_size(path.stat().st_size)} compressed", err=True)
 
 
 @click.command("import")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 @click.pass_obj
-def import_(context: Context, path: Path, as_json: bool) -> None:
+def import_(session: Session, path: Path, as_json: bool) -> None:
     """Take in what `forge store export` wrote: all of FILE once every byte of it was verified, or nothing.
 
     What its traces claim is believed from then on, marked as imported: take files from those only whom you trust to
     have built what they say.
     """
     with Meter("importing", sys.stderr) as meter:
-        imported = context.store.import_bundle(context.folder / path, on_progress=meter)
+        imported = session.store.import_bundle(session.folder / path, on_progress=meter)
     if as_json:
         more = {"new_traces": imported.new_traces, "conflicts": imported.conflicts}
-        print(json.dumps({**_document(imported.contents), **more}))
+        click.echo(json.dumps({**_document(imported.contents), **more}))
         return
     for one in imported.contents.targets:
-        print(f"{one.target}\t{one.tree}")
+        click.echo(f"{one.target}\t{one.tree}")
     click.echo(f"{_summary(imported.contents)}, {console.plural(imported.new_traces, 'trace')} new here", err=True)
     if imported.conflicts:
         click.echo(
@@ -108,19 +108,19 @@ def _document(contents: Contents) -> dict[str, object]:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", default="", help="What it is in forge.lock (default: found by its content).")
 @click.option("--pin", is_flag=True, help="Believe it: forge.lock pins NAME to this file from now on.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 @click.pass_obj
-def add(context: Context, file: Path, name: str, pin: bool, as_json: bool) -> None:
+def add(session: Session, file: Path, name: str, pin: bool, as_json: bool) -> None:
     """Take FILE into the store as a source that forge.lock pins, after a look at its hash.
 
     For what is brought by hand: a model of one's own, a download that needs a login, a machine without a network.
     """
-    added = add_source(context.workspace, context.store, file, name=name, pin=pin)
+    added = add_source(session.workspace, session.store, file, name=name, pin=pin)
     if as_json:
         row = {"name": added.pin.name, "sha256": added.pin.sha256, "size": added.pin.size, "pinned": added.pinned}
-        print(json.dumps({"schema": 1, **row, **({"unwritten": added.unwritten} if added.unwritten else {})}))
+        click.echo(json.dumps({"schema": 1, **row, **({"unwritten": added.unwritten} if added.unwritten else {})}))
         return
-    print(f"{added.pin.name}: {console.format_size(added.pin.size)}, SHA-256 {added.pin.sha256}")
+    click.echo(f"{added.pin.name}: {console.format_size(added.pin.size)}, SHA-256 {added.pin.sha256}")
     if added.pinned:
         click.echo("forge.lock written; commit it, so that everybody has the same", err=True)
     if added.unwritten:
@@ -129,11 +129,11 @@ def add(context: Context, file: Path, name: str, pin: bool, as_json: bool) -> No
 
 @click.command("path")
 @click.argument("target", required=False)
-@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@set_option
+@json_option()
 @click.pass_obj
-def path(context: Context, target: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+def path(session: Session, target: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Print where the store lies, or where TARGET lies in it if it is built."""
     request = Request.parse((target,) if target else (), settings)
-    found = target_path(context.workspace, request, context.store) if target else context.workspace.store
-    print(json.dumps({"path": str(found)}) if as_json else found)
+    found = target_path(session.workspace, request, session.store) if target else session.workspace.store
+    click.echo(json.dumps({"path": str(found)}) if as_json else found)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import click
 
 from mmojo_forge.cli import console
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import json_option
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.bench import measure
 from mmojo_forge.engine.bench import model as bench_model
@@ -23,6 +23,7 @@ from mmojo_forge.engine.bench import targets as bench_targets
 from mmojo_forge.engine.bench.llama_bench import Figures
 from mmojo_forge.engine.bench.measure import BenchReporter, Machine, Report, Row, Turn, Workload
 from mmojo_forge.engine.realise.run import realise_request
+from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Request
 
 SHAPES = ("tiny", "1b-q8_0")
@@ -54,10 +55,10 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str | None)
 @click.option("--repetitions", type=click.IntRange(1), default=1, show_default=True, help="Measurements in one turn.")
 @click.option("--timeout", type=click.IntRange(1), default=3600, show_default=True, help="Seconds for one turn.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.svg|.png", help="Draw speed by thread count.")
-@click.option("--json", "as_json", is_flag=True, help="Progress as JSON events, the result as one JSON object.")
+@json_option("Progress as JSON events, the result as one JSON object.")
 @click.pass_obj
 def bench(
-    context: Context,
+    session: Session,
     /,
     *,
     targets: tuple[str, ...],
@@ -75,15 +76,15 @@ def bench(
     if model and shape:
         raise click.UsageError("Give --model or --shape, not both.")
     machine = measure.this_machine(len(os.sched_getaffinity(0)))
-    wanted = bench_targets.parse(targets, context.folder)
+    wanted = bench_targets.parse(targets, session.folder)
     if plot:
-        bench_plot.check_path(context.folder / plot)
+        bench_plot.check_path(session.folder / plot)
     if model:
-        bench_model.check_model(context.folder / model)
+        bench_model.check_model(session.folder / model)
     shape_target = f"bench-model.{shape or SHAPES[-1]}"
-    paths = _realise(context, [*bench_targets.targets(wanted), *([] if model else [shape_target])], as_json=as_json)
+    paths = _realise(session, [*bench_targets.targets(wanted), *([] if model else [shape_target])], as_json=as_json)
     workload = Workload(
-        model=context.folder / model if model else paths[shape_target],
+        model=session.folder / model if model else paths[shape_target],
         threads=threads or measure.default_threads(machine.cores),
         timeout_seconds=amounts.pop("timeout"),
         **amounts,
@@ -91,21 +92,21 @@ def bench(
     _warn_if_busy(machine, as_json=as_json)
     reporter = _JsonProgress() if as_json else _Progress()
     contestants = bench_targets.contestants(wanted, paths)
-    report = measure.measure(contestants, workload, machine, context.environment, reporter)
+    report = measure.measure(contestants, workload, machine, session.environment, reporter)
     if as_json:
-        print(json.dumps(_document(report)))
+        click.echo(json.dumps(_document(report)))
     else:
         _show(report)
     if plot:
-        bench_plot.draw(report, context.folder / plot)
+        bench_plot.draw(report, session.folder / plot)
 
 
-def _realise(context: Context, targets: Sequence[str], *, as_json: bool) -> dict[str, Path]:
+def _realise(session: Session, targets: Sequence[str], *, as_json: bool) -> dict[str, Path]:
     if not targets:  # a program and a model that are there already need no workspace
         return {}
-    settings = context.settings()
+    settings = session.settings()
     reporter = make_reporter(settings.jobs, as_json=as_json)
-    results = realise_request(context.workspace, Request.parse(targets), context.services(reporter), settings)
+    results = realise_request(session.workspace, Request.parse(targets), session.services(reporter), settings)
     return {row.target: row.path for row in results}
 
 
@@ -149,7 +150,7 @@ class _JsonProgress(BenchReporter):
             "threads": turn.threads,
             "tokens_per_second": {one.test: one.speeds for one in figures},
         }
-        print(json.dumps(event), file=sys.stderr, flush=True)
+        click.echo(json.dumps(event), err=True)
 
 
 def _show(report: Report) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from mmojo_forge.cli import console
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import jobs_option, json_option, quiet_option, set_option
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.check.bisect import Cause
 from mmojo_forge.engine.check.check import CheckRequest, check_request, compare_request
@@ -20,10 +20,10 @@ from mmojo_forge.engine.check.checker import CheckError, CheckReport, Verdict
 from mmojo_forge.engine.check.receipt import Agreement, write_receipt
 from mmojo_forge.engine.check.variations import Variation
 from mmojo_forge.engine.realise.builder import BuildFailed, object_name
+from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Request
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.model.derivation import INHERENT, Aspect
-from mmojo_forge.store.local import LocalStore
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -44,14 +44,14 @@ _MOST_DIFFERENCES = 20
 @click.option("--diff", "with_diff", is_flag=True, help="Show differences with diffoscope.")
 @click.option("--receipt", type=_FILE, help="Where to write the signed receipt (out/TARGET.intoto.jsonl).")
 @click.option("--against", type=_FILE, help="Rebuild nothing; compare with this receipt of another builder.")
-@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
+@set_option
 @click.option("--scratch", type=_FOLDER, help="Where to rebuild; another file system than the store's if possible.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Cores for all builds together (default: all).")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("--json", "as_json", is_flag=True, help="Progress as JSON events, the report as one JSON object.")
+@jobs_option
+@quiet_option
+@json_option("Progress as JSON events, the report as one JSON object.")
 @click.pass_obj
 def check(
-    context: Context,
+    session: Session,
     targets: tuple[str, ...],
     closure: bool,
     bisect: bool,
@@ -67,39 +67,39 @@ def check(
 ) -> int:
     """Rebuild TARGET… with everything varied that must not matter, and say where an output is not identical."""
     bisect = bisect or bisect_too
-    run_settings = context.settings(jobs=jobs)
+    run_settings = session.settings(jobs=jobs)
     reporter = make_reporter(run_settings.jobs, as_json=as_json and not quiet, quiet=quiet)
     request = Request.parse(targets, settings)
     if against is not None:
         if closure or bisect or with_diff or receipt or scratch:
             raise click.UsageError("--against rebuilds nothing: leave out what is about the rebuild.")
-        services, file = context.services(reporter), context.folder / against
-        agreements = compare_request(context.workspace, request, file, context.keys(), services, run_settings)
+        services, file = session.services(reporter), session.folder / against
+        agreements = compare_request(session.workspace, request, file, session.keys(), services, run_settings)
         return _compare(agreements, as_json=as_json)
     diffoscope = _find_diffoscope(as_json=as_json) if with_diff else None
     # Before hours of rebuilding, not after.
-    key = context.keys().own()
+    key = session.keys().own()
     report = check_request(
-        context.workspace,
-        CheckRequest(request, closure, bisect, _find_scratch(context, scratch), context.environment),
-        context.services(reporter),
+        session.workspace,
+        CheckRequest(request, closure, bisect, _find_scratch(session, scratch), session.environment),
+        session.services(reporter),
         run_settings,
-        lambda path, shuffle: LocalStore.open(path, shuffle=shuffle),
+        session.open_store,
     )
-    wanted = context.folder / receipt if receipt else context.workspace.results / f"{targets[0]}.intoto.jsonl"
+    wanted = session.folder / receipt if receipt else session.workspace.results / f"{targets[0]}.intoto.jsonl"
     written: Path | None = None
     try:
-        write_receipt(wanted, report, context.store, key)
+        write_receipt(wanted, report, session.store, key)
         written = wanted
     finally:
         _tell(report, written, as_json=as_json)
     if diffoscope:
-        _show_with(diffoscope, context, report)
+        _show_with(diffoscope, session, report)
     return report.exit_code
 
 
-def _find_scratch(context: Context, scratch: Path | None) -> Path | None:
-    folder = context.folder / scratch if scratch else None
+def _find_scratch(session: Session, scratch: Path | None) -> Path | None:
+    folder = session.folder / scratch if scratch else None
     if folder and not folder.is_dir():
         raise click.UsageError(f"--scratch: there is no folder {folder}.")
     return folder
@@ -120,11 +120,11 @@ def _find_diffoscope(*, as_json: bool) -> str:
 
 def _tell(report: CheckReport, receipt: Path | None, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**_document(report), "receipt": str(receipt) if receipt else None}))
+        click.echo(json.dumps({**_document(report), "receipt": str(receipt) if receipt else None}))
         return
     _show(report)
     if receipt:
-        print(f"\nreceipt: {receipt}")
+        click.echo(f"\nreceipt: {receipt}")
 
 
 def _compare(agreements: list[Agreement], *, as_json: bool) -> int:
@@ -142,7 +142,7 @@ def _compare(agreements: list[Agreement], *, as_json: bool) -> int:
             }
             for one in agreements
         ]
-        print(json.dumps({"schema": 1, "agrees": agree, "nodes": rows}))
+        click.echo(json.dumps({"schema": 1, "agrees": agree, "nodes": rows}))
     else:
         header = ("verdict", "node", "output", "ours", "theirs", "signed by", "their rebuild")
         console.show_table(header, [row for one in agreements for row in _agreement_rows(one)])
@@ -162,16 +162,18 @@ def _show(report: CheckReport) -> None:
     console.show_table(("verdict", "node", "output", "tree", "time"), rows)
     for verdict in report.verdicts:
         for line in _explain(verdict):
-            print(line)
+            click.echo(line)
     # For every node, that is: what one of them was spared is not counted, and told below.
     varied = [one for one in report.variations if not one.refused and not report.check_exemptions(one.aspect)]
-    print(f"\nvaried, all at once, in one rebuild of each node ({len(varied)} of {len(report.variations)}):")
+    click.echo(f"\nvaried, all at once, in one rebuild of each node ({len(varied)} of {len(report.variations)}):")
     for one in report.variations:
         for line in _describe_variation(one, report):
-            print(line)
+            click.echo(line)
     unpacked = sum(verdict.node.is_builtin for verdict in report.verdicts)
     if unpacked:
-        print(f"{console.plural(unpacked, 'node')} unpacked by forge itself: only place and time were others there")
+        click.echo(
+            f"{console.plural(unpacked, 'node')} unpacked by forge itself: only place and time were others there"
+        )
 
 
 def _describe_variation(one: Variation, report: CheckReport) -> Iterator[str]:
@@ -279,10 +281,10 @@ def _node(verdict: Verdict) -> dict[str, object]:
     }
 
 
-def _show_with(diffoscope: str, context: Context, report: CheckReport) -> None:
+def _show_with(diffoscope: str, session: Session, report: CheckReport) -> None:
     sys.stdout.flush()
     for verdict in report.verdicts:
         for output in verdict.outputs:
             if not output.identical and verdict.kept:
-                expected = context.store.checkout(output.expected, object_name(verdict.node.name, output.name))
+                expected = session.store.checkout(output.expected, object_name(verdict.node.name, output.name))
                 subprocess.run([diffoscope, str(expected), str(verdict.kept / output.name)], check=False)

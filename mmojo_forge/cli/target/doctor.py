@@ -7,24 +7,25 @@ import os
 
 import click
 
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import json_option
 from mmojo_forge.engine.query.doctor import Finding, examine
+from mmojo_forge.engine.session import Session
 from mmojo_forge.errors import ExitCode
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 @click.pass_context
 def doctor(click_context: click.Context, as_json: bool) -> None:
     """Look at everything a build needs here; exit 3 if something stands in the way."""
-    context: Context = click_context.obj
-    findings = examine(context.workspace.store)
+    session: Session = click_context.obj
+    findings = examine(session.workspace.store)
     if as_json:
         rows = [
             {"subject": row.subject, "state": row.state, "reason": row.reason, "detail": row.detail, "fatal": row.fatal}
             for row in findings
         ]
-        print(json.dumps({"schema": 1, "findings": rows}))
+        click.echo(json.dumps({"schema": 1, "findings": rows}))
     else:
         color = os.isatty(1) and not os.environ.get("NO_COLOR")
         for row in findings:
@@ -38,6 +39,6 @@ def _show(finding: Finding, *, color: bool) -> None:
     if color:
         code = {"ok": 32, "PROBLEM": 31, "note": 33}[mark]
         mark = f"\033[{code}m{mark}\033[0m"
-    print(f"{mark}  {finding.subject}: {finding.state}")
+    click.echo(f"{mark}  {finding.subject}: {finding.state}")
     for line in finding.detail.splitlines():
-        print(f"      {line}")
+        click.echo(f"      {line}")

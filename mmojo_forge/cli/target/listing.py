@@ -13,10 +13,10 @@ from types import MappingProxyType
 import click
 
 from mmojo_forge.cli import console
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import json_option
 from mmojo_forge.engine.query.query import TargetSummary, list_targets
-from mmojo_forge.engine.query.targets import TOOLCHAIN, Option, Target, survey
-from mmojo_forge.recipe.api import PART, OptionValue
+from mmojo_forge.engine.query.targets import PART, TOOLCHAIN, Option, OptionValue, Target, survey
+from mmojo_forge.engine.session import Session
 
 HEAD = """\
 # Targets
@@ -152,20 +152,20 @@ def _value(value: OptionValue) -> str:
 
 
 @click.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option()
 @click.option("--markdown", is_flag=True, help="A page with all that recipes say of each target: docs/targets.md.")
 @click.pass_obj
-def list_(context: Context, as_json: bool, markdown: bool) -> None:
+def list_(session: Session, as_json: bool, markdown: bool) -> None:
     """List all targets: whether each is built, its label, and what it is."""
     if as_json and markdown:
         raise click.UsageError("--json and --markdown exclude each other.")
     if markdown:
-        print(page(survey(context.workspace, context.workspace.read_lock())), end="")
+        click.echo(page(survey(session.workspace, session.workspace.read_lock())), nl=False)
         return
-    rows = list_targets(context.workspace, context.store)
+    rows = list_targets(session.workspace, session.store)
     if as_json:
-        told = {target.name: target for target in survey(context.workspace, context.workspace.read_lock())}
-        print(json.dumps({"schema": 1, "targets": [_document(row, told[row.target]) for row in rows]}))
+        told = {target.name: target for target in survey(session.workspace, session.workspace.read_lock())}
+        click.echo(json.dumps({"schema": 1, "targets": [_document(row, told[row.target]) for row in rows]}))
         return
     console.show_table(("target", "built", "label", "what"), [_cells(row) for row in rows])
 

@@ -1,4 +1,4 @@
-"""`forge lock`: write forge.lock; `forge lock --check`: say how it differs from what the recipes declare."""
+"""`forge lock`: write forge.lock; `--outputs`: write forge.outputs; `--check`: say how both differ from the recipes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import json
 
 import click
 
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import json_option
 from mmojo_forge.cli.terminal import make_reporter
-from mmojo_forge.engine.lock.lock import Locked, Locker, check_lock
+from mmojo_forge.engine.lock.lock import Locked, Locker, LockReport, check_lock
+from mmojo_forge.engine.lock.outputs import update_outputs
 from mmojo_forge.engine.lock.patches import affected_trees, try_patches
+from mmojo_forge.engine.session import Session
 from mmojo_forge.errors import ExitCode
 
 
 @click.command("lock")
-@click.option("--check", is_flag=True, help="Change nothing; exit 2 if something is missing, stale or unused.")
+@click.argument("targets", nargs=-1)
+@click.option("--check", is_flag=True, help="Change nothing; exit 2 if something is missing, stale, unused or wrong.")
 @click.option(
     "--update",
     "names",
@@ -22,43 +25,103 @@ from mmojo_forge.errors import ExitCode
     metavar="NAME",
     help="Resolve anew this pin, userland or npm closure, or all of this package.",
 )
-@click.option("--json", "as_json", is_flag=True, help="With --check: one JSON object.")
+@click.option("--outputs", is_flag=True, help="Write forge.outputs: what TARGET…, or all that is built, came out as.")
+@click.option("--accept", is_flag=True, help="With --outputs TARGET…: also where another tree is expected.")
+@json_option("With --check or --outputs: one JSON object.")
 @click.pass_context
-def lock(click_context: click.Context, check: bool, names: tuple[str, ...], as_json: bool) -> None:
-    """Pin every source that a recipe declares, and expect the outputs that reproducible targets have here.
+def lock(
+    click_context: click.Context,
+    targets: tuple[str, ...],
+    check: bool,
+    names: tuple[str, ...],
+    outputs: bool,
+    accept: bool,
+    as_json: bool,
+) -> None:
+    """Pin every source that a recipe declares. With --outputs, expect what reproducible targets came out as here.
 
     Patches that are for a source that changed are tried on it.
     """
-    context: Context = click_context.obj
+    session: Session = click_context.obj
+    if check + outputs + bool(names) > 1:
+        raise click.UsageError("--check, --update and --outputs exclude each other.")
+    if targets and not outputs:
+        raise click.UsageError("TARGET goes with --outputs; a pin is named with --update.")
+    if accept and not targets:
+        raise click.UsageError("--accept goes with --outputs TARGET…: name what to accept.")
     if check:
-        click_context.exit(_check(context, as_json=as_json))
-    locker = Locker(context.workspace, context.store, context.fetcher(), lambda line: click.echo(line, err=True))
+        click_context.exit(_check(session, as_json=as_json))
+    if outputs:
+        _write_outputs(session, targets, accept=accept, as_json=as_json)
+        return
+    locker = Locker(session.workspace, session.store, session.fetcher(), lambda line: click.echo(line, err=True))
     locked = locker.update(names)
-    lock = locked.lock
-    changed = context.workspace.write_lock(lock)
-    state = "written" if changed else "up to date"
-    pins = len(lock.sources) + sum(len(userland.closure) for userland in lock.userlands.values())
-    pins += sum(len(closure.packages()) for closure in lock.npm.values())
-    click.echo(f"forge.lock {state}: {pins} pins, {len(lock.outputs)} expected outputs", err=True)
-    _try_patches(context, locked)
+    changed = session.workspace.write_lock(locked.lock)
+    click.echo(f"forge.lock {_state(changed)}: {sum(1 for _ in locked.lock.pins())} pins", err=True)
+    _try_patches(session, locked)
 
 
-def _try_patches(context: Context, locked: Locked) -> None:
-    trees = affected_trees(context.workspace, locked.lock, locked.resolved)
+def _state(changed: bool) -> str:
+    return "written" if changed else "up to date"
+
+
+def _try_patches(session: Session, locked: Locked) -> None:
+    trees = affected_trees(session.workspace, locked.lock, locked.resolved)
     if trees:
         click.echo(f"trying the patches of {', '.join(tree.target or tree.node.name for tree in trees)}", err=True)
-        settings = context.settings()
-        try_patches(trees, context.services(make_reporter(settings.jobs)), settings)
+        settings = session.settings()
+        try_patches(trees, session.services(make_reporter(settings.jobs)), settings)
 
 
-def _check(context: Context, *, as_json: bool) -> ExitCode:
-    report = check_lock(context.workspace)
+def _write_outputs(session: Session, targets: tuple[str, ...], *, accept: bool, as_json: bool) -> None:
+    update = update_outputs(session.workspace, session.store, targets, accept=accept)
+    fields = {
+        "new": update.new,
+        "changed": update.changed,
+        "accepted": update.accepted,
+        "dropped": update.dropped,
+        "stale": update.stale,
+    }
     if as_json:
-        fields = {"missing": report.missing, "stale": report.stale, "unused": report.unused}
-        print(json.dumps({"schema": 1, **fields}))
+        click.echo(json.dumps({"schema": 1, "written": update.written, **fields}))
+        return
+    _print_rows(fields)
+    click.echo(f"forge.outputs {_state(update.written)}: {len(update.outputs)} expected outputs", err=True)
+    if update.stale:
+        click.echo(f"{len(update.stale)} of them are kept though stale: those targets are not built here", err=True)
+
+
+def _check(session: Session, *, as_json: bool) -> ExitCode:
+    report = check_lock(session.workspace, session.store)
+    fields = {"missing": report.missing, "stale": report.stale, "unused": report.unused, "wrong": report.wrong}
+    outputs = {"stale": report.outputs.stale, "unused": report.outputs.unused}
+    if as_json:
+        expectations = {f"{state}_outputs": names for state, names in outputs.items()}
+        click.echo(json.dumps({"schema": 1, **fields, **expectations}))
     else:
-        for kind, names in (("missing", report.missing), ("stale", report.stale), ("unused", report.unused)):
-            for name in names:
-                print(f"{kind}: {name}")
-        click.echo("forge.lock is complete" if report.clean else "run `forge lock` to mend it", err=True)
+        _print_rows(fields)
+        _print_rows({f"{state} output": names for state, names in outputs.items()})
+        click.echo(_advice(report), err=True)
     return ExitCode.DONE if report.clean else ExitCode.INPUT_ERROR
+
+
+def _print_rows(fields: dict[str, tuple[str, ...]]) -> None:
+    for state, names in fields.items():
+        for name in names:
+            click.echo(f"{state}: {name}")
+
+
+def _advice(report: LockReport) -> str:
+    lines = []
+    if report.wrong:
+        lines.append(
+            "what is wrong contradicts the store: restore it from version control, "
+            "or replace it with `forge lock --update NAME` or `forge lock --outputs --accept TARGET`"
+        )
+    if report.missing or report.stale or report.unused:
+        lines.append("run `forge lock` to mend it")
+    if report.clean:
+        lines.append("forge.lock is complete")
+    if report.outputs.stale or report.outputs.unused:
+        lines.append("stale outputs are no failure: `forge lock --outputs` replaces those that are built here")
+    return "\n".join(lines)

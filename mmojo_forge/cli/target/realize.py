@@ -12,29 +12,37 @@ import click
 
 from mmojo_forge.cli import console
 from mmojo_forge.cli.console import show_results
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import (
+    cache_option,
+    jobs_option,
+    json_option,
+    no_substitute_option,
+    quiet_option,
+    set_option,
+)
 from mmojo_forge.cli.progress import plan_line
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.plan import Action, Plan, Step
 from mmojo_forge.engine.realise.run import plan_request, realise_request
+from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Request
 from mmojo_forge.model.derivation import node_id
 
 
 @click.command("realize")
 @click.argument("targets", nargs=-1, required=True)
-@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Cores for all builds together (default: all).")
+@set_option
+@jobs_option
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, build what does not need the failed node.")
 @click.option("--no-link", is_flag=True, help="Leave no link in out/; the result may be collected at any time.")
 @click.option("--substitute-only", is_flag=True, help="Build nothing; take all of it from the caches, or fail.")
-@click.option("--no-substitute", is_flag=True, help="Ask no cache.")
-@click.option("--cache", "caches", multiple=True, metavar="NAME|URL", help="Ask this cache instead of those set.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("--json", "as_json", is_flag=True, help="Progress as JSON events, the result as one JSON object.")
+@no_substitute_option
+@cache_option
+@quiet_option
+@json_option("Progress as JSON events, the result as one JSON object.")
 @click.pass_obj
 def realize(
-    context: Context,
+    session: Session,
     targets: tuple[str, ...],
     settings: tuple[str, ...],
     jobs: int | None,
@@ -49,11 +57,11 @@ def realize(
     """Build TARGET…, download them, or find that they are here already, and print where they lie."""
     if no_substitute and (substitute_only or caches):
         raise click.UsageError("--no-substitute excludes --substitute-only and --cache.")
-    run_settings = context.settings(jobs=jobs, keep_going=keep_going, substitute_only=substitute_only)
+    run_settings = session.settings(jobs=jobs, keep_going=keep_going, substitute_only=substitute_only)
     reporter = make_reporter(run_settings.jobs, as_json=as_json, quiet=quiet)
     request = Request.parse(targets, settings)
-    services = context.services(reporter, caches=None if no_substitute else caches)
-    results = realise_request(context.workspace, request, services, run_settings, link=not no_link)
+    services = session.services(reporter, caches=None if no_substitute else caches)
+    results = realise_request(session.workspace, request, services, run_settings, link=not no_link)
     show_results(results, as_json=as_json)
 
 
@@ -63,13 +71,13 @@ _SHOWN_FETCHES = 10
 
 @click.command("plan")
 @click.argument("targets", nargs=-1, required=True)
-@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
-@click.option("--no-substitute", is_flag=True, help="Ask no cache.")
-@click.option("--cache", "caches", multiple=True, metavar="NAME|URL", help="Ask this cache instead of those set.")
-@click.option("--json", "as_json", is_flag=True, help="The plan as one JSON object.")
+@set_option
+@no_substitute_option
+@cache_option
+@json_option("The plan as one JSON object.")
 @click.pass_obj
 def plan(
-    context: Context,
+    session: Session,
     targets: tuple[str, ...],
     settings: tuple[str, ...],
     no_substitute: bool,
@@ -78,10 +86,10 @@ def plan(
 ) -> None:
     """Show what would be downloaded, fetched and built for TARGET…, in order, with sizes and times from history."""
     reporter = make_reporter(1, as_json=as_json)
-    services = context.services(reporter, caches=None if no_substitute else caches)
-    plan = plan_request(context.workspace, Request.parse(targets, settings), services)
+    services = session.services(reporter, caches=None if no_substitute else caches)
+    plan = plan_request(session.workspace, Request.parse(targets, settings), services)
     if as_json:
-        print(json.dumps(_document(plan)))
+        click.echo(json.dumps(_document(plan)))
         return
     console.show_table(("action", "node", "size", "time", "note"), list(rows(plan.steps)))
     click.echo(plan_line(plan), err=True)

@@ -10,12 +10,13 @@ from pathlib import Path
 import click
 
 from mmojo_forge.cli import console
-from mmojo_forge.cli.context import Context
+from mmojo_forge.cli.options import json_option, set_option
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.document import write_document
 from mmojo_forge.engine.sbom import documents, notices
 from mmojo_forge.engine.sbom.bom import TREE_PROPERTY, Bill, Item
 from mmojo_forge.engine.sbom.licence import NOASSERTION
+from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Request
 
 _HEADER = ("component", "version", "licence", "role", "source")
@@ -23,17 +24,17 @@ _HEADER = ("component", "version", "licence", "role", "source")
 
 @click.command("sbom")
 @click.argument("target")
-@click.option("--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe.")
+@set_option
 @click.option("--format", "form", type=click.Choice(list(documents.FORMATS)), default="cyclonedx", show_default=True)
 @click.option("--table", "as_table", is_flag=True, help="A table for people instead of a document.")
 @click.option("--all", "everything", is_flag=True, help="With --table: also what it was built with.")
 @click.option("--notices", "as_notices", is_flag=True, help="The licence texts of all that is in it, in one file.")
 @click.option("--strict", is_flag=True, help="Fail unless everything in it has a declared licence.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
-@click.option("--json", "as_json", is_flag=True, help="With --table: one JSON object. Errors as JSON.")
+@json_option("With --table: one JSON object. Errors as JSON.")
 @click.pass_obj
 def sbom(
-    context: Context,
+    session: Session,
     target: str,
     settings: tuple[str, ...],
     form: str,
@@ -50,22 +51,22 @@ def sbom(
     """
     if as_table and (as_notices or output):
         raise click.UsageError("--table excludes --notices and --output.")
-    bill = documents.bill_of(context.workspace, Request.parse((target,), settings), context.store)
+    bill = documents.bill_of(session.workspace, Request.parse((target,), settings), session.store)
     if strict:
         documents.check_complete(bill)
     _warn(bill)
     if as_table:
         _show(bill, everything=everything, as_json=as_json)
     elif as_notices:
-        _write(_notices(context, bill, strict=strict, as_json=as_json), output)
+        _write(_notices(session, bill, strict=strict, as_json=as_json), output)
     else:
-        _write(documents.FORMATS[form](bill, epoch=_epoch(context.environment)), output)
+        _write(documents.FORMATS[form](bill, epoch=_epoch(session.environment)), output)
 
 
-def _notices(context: Context, bill: Bill, *, strict: bool, as_json: bool) -> bytes:
-    settings = context.settings()
+def _notices(session: Session, bill: Bill, *, strict: bool, as_json: bool) -> bytes:
+    settings = session.settings()
     reporter = make_reporter(settings.jobs, as_json=as_json)
-    collected = notices.collect(bill, context.services(reporter), settings)
+    collected = notices.collect(bill, session.services(reporter), settings)
     if strict:
         notices.check_complete(bill, collected)
     for item in notices.missing(collected):
@@ -100,7 +101,7 @@ def _show(bill: Bill, *, everything: bool, as_json: bool) -> None:
     rows = [("in it", item) for item in bill.contained if item.ref in bill.parts]
     rows += [("built with", item) for item in bill.built_with] if everything else []
     if as_json:
-        print(json.dumps({"schema": 1, "target": bill.root.name, "components": [_row(*row) for row in rows]}))
+        click.echo(json.dumps({"schema": 1, "target": bill.root.name, "components": [_row(*row) for row in rows]}))
         return
     console.show_table(_HEADER, [tuple(_row(role, item).values()) for role, item in rows])
 

@@ -66,7 +66,7 @@ class BackgroundPublisher:
                 self._thread.start()
 
     def _look_at_graph(self) -> None:
-        """Find out what of the graph may be passed on: nothing, where recipes do not make sense of it."""
+        """Find out which nodes are redistributable: none, where recipes contradict each other."""
         graph, self._graph = self._graph, None
         if graph:
             try:

@@ -9,13 +9,14 @@ from enum import StrEnum
 from mmojo_forge.engine.cache.substituter import Caches
 from mmojo_forge.engine.difference import differing_paths
 from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.evaluation import evaluate
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Resolution, input_trees, make_plan, resolution_of
 from mmojo_forge.engine.realise.builder import Builder
-from mmojo_forge.engine.realise.realise import Realisation
+from mmojo_forge.engine.realise.run import realise
 from mmojo_forge.engine.realise.worker_pool import CancelToken
 from mmojo_forge.engine.services import Services, Settings
-from mmojo_forge.engine.workspace import Request, Workspace, graph_of
+from mmojo_forge.engine.workspace import Request, Workspace
 from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
@@ -74,7 +75,7 @@ def challenge_request(
 ) -> list[Challenge]:
     """A challenge for each target, with `closure` for each node below as well. Without `rebuild` answers are compared
     with what this store says. Raises ForgeError: EngineError (`not-built`) where there is nothing to compare with."""
-    graph = graph_of(request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides)))
+    graph = evaluate(workspace, request).graph
     nodes = [node for node in graph.derivations() if closure or node.id in graph.roots]
     resolved = _inputs_of(nodes, services, settings) if rebuild else make_plan(graph, services.store).resolved
     stop = CancelToken()
@@ -91,11 +92,7 @@ def _inputs_of(
     """Make valid what the nodes are built from, from wherever it comes."""
     inputs = ((edge.node, edge.output) for node in nodes for edge in node.inputs.values())
     plan = make_plan(Graph.of_outputs(inputs), services.store, services.substituter())
-    services.reporter.planned(plan)
-    try:
-        return Realisation(plan, services, settings).run() if plan.steps else plan.resolved
-    finally:
-        services.reporter.ended()
+    return realise(plan, services, settings)
 
 
 def _challenge(

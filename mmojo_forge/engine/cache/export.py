@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmojo_forge.engine.errors import EngineError
-from mmojo_forge.engine.plan import Plan, input_trees, make_plan
+from mmojo_forge.engine.evaluation import evaluate
+from mmojo_forge.engine.plan import Plan, input_trees
 from mmojo_forge.engine.realise.builder import object_name
 from mmojo_forge.engine.sbom.redistribution import check_redistributable_graph, restricted
-from mmojo_forge.engine.workspace import Request, Workspace, graph_of
+from mmojo_forge.engine.workspace import Request, Workspace
 from mmojo_forge.model.derivation import Derivation, Node, action_key
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.model.trace import Trace
@@ -18,10 +18,12 @@ from mmojo_forge.store.bundle.records import BundledTarget, Contents
 from mmojo_forge.store.bundle.writer import OnProgress, write_bundle
 from mmojo_forge.store.protocol import Store
 
+__all__ = ["Contents", "Exported", "export_request"]
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What a bundle has, and the names of what was left out of it as it may not be passed on."""
+    """What a bundle has, and the names of what was skipped as not redistributable."""
 
     contents: Contents
     skipped: tuple[str, ...]
@@ -42,26 +44,20 @@ def export_request(
 
     The traces of all that the targets were built from go along, as far as they are known: by them the other store
     finds what a target is without having any of it. With `closure` the content of all that goes along too, but for
-    what may not be passed on unless `not_redistributable`.
+    what is not redistributable, unless `not_redistributable`.
     """
-    instances = request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))
-    plan = make_plan(graph_of(instances), store)
+    evaluation = evaluate(workspace, request)
+    plan = evaluation.plan(store)
+    built = evaluation.built(plan, "export")
     withheld = {} if not_redistributable else restricted(plan.graph)
     targets = []
-    for target, instance in instances.items():
-        tree = plan.resolved.get(instance.node.id, {}).get(instance.output)
-        if tree is None or tree not in plan.valid:
-            raise EngineError(
-                f"export {target}: it is not built",
-                detail=f"Build it with `forge realize {target}`.",
-                reason="not-built",
-            )
+    for target, instance in evaluation.instances.items():
         check_redistributable_graph("export", [instance.node], withheld)
         name = object_name(instance.node.name, instance.output)
-        targets.append(BundledTarget(target, name, tree, str(instance.node.label)))
+        targets.append(BundledTarget(target, name, built[target], str(instance.node.label)))
     below = plan.graph.nodes.values() if closure else ()
     kept = [node for node in below if node.id in withheld]
-    # By their trees: another node may have come out as what may not be passed on.
+    # By their trees: another node may have come out as a tree that is restricted.
     trees = {one.tree for one in targets} | (_trees(plan, below) - _trees(plan, kept))
     skipped = sorted(node.name for node in kept)
     written = write_bundle(store, path, targets, trees, _traces(plan, store), on_progress)

@@ -11,10 +11,10 @@ from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.read.transfer import Options
 from mmojo_forge.cache.transport.open_transport import open_transport
 from mmojo_forge.cache.transport.protocol import Transport
-from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.engine.cache.settings import CacheSettingsError, CacheTable
 from mmojo_forge.engine.cache.substituter import NamedCache
 from mmojo_forge.model.signature import PublicKey
+from mmojo_forge.net.settings import HttpSettings
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class _Place:
 
 def open_place(table: CacheTable, environment: Mapping[str, str]) -> Transport:
     """Where the cache's files are; raises CacheError (`cache-url`), CacheSettingsError (`token-unreadable`)."""
-    settings = WebSettings(
+    settings = HttpSettings(
         token=_token(table, environment),
         plain_token=table.plain_token,
         ca_bundle=table.ca_bundle,

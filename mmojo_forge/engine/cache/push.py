@@ -20,7 +20,7 @@ from mmojo_forge.cache.gc.gc_marker import push_beside
 from mmojo_forge.cache.transport.protocol import Transport
 from mmojo_forge.cache.write.chunk_writer import Item
 from mmojo_forge.cache.write.writer import CacheWriter, OnSent, Pushed, PushMode
-from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.errors import EngineError, NotBuilt
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Plan, input_trees
 from mmojo_forge.engine.protocols import Signer
@@ -34,12 +34,14 @@ from mmojo_forge.model.tree import Entry, Kind
 from mmojo_forge.store.bundle.records import IMPORTED
 from mmojo_forge.store.protocol import OpenBlob, Store
 
+__all__ = ["PushMode", "PushPlan", "Pushed", "pack", "push", "sign_own"]
+
 
 @dataclass(frozen=True, slots=True)
 class PushPlan:
     """What is pushed: trees by what they are called, traces that tell of them, and each root's closure of traces.
 
-    `skipped` are the names of what would be in it, but may not be passed on."""
+    `skipped` are the names of what is not redistributable."""
 
     trees: Mapping[TreeId, str]
     traces: tuple[Trace, ...]
@@ -58,7 +60,7 @@ def pack(
 ) -> PushPlan:
     """What has to be in a cache for others to get the roots of `plan`; with `closure` also to build on what is below.
 
-    What may not be passed on is left out unless `not_redistributable`: others fetch it themselves. Raises EngineError
+    What is not redistributable is skipped unless `not_redistributable`: others fetch it themselves. Raises EngineError
     (`not-built`, `host-specific`, `not-redistributable`, `trace-missing`, `unsigned-trace`), ContentsError.
     """
     roots = [node for root in plan.graph.roots if isinstance(node := plan.graph.nodes[root], Derivation)]
@@ -67,7 +69,7 @@ def pack(
     check_redistributable_graph("push", roots, withheld)
     traces = _signed_traces(plan, store, signer)
     wanted: Sequence[Node] = list(plan.graph.nodes.values()) if closure else roots
-    # By their trees: another node may have come out as what may not be passed on.
+    # By their trees: another node may have come out as a tree that is restricted.
     kept = {tree for node in plan.graph.nodes.values() if node.id in withheld for tree, _ in _trees_of(node, plan)}
     free = plan.valid - kept
     trees = {tree: name for node in wanted for tree, name in _trees_of(node, plan) if tree in free}
@@ -83,7 +85,7 @@ def push(
     store: Store,
     signer: Signer,
     *,
-    care: PushMode = PushMode.TRUSTING,
+    mode: PushMode = PushMode.TRUSTING,
     connections: int = 4,
     on_sent: OnSent = lambda _: None,
 ) -> Pushed:
@@ -93,10 +95,10 @@ def push(
     writer.ensure_info(CacheInfo((public,)))
     items = [Item(store.read_tree(tree), name, _opener(store)) for tree, name in push_plan.trees.items()]
 
-    def attempt(care: PushMode) -> Pushed:
-        return writer.push(items, push_plan.traces, push_plan.indexes, signer=public, care=care)
+    def attempt(mode: PushMode) -> Pushed:
+        return writer.push(items, push_plan.traces, push_plan.indexes, signer=public, mode=mode)
 
-    return push_beside(transport, attempt, care=care)
+    return push_beside(transport, attempt, mode=mode)
 
 
 def sign_own(trace: Trace, signer: Signer) -> Trace:
@@ -111,11 +113,7 @@ def _check_roots(roots: Iterable[Derivation], plan: Plan, *, host_specific: bool
     for node in roots:
         outputs = plan.resolved.get(node.id)
         if outputs is None or not plan.valid.issuperset(plan.graph.needed(node, outputs).values()):
-            raise EngineError(
-                f"push {node.name}: it is not built",
-                detail="Build it first, with `forge realize`.",
-                reason="not-built",
-            )
+            raise NotBuilt("push", node.name, [node.name])
         if not node.label.reproducible and not host_specific:
             raise EngineError(
                 f"push {node.name}: it is {node.label}, and runs well on machines like this one only",

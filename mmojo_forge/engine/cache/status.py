@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from mmojo_forge.cache.failure import CacheError
 from mmojo_forge.cache.format.info import CacheInfo
 from mmojo_forge.engine.cache.substituter import Caches, NamedCache
+from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Action, Plan, make_plan, resolution_of
 from mmojo_forge.engine.protocols import Clock, Observation
-from mmojo_forge.engine.workspace import graph_of
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.recipe.evaluate import Instance
@@ -89,7 +89,8 @@ def cache_status(
     caches = Caches([cache], store, agree=agree, warn=warnings.append, clock=clock)
     caches.expect([instance.node.id for instance in instances.values()])
     plans = {
-        target: make_plan(graph_of({target: instance}), _Empty(), caches) for target, instance in instances.items()
+        target: make_plan(Graph.of_outputs([(instance.node, instance.output)]), _Empty(), caches)
+        for target, instance in instances.items()
     }
     claimed = {
         output.tree

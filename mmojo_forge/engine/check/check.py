@@ -14,13 +14,14 @@ from pathlib import Path
 from mmojo_forge.engine.check.checker import Checker, CheckError, CheckReport
 from mmojo_forge.engine.check.receipt import Agreement, compare, read_receipt
 from mmojo_forge.engine.check.variations import Variation, VariationContext
+from mmojo_forge.engine.evaluation import evaluate
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, make_plan
 from mmojo_forge.engine.realise.builder import object_name
-from mmojo_forge.engine.realise.realise import Realisation
+from mmojo_forge.engine.realise.run import realise
 from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.trust.keys import KeyRing
-from mmojo_forge.engine.workspace import Request, Workspace, graph_of
+from mmojo_forge.engine.workspace import Request, Workspace
 from mmojo_forge.executor.host_environment import VariedExecutor
 from mmojo_forge.model.derivation import INHERENT, Derivation
 from mmojo_forge.model.digest import DerivationId
@@ -159,10 +160,10 @@ def check_request(
 
     `open_store` opens a store for files in the usual order, or with a number in another one.
     """
-    evaluator = workspace.evaluator(workspace.read_lock(), overrides=wanted.request.overrides)
-    graph = graph_of(wanted.request.instantiate(evaluator))
+    evaluation = evaluate(workspace, wanted.request)
+    graph = evaluation.graph
     nodes = _nodes(graph, closure=wanted.closure)
-    clock = _clock(evaluator)
+    clock = _clock(evaluation.evaluator)
     resolved = _make_valid([*nodes, *([clock.node] if clock else ())], services, settings)
     with other_place(choose_place(workspace.store, wanted.scratch)) as place:
         files = place / "files"
@@ -201,8 +202,7 @@ def compare_request(
     """
     services = replace(services, substituter=lambda: None)
     claims = read_receipt(receipt, keys.trusted())
-    evaluator = workspace.evaluator(workspace.read_lock(), overrides=request.overrides)
-    graph = graph_of(request.instantiate(evaluator))
+    graph = evaluate(workspace, request).graph
     targets = _nodes(graph, closure=False)
     return compare(receipt, claims, targets, graph, _make_valid(targets, services, settings))
 
@@ -231,18 +231,14 @@ def _clock(evaluator: Evaluator) -> Instance | None:
         return None
 
 
-def _make_valid(nodes: Sequence[Derivation], services: Services, settings: Settings) -> dict[DerivationId, Resolution]:
+def _make_valid(
+    nodes: Sequence[Derivation], services: Services, settings: Settings
+) -> Mapping[DerivationId, Resolution]:
     """Realise each of the nodes and what it is built from, which is needed again; the trees of all of them."""
     outputs = ((node, output) for node in nodes for output in node.outputs)
     inputs = ((edge.node, edge.output) for node in nodes for edge in node.inputs.values())
     plan = make_plan(Graph.of_outputs([*outputs, *inputs]), services.store, services.substituter())
-    if not plan.steps:
-        return dict(plan.resolved)
-    services.reporter.planned(plan)
-    try:
-        return Realisation(plan, services, settings).run()
-    finally:
-        services.reporter.ended()
+    return realise(plan, services, settings) if plan.steps else plan.resolved
 
 
 def _check_out(store: Store, instance: Instance, resolved: Mapping[DerivationId, Resolution]) -> Path:

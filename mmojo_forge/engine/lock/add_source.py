@@ -7,7 +7,6 @@ is pinned by its SHA-256 alone gets its BLAKE3 when the file is brought.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,16 +122,10 @@ def _known(lock: Lock, declared: Declared, name: str, path: Path, received: Rece
 
 
 def _find(lock: Lock, received: Received) -> Pin | None:
-    known = (pin for pin in _pins(lock) if pin.blake3 == received.blake3)
+    known = (pin for pin in lock.pins() if pin.blake3 == received.blake3)
     unmeasured = (pin for pin in lock.sources.values() if not pin.measured)
     named = (pin for pin in unmeasured if (pin.sha256, pin.size) == (received.sha256, received.size))
     return next(known, None) or next(named, None)
-
-
-def _pins(lock: Lock) -> Iterator[Pin]:
-    yield from lock.sources.values()
-    for userland in lock.userlands.values():
-        yield from userland.closure.values()
 
 
 def _new_pin(declared: Declared, name: str, received: Received) -> Pin:

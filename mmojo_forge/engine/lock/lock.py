@@ -3,8 +3,9 @@
 1. All recipes are evaluated with stand-ins for pins that are missing; what they declare is collected.
 2. What is pinned to the same locator stays; the rest is resolved, downloaded once, hashed, kept in the store. What a
    recipe gives the SHA-256 of is not downloaded; its BLAKE3 follows once the file was had here.
-3. Targets whose derivation was realised here get their expected tree; expectations of other derivations go.
-4. Pins that nothing declares are dropped.
+3. Pins that nothing declares are dropped.
+
+What targets are expected to be built to stands in a file of its own: see `outputs`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from mmojo_forge.engine.graph import Graph
+from mmojo_forge.engine.evaluation import evaluate_all
 from mmojo_forge.engine.lock.npm import NpmLocker, NpmResolver, is_locked
-from mmojo_forge.engine.plan import make_plan
-from mmojo_forge.engine.workspace import Workspace, as_package
+from mmojo_forge.engine.lock.outputs import OutputsReport, compare_outputs
+from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.model.derivation import Derivation
 from mmojo_forge.model.digest import BlobDigest, Sha256
-from mmojo_forge.model.lockfile import ExpectedOutput, Lock, LockError, Pin, Userland
+from mmojo_forge.model.lockfile import Lock, LockError, Pin, Userland
 from mmojo_forge.model.node_modules import NodeModules
 from mmojo_forge.recipe.api import Debian, Fixed
-from mmojo_forge.recipe.evaluate import Declared, Evaluator, Instance, is_pin_of, source_of
-from mmojo_forge.recipe.loader import Loader
+from mmojo_forge.recipe.evaluate import Declared, Instance, is_pin_of, source_of
 from mmojo_forge.store.protocol import Store
 
 Keep = Callable[[Pin, Path], None]
@@ -45,16 +45,22 @@ class Resolver(NpmResolver, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LockReport:
-    """How the lock differs from what the recipes declare. All sorted."""
+    """How the lock differs from what the recipes declare. All sorted.
+
+    `wrong` is what contradicts this store: a pin's digest or size, or an expected output. Outputs that are stale or
+    unused (`outputs`) only become so by changes that are right, and do not count.
+    """
 
     missing: tuple[str, ...]
     stale: tuple[str, ...]
     unused: tuple[str, ...]
+    wrong: tuple[str, ...]
+    outputs: OutputsReport
 
     @property
     def clean(self) -> bool:
         """Whether nothing has to be done."""
-        return not (self.missing or self.stale or self.unused)
+        return not (self.missing or self.stale or self.unused or self.wrong)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +71,16 @@ class Locked:
     resolved: frozenset[str]
 
 
-def declared_by(workspace: Workspace, lock: Lock) -> tuple[Declared, dict[str, Instance]]:
+def declared_by(workspace: Workspace, lock: Lock) -> tuple[Declared, Mapping[str, Instance]]:
     """All that the workspace's recipes declare, and every target instantiated (with stand-ins for missing pins)."""
-    evaluator = workspace.evaluator(lock, locking=True)
-    instances = _all_targets(workspace, evaluator)
-    return evaluator.declared, instances
+    evaluation = evaluate_all(workspace, lock, locking=True)
+    return evaluation.evaluator.declared, evaluation.instances
 
 
-def check_lock(workspace: Workspace) -> LockReport:
-    """What `forge lock` would change, apart from newer versions."""
+def check_lock(workspace: Workspace, store: Store) -> LockReport:
+    """What `forge lock` would change, apart from newer versions, and what this store knows better. Raises LockError."""
     lock = workspace.read_lock()
+    expected = workspace.read_outputs(lock)
     declared, instances = declared_by(workspace, lock)
     missing, stale, unused = list[str](), list[str](), list[str]()
     sources = {name: _is_pin_of(lock.sources.get(name), source) for name, source in declared.sources.items()}
@@ -89,12 +95,24 @@ def check_lock(workspace: Workspace) -> LockReport:
         missing += [f"{kind} {name}" for name in met if name not in locked]
         stale += [f"{kind} {name}" for name in met if name in locked and not met[name]]
         unused += [f"{kind} {name}" for name in locked if name not in met]
-    for target, expected in lock.outputs.items():
-        if target not in instances:
-            unused.append(f"output {target}")
-        elif instances[target].node.id != expected.derivation:
-            stale.append(f"output {target}")
-    return LockReport(tuple(sorted(missing)), tuple(sorted(stale)), tuple(sorted(unused)))
+    outputs = compare_outputs(expected, instances, instances, store)
+    readable = replace(lock, npm={name: closure for name, closure in lock.npm.items() if npm.get(name)})
+    wrong = [*_wrong_pins(readable, store), *(f"output {target}" for target in outputs.unexpected)]
+    return LockReport(
+        tuple(sorted(missing)), tuple(sorted(stale)), tuple(sorted(unused)), tuple(sorted(wrong)), outputs
+    )
+
+
+def _wrong_pins(lock: Lock, store: Store) -> Iterator[str]:
+    """What of each pin is not so, by a file in the store that has its BLAKE3 or its SHA-256."""
+    pins = list(lock.pins())
+    digests = [digest for pin in pins for digest in (pin.blake3, pin.sha256) if digest]
+    known = {digest: file for file in store.file_digests(digests) for digest in (file.blake3, file.sha256)}
+    for pin in dict.fromkeys(pins):
+        file = known.get(pin.blake3) or known.get(pin.sha256)
+        for field in ("blake3", "sha256", "size") if file else ():
+            if getattr(pin, field) not in ("", getattr(file, field)):
+                yield f"{field} of {pin.name}"
 
 
 class Locker:
@@ -119,8 +137,8 @@ class Locker:
         anew = {one for name in names for one in _pins_called(name, declared)}
         sources = {name: self._source(name, wanted, old, anew) for name, wanted in declared.sources.items()}
         userlands = {name: self._userland(wanted, old, anew) for name, wanted in declared.userlands.items()}
-        npm = self._npm(Lock(sources, userlands, old.outputs, old.npm), anew) if declared.npm else {}
-        lock = self._with_outputs(Lock(sources, userlands, old.outputs, npm))
+        lock = replace(old, sources=sources, userlands=userlands)
+        lock = replace(lock, npm=self._npm(lock, anew) if declared.npm else {})
         resolved = frozenset(name for name, pin in sources.items() if name in anew or pin != old.sources.get(name))
         return Locked(lock, resolved)
 
@@ -171,30 +189,6 @@ class Locker:
     def _keep(self, pin: Pin, content: Path) -> None:
         # Hashing a package takes all of it, and the next build will want it.
         self._store.add_file(content, digest=pin.blake3, size=pin.size, move=True)
-
-    def _with_outputs(self, lock: Lock) -> Lock:
-        instances = _all_targets(self._workspace, self._workspace.evaluator(lock))
-        return Lock(lock.sources, lock.userlands, expected_outputs(instances, lock, self._store), lock.npm)
-
-
-def expected_outputs(instances: Mapping[str, Instance], lock: Lock, store: Store) -> dict[str, ExpectedOutput]:
-    """For each reproducible target the tree it was realised to here, or else what the lock expects already."""
-    plan = make_plan(Graph.of(instance.node for instance in instances.values()), store)
-    expected = {}
-    for target, instance in instances.items():
-        if not instance.node.label.reproducible:
-            continue
-        known = plan.resolved.get(instance.node.id)
-        locked = lock.outputs.get(target)
-        if locked is not None and locked.derivation == instance.node.id:
-            expected[target] = locked
-        elif known is not None:
-            expected[target] = ExpectedOutput(target, instance.node.id, known[instance.output])
-    return expected
-
-
-def _all_targets(workspace: Workspace, evaluator: Evaluator) -> dict[str, Instance]:
-    return {target: evaluator.instantiate(as_package(target)) for target in Loader(workspace.root).targets()}
 
 
 def _is_pin_of(pin: Pin | None, wanted: Fixed) -> bool:

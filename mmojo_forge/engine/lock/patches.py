@@ -11,17 +11,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmojo_forge.engine.errors import BuildsFailed, EngineError
+from mmojo_forge.engine.evaluation import evaluate_all
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import make_plan
 from mmojo_forge.engine.realise import failed_builds
-from mmojo_forge.engine.realise.run import realise_plan
+from mmojo_forge.engine.realise.run import realise
 from mmojo_forge.engine.services import Services, Settings
-from mmojo_forge.engine.workspace import Workspace, as_package
+from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.model.derivation import Derivation, Input, Source
 from mmojo_forge.model.lockfile import Lock
 from mmojo_forge.recipe.evaluate import Instance
-from mmojo_forge.recipe.loader import Loader
 from mmojo_forge.recipe.patcher import SUMMARY
 from mmojo_forge.recipe.source_trees import is_patched
 
@@ -60,8 +60,7 @@ def affected_trees(workspace: Workspace, lock: Lock, sources: Collection[str]) -
     digests = {lock.sources[name].sha256 for name in sources}
     if not digests:
         return []
-    evaluator = workspace.evaluator(lock)
-    instances = {target: evaluator.instantiate(as_package(target)) for target in Loader(workspace.root).targets()}
+    instances = evaluate_all(workspace, lock).instances
     graph = Graph.of(instance.node for instance in instances.values())
     return [
         PatchedTree(node, _target_of(node.id, node.outputs[0], instances), _source_target(node.inputs, instances))
@@ -87,17 +86,14 @@ def try_patches(trees: Sequence[PatchedTree], services: Services, settings: Sett
     """Make the trees valid; raises PatchesFailed, and BuildsFailed where it is not the patches."""
     by_name = {tree.node.name: tree for tree in trees}
     plan = make_plan(Graph.of(tree.node for tree in trees), services.store, services.substituter())
-    services.reporter.planned(plan)
     try:
-        realise_plan(plan, services, replace(settings, keep_going=True))
+        realise(plan, services, replace(settings, keep_going=True), push=True)
     except BuildsFailed as error:
         reports = {one.name: _report(one.name, services) for one in error.failures if one.name in by_name}
         told = [name for name, report in reports.items() if report]
         if not told:
             raise
         raise PatchesFailed([by_name[name] for name in told], [reports[name] for name in told]) from error
-    finally:
-        services.reporter.ended()
 
 
 def _report(name: str, services: Services) -> str:

@@ -15,6 +15,7 @@ from mmojo_forge.ape.error import ApeError
 NAME = "build-info.json"
 _MAGIC = b"MZqFpD='"
 _LARGEST = 1 << 20
+_LEAST_BYTES = 64
 
 
 def read_build_info(path: Path) -> dict[str, Any] | None:
@@ -74,3 +75,13 @@ def _program(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     cpu = info.get("cpu", {})
     yield "cpu", f"{compiler.get('cpu')}{' needs ' + ' '.join(cpu['requires']) if cpu.get('requires') else ''}"
     yield "blas", f"{info.get('blas') or 'none'}, {'OpenMP' if info.get('openmp') else 'no OpenMP'}"
+
+
+def slices_of(path: Path) -> list[str]:
+    """The names of the slices of an APE; none of any other file or folder. Raises ApeError."""
+    if not path.is_file() or path.stat().st_size < _LEAST_BYTES:
+        return []
+    with path.open("rb") as file:
+        if not file.read(len(_MAGIC)).startswith(_MAGIC):
+            return []
+    return [found.name for found in container.read_container(path).slices]

@@ -12,12 +12,16 @@ from typing import Any
 
 from mmojo_forge.ape import content, entries
 from mmojo_forge.ape.arguments import head, plain, yaml
+from mmojo_forge.ape.container import Container
 from mmojo_forge.ape.directory import Entry
 from mmojo_forge.ape.error import ApeError
 from mmojo_forge.ape.gguf import Gguf, read_gguf
+from mmojo_forge.ape.inspect import describe, inspect
 from mmojo_forge.ape.packaging import names
 from mmojo_forge.engine.package.certificates import Certificate, CertificateError, check_key, read_certificate
 from mmojo_forge.engine.package.modules import PackagedModule, modules_in
+
+__all__ = ["ArgumentFile", "Container", "Gguf", "Model", "PackageReport", "describe", "inspect_file", "report_on"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,15 @@ class PackageReport:
             },
             "faults": list(self.faults),
         }
+
+
+def inspect_file(path: Path, now: float, *, verify: bool) -> tuple[Container, PackageReport]:
+    """What a file holds as it was linked, with `verify` every byte checked, and what is packaged in it.
+
+    `now` is in seconds since the epoch: a certificate has a date. Raises ApeError.
+    """
+    container = inspect(path, verify=verify)
+    return container, report_on(path, container.entries, now)
 
 
 def report_on(path: Path, found: Sequence[Entry], now: float) -> PackageReport:

@@ -4,28 +4,42 @@ The files are made by `ape/packaging`, which recipes use as well. Here is what n
 and what needs a workspace.
 
     inputs ──check_inputs──▶ (realise) ──▶ program ──plan──▶ Planned ──write──▶ products
-                                                  └─ documents join the contents here (engine/package_documents.py)
+                                                  └─ documents join the contents here (documents.py)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmojo_forge.ape.packaging.contents import Contents
 from mmojo_forge.ape.packaging.gather import gather, look_through
-from mmojo_forge.ape.packaging.names import CERT, KEY
+from mmojo_forge.ape.packaging.names import CERT, KEY, SUPPORT
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.outputs import Format, choose_outputs
 from mmojo_forge.ape.packaging.package import Plan, Product, Report, plan_package, warnings_of, write_package
 from mmojo_forge.ape.packaging.sources import read_text
+from mmojo_forge.ape.program import Kind
 from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.evaluation import evaluate
 from mmojo_forge.engine.package.certificates import check_key, read_certificate
 from mmojo_forge.engine.package.modules import find_modules
 from mmojo_forge.engine.realise.run import realise_request
 from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.workspace import Request, Workspace, target_name
+
+__all__ = [
+    "SUPPORT",
+    "Planned",
+    "check_inputs",
+    "check_settings",
+    "find_program",
+    "plan",
+    "realise_modules",
+    "realise_program",
+    "write",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,11 @@ class Planned:
     contents: Contents
     plans: tuple[Plan, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether the program is an APE."""
+        return self.contents.program.kind is Kind.APE
 
     @property
     def products(self) -> list[Product]:
@@ -52,15 +71,9 @@ def check_inputs(order: PackageOrder, now: float) -> list[str]:
     return certificate.warnings(now)
 
 
-def request_of(target: str, modules: Iterable[str], settings: Iterable[str]) -> Request:
-    """Of the program and its GPU modules those that are targets, with the options set; what is a path has none. Raises
-    WorkspaceError (`bad-setting`)."""
-    return Request.parse((one for one in (target, *modules) if "/" not in one), settings)
-
-
 def check_settings(workspace: Workspace, request: Request) -> None:
     """Raises RecipeError for an option that there is not, before anything is realised."""
-    request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))
+    evaluate(workspace, request)
 
 
 def realise_program(workspace: Workspace, request: Request, services: Services, settings: Settings) -> Path:
@@ -115,8 +128,3 @@ def plan(
 def write(planned: Planned, report: Report) -> list[Product]:
     """Makes all of it, or nothing; raises ForgeError."""
     return write_package(planned.plans, report)
-
-
-def with_program(order: PackageOrder, program: Path) -> PackageOrder:
-    """The same order for this program."""
-    return replace(order, program=program)

@@ -1,1 +1,1 @@
-"""Questions that change nothing, and repairs. Read `query`, then `targets`, `doctor`, `gc_roots`, `repair`."""
+"""Questions that change nothing, and repairs. Read `query`, then `targets`, `doctor`, `maintenance`, `repair`."""

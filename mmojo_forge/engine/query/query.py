@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.engine.evaluation import evaluate, evaluate_all
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import input_trees, make_plan
 from mmojo_forge.engine.realise import failed_builds
 from mmojo_forge.engine.realise.builder import object_name
 from mmojo_forge.engine.services import Directories
-from mmojo_forge.engine.workspace import Request, Workspace, as_package, graph_of, target_name
-from mmojo_forge.errors import ForgeError
+from mmojo_forge.engine.workspace import Request, Workspace, target_name
 from mmojo_forge.model.derivation import Derivation, Label, action_key
 from mmojo_forge.model.digest import ActionKey, TreeId
 from mmojo_forge.model.trace import Trace
@@ -53,15 +52,9 @@ class Description:
 def list_targets(workspace: Workspace, store: Store) -> list[TargetSummary]:
     """All targets of the workspace, sorted by name."""
     loader = Loader(workspace.root)
-    evaluator = workspace.evaluator(workspace.read_lock())
-    instances: dict[str, Instance] = {}
-    errors: dict[str, str] = {}
-    for target in loader.targets():
-        try:
-            instances[target] = evaluator.instantiate(as_package(target))
-        except ForgeError as error:
-            errors[target] = error.reason
-    plan = make_plan(graph_of(instances), store)
+    evaluation = evaluate_all(workspace, tolerant=True)
+    instances, errors = evaluation.instances, evaluation.refused
+    plan = evaluation.plan(store)
     rows = []
     for target in loader.targets():
         summary = loader.find(target)[0].summary
@@ -78,7 +71,7 @@ def list_targets(workspace: Workspace, store: Store) -> list[TargetSummary]:
 def describe(workspace: Workspace, request: Request, store: Store) -> Description:
     """The request's one target in full; raises RecipeError, LockError."""
     target = request.targets[0]
-    instance = request.instantiate(workspace.evaluator(workspace.read_lock(), overrides=request.overrides))[target]
+    instance = evaluate(workspace, request).instances[target]
     plan = make_plan(Graph.of([instance.node]), store)
     trees = input_trees(instance.node, plan.resolved)
     recipe, preset = Loader(workspace.root).find(target_name(target))
@@ -94,14 +87,10 @@ def describe(workspace: Workspace, request: Request, store: Store) -> Descriptio
 
 def target_path(workspace: Workspace, request: Request, store: Store) -> Path:
     """Where the request's one target lies in the store; raises EngineError (`not-built`)."""
-    (target,) = request.targets
-    shown = describe(workspace, request, store)
-    node, output = shown.instance.node, shown.instance.output
-    tree = shown.outputs.get(output)
-    if tree is None or not store.valid_trees([tree]):
-        hint = f"Build it with `forge realize {shlex.join(request.words())}`."
-        raise EngineError(f"find {target}: it is not built", detail=hint, reason="not-built")
-    return store.checkout(tree, object_name(node.name, output))
+    evaluation = evaluate(workspace, request)
+    [(target, instance)] = evaluation.instances.items()
+    tree = evaluation.built(evaluation.plan(store), "find")[target]
+    return store.checkout(tree, object_name(instance.node.name, instance.output))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +139,11 @@ def open_log(
 
 def _known_keys(workspace: Workspace, name: str, store: Store) -> Iterator[tuple[Derivation, ActionKey | None]]:
     """The action keys of the target `name`, or of all nodes of that name below any target."""
-    evaluator = workspace.evaluator(workspace.read_lock())
-    targets = Loader(workspace.root).targets()
-    wanted = [name] if name in targets else targets
-    instances = {target: evaluator.instantiate(as_package(target)) for target in wanted}
-    plan = make_plan(graph_of(instances), store)
-    nodes = [instances[name].node] if name in targets else [n for n in plan.graph.derivations() if n.name == name]
+    is_target = name in Loader(workspace.root).targets()
+    evaluation = evaluate(workspace, Request.parse([name])) if is_target else evaluate_all(workspace)
+    plan = evaluation.plan(store)
+    below = (node for node in plan.graph.derivations() if node.name == name)
+    nodes = [evaluation.instances[name].node] if is_target else list(below)
     for node in nodes:
         trees = input_trees(node, plan.resolved)
         yield node, action_key(node.preimage(trees)) if trees is not None else None

@@ -7,20 +7,19 @@ of the workspace whose tree was lost is fetched, imported or built, and what it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmojo_forge.engine.errors import BuildsFailed
-from mmojo_forge.engine.graph import Graph, inputs_of
+from mmojo_forge.engine.evaluation import evaluate_all
+from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Plan, make_plan
-from mmojo_forge.engine.query.gc_roots import all_instances
-from mmojo_forge.engine.realise.realise import Realisation
+from mmojo_forge.engine.realise.run import realise
 from mmojo_forge.engine.services import Services, Settings
-from mmojo_forge.engine.workspace import Workspace, graph_of
+from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.model.derivation import Derivation, Node, Source
 from mmojo_forge.model.digest import TreeId
-from mmojo_forge.model.lockfile import Lock, Pin
+from mmojo_forge.model.lockfile import Lock
 from mmojo_forge.recipe.evaluate import Instance
-from mmojo_forge.recipe.source_trees import source_of
 from mmojo_forge.store.maintain.repair import RepairResult
 
 
@@ -53,15 +52,15 @@ def make_anew(workspace: Workspace, mended: RepairResult, services: Services, se
     """Make the lost trees again, as far as the workspace says how, and check out what was checked out."""
     if not mended.lost:
         return RepairReport(mended, ())
-    instances = all_instances(workspace)
-    plan = make_plan(graph_of(instances), services.store)
+    evaluation = evaluate_all(workspace, tolerant=True)
+    plan = evaluation.plan(services.store)
     lost = {one.tree for one in mended.lost}
     makers = _makers(plan, lost)
     known = {tree for node in makers for tree in _trees_of(node, plan)}
     pinned = [source for source in _pinned(workspace.read_lock()) if source.tree in lost - known]
     outputs = [(node, output) for node in makers for output in _lost_outputs(node, plan, lost)]
     failures = _realise([*outputs, *((source, source.outputs[0]) for source in pinned)], services, settings)
-    users = _users(plan, instances)
+    users = _users(plan, evaluation.instances, makers)
     valid = services.store.valid_trees(lost)
     remade = []
     for one in mended.lost:
@@ -85,14 +84,9 @@ def _trees_of(node: Node, plan: Plan) -> set[TreeId]:
 
 def _pinned(lock: Lock) -> Iterator[Source]:
     """Every source that is pinned, whether or not a target that can be evaluated here needs it."""
-    pins: list[Pin] = list(lock.sources.values())
-    for userland in lock.userlands.values():
-        pins.extend(userland.closure.values())
-    for pin in pins:
+    for pin in lock.pins():
         for executable in (False, True) if pin.measured else ():
             yield Source(pin.name, pin.locator, pin.blake3, pin.size, pin.sha256, executable, pin.mirrors)
-    for closure in lock.npm.values():
-        yield from map(source_of, closure.packages())
 
 
 def _lost_outputs(node: Node, plan: Plan, lost: set[TreeId]) -> Sequence[str]:
@@ -106,29 +100,27 @@ def _realise(outputs: Iterable[tuple[Node, str]], services: Services, settings: 
     plan = make_plan(Graph.of_outputs(outputs), services.store, services.substituter())
     if not plan.steps:
         return {}
-    services.reporter.planned(plan)
     try:
-        Realisation(plan, services, Settings(settings.jobs, settings.memory_bytes, keep_going=True)).run()
+        realise(plan, services, replace(settings, keep_going=True))
     except BuildsFailed as error:
         return {
             **dict.fromkeys(error.blocked, "input-failed"),
             **{failure.name: failure.reason for failure in error.failures},
         }
-    finally:
-        services.reporter.ended()
     return {}
 
 
-def _users(plan: Plan, instances: Mapping[str, Instance]) -> dict[str, set[str]]:
-    """The targets that have each node in their closure."""
-    users: dict[str, set[str]] = {}
-    for target, instance in instances.items():
-        users.setdefault(instance.node.id, set()).add(target)
-    # Backwards, whatever uses a node comes before it.
-    for node in reversed(tuple(plan.graph.nodes.values())):
-        for below in inputs_of(node):
-            users.setdefault(below.id, set()).update(users.get(node.id, ()))
-    return users
+def _users(plan: Plan, instances: Mapping[str, Instance], nodes: Iterable[Node]) -> dict[str, set[str]]:
+    """For each of the nodes, by id, the targets that have it in their closure."""
+    # As in Graph.to_networkx: only a repair that lost something needs it.
+    import networkx
+
+    graph = plan.graph.to_networkx()
+    above = {node.id: {node.id, *networkx.ancestors(graph, node.id)} for node in nodes if node.id in graph}
+    return {
+        identifier: {target for target, instance in instances.items() if instance.node.id in found}
+        for identifier, found in above.items()
+    }
 
 
 def _why(nodes: list[Node], failures: Mapping[str, str]) -> str:

@@ -13,14 +13,17 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
+from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.sbom import contents
 from mmojo_forge.engine.workspace import FORGE_ROOT, Workspace, as_package
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import ALL, Derivation
 from mmojo_forge.model.lockfile import Lock
-from mmojo_forge.recipe.api import OptionValue, Recipe
+from mmojo_forge.recipe.api import PART, OptionValue, Recipe
 from mmojo_forge.recipe.evaluate import Evaluator
 from mmojo_forge.recipe.loader import Loader
+
+__all__ = ["PART", "PLAIN_HOST", "TOOLCHAIN", "Option", "OptionValue", "Target", "Tool", "options_of", "survey"]
 
 TOOLCHAIN = "toolchain"
 """The group of what lies in the folder of toolchains."""
@@ -160,10 +163,11 @@ class _Surveyor:
 
     def systems(self, node: Derivation) -> tuple[str, ...]:
         """On which systems the node's outputs run: as its recipe says, else all those of what is in them."""
-        for one in _contained_first(node):
-            below = (self._systems[edge.id] for edge in _contained(one))
-            found = one.systems or tuple(dict.fromkeys(system for systems in below for system in systems))
-            self._systems[one.id] = found
+        for inner in Graph.of([node]).derivations():
+            if inner.id not in self._systems:
+                below = (self._systems[part.id] for part in _contained(inner))
+                found = inner.systems or tuple(dict.fromkeys(system for systems in below for system in systems))
+                self._systems[inner.id] = found
         return self._systems[node.id]
 
     def tools(self, node: Derivation, package: str) -> tuple[Tool, ...]:
@@ -190,19 +194,6 @@ def _contained(node: Derivation) -> list[Derivation]:
         for name, edge in node.inputs.items()
         if isinstance(edge.node, Derivation) and contents.contained(node, name) == ALL
     ]
-
-
-def _contained_first(node: Derivation) -> list[Derivation]:
-    """The node and what is in it, the innermost first."""
-    order, stack, entered = [], [node], set[str]()
-    while stack:
-        one = stack[-1]
-        if one.id in entered:
-            order.append(stack.pop())
-        else:
-            entered.add(one.id)
-            stack.extend(below for below in _contained(one) if below.id not in entered)
-    return order
 
 
 def _tool(node: Derivation) -> Tool:

@@ -1,8 +1,10 @@
 """The evaluation cache: what targets came to, as long as no file that was read has changed.
 
-An entry names every file the evaluation depended on with its modification time, size and inode. It is believed
-only if all of them are as they were *and* none was modified so shortly before the entry was written that a second
-change could have left the same time stamp (git calls such entries racily clean).
+An entry names every file the evaluation depended on with its modification time, size and inode, and every file that
+would have mattered and was not there. It is believed only if all of them are as they were. None is written if one was
+modified after the evaluation began, for hours of building may lie between reading a file and writing its entry; nor
+if it was modified so shortly before that a second change could have left the same time stamp (git calls such entries
+racily clean).
 
 The no-op `forge realize` reads this before anything else, so it imports next to nothing: an entry is lines of
 tab-separated words, not JSON, and its rows are tuples, for `json` and `dataclasses` take longer to import than the
@@ -12,6 +14,7 @@ rest of a no-op takes in all.
     request <tab> workspace <tab> target…
     target <tab> target <tab> derivation <tab> output <tab> object name      once for each target
     file <tab> modification time in ns <tab> size <tab> inode <tab> path     once for each file
+    absent <tab> path                                                        once for each that was not there
     end
 """
 
@@ -41,19 +44,33 @@ def read(folder: str, workspace: str, targets: list[str]) -> list[CachedTarget] 
         kind, *words = line.split("\t")
         if kind == "target" and len(words) == 4:
             rows.append((words[0], words[1], words[2], words[3]))
+        elif kind == "absent" and len(words) == 1:
+            if os.path.lexists(words[0]):
+                return None
         elif kind != "file" or line != _stamp(words[-1]):
             return None
     return rows
 
 
-def write(folder: str, workspace: str, targets: list[str], files: list[str], results: list[CachedTarget]) -> None:
-    """Keep what the targets came to. `files` are those read, and the folders whose listing mattered."""
+def write(
+    folder: str,
+    workspace: str,
+    targets: list[str],
+    files: list[str],
+    absent: list[str],
+    results: list[CachedTarget],
+    *,
+    began: int,
+) -> None:
+    """Keep what the targets came to. `files` are those read, and the folders whose listing mattered; `absent` those
+    that were not there. The first of them was read at `began` (ns since the epoch) or later."""
     stamps = [_stamp(path) for path in files]
-    words = [workspace, *targets, *files, *(word for row in results for word in row)]
+    words = [workspace, *targets, *files, *absent, *(word for row in results for word in row)]
     if None in stamps or any("\t" in word or "\n" in word for word in words):
         return
     lines = [_MAGIC, _line("request", workspace, *targets), *(_line("target", *row) for row in results)]
-    text = "\n".join([*lines, *(stamp for stamp in stamps if stamp), "end", ""])
+    lines += (stamp for stamp in stamps if stamp)
+    text = "\n".join([*lines, *(_line("absent", path) for path in absent), "end", ""])
     path = _entry_path(folder, workspace, targets)
     temporary = f"{path}.{os.getpid()}"
     try:
@@ -61,7 +78,7 @@ def write(folder: str, workspace: str, targets: list[str], files: list[str], res
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
         newest = max((os.stat(path).st_mtime_ns for path in files), default=0)
-        if os.stat(temporary).st_mtime_ns - newest < _RACY_NANOSECONDS:
+        if began - newest < _RACY_NANOSECONDS or any(os.path.lexists(path) for path in absent):
             os.unlink(temporary)
         else:
             os.replace(temporary, path)

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.executor import personality
 from mmojo_forge.executor.request import BuildRequest, Mount
+from mmojo_forge.executor.sandbox import SandboxCommand
 from mmojo_forge.model.digest import ActionKey
 from mmojo_forge.store.scratch import remove_tree
 
 REQUEST = "request.json"
 _KEY = "action-key"
+
+
+class Enterable(Protocol):
+    """An executor whose sandbox a person can step into."""
+
+    def shell_command(self, request: BuildRequest, argv: tuple[str, ...] = ()) -> SandboxCommand:
+        """The command that starts `argv`, or a shell, in the sandbox of the request."""
 
 
 def keep(scratch: Path, kept: Path, request: BuildRequest, key: ActionKey) -> None:
@@ -70,3 +82,16 @@ def request_of(kept: Path) -> BuildRequest:
 def with_terminal(request: BuildRequest) -> BuildRequest:
     """The request for a person: the same, with a terminal's name and a prompt."""
     return replace(request, env={**request.env, "TERM": "xterm-256color", "PS1": f"[{request.name}] \\w \\$ "})
+
+
+def prepare_to_enter(request: BuildRequest, argv: Sequence[str], executor: Enterable) -> SandboxCommand:
+    """The command that takes this process into the sandbox, in which `argv` or a shell is started.
+
+    From now on this process has what a build is started with: umask, personality, and the command's descriptors open.
+    """
+    command = executor.shell_command(request, tuple(argv))
+    for descriptor in command.descriptors:
+        os.set_inheritable(descriptor, True)
+    os.umask(0o022)
+    personality.take_on(personality.USUAL)
+    return command

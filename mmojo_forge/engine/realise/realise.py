@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from mmojo_forge.engine.errors import BuildsFailed, Failure, Interrupted
 from mmojo_forge.engine.graph import inputs_of
-from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, input_trees, resolution_of, substitution
+from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, input_trees, resolution_of, step_of, substitution
 from mmojo_forge.engine.realise.builder import Builder
 from mmojo_forge.engine.realise.schedule import Budget, Grant, Schedule, remaining_paths
 from mmojo_forge.engine.realise.state import BuildState, check_transition
@@ -31,7 +31,7 @@ from mmojo_forge.engine.realise.worker_pool import WorkerPool
 from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.trust.policy import describe
 from mmojo_forge.errors import ForgeError
-from mmojo_forge.model.derivation import Derivation, Node, Source, action_key, fetched_file, node_id
+from mmojo_forge.model.derivation import Derivation, Node, action_key, fetched_file, node_id
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
 
@@ -68,7 +68,8 @@ class Realisation:
         self._jobs = {identifier: _Job(node) for identifier, node in plan.graph.nodes.items()}
         self._todo: deque[tuple[Callable[[_Job], None], _Job]] = deque()
         self._failures: list[Failure] = []
-        names = {step.node.name: step for step in plan.steps}
+        self._steps = {step.node.id: step for step in plan.steps}
+        names = {step.node.name for step in plan.steps}
         history = services.store.history(names)
         self._schedule = Schedule(
             Budget(settings.jobs, settings.memory_bytes),
@@ -131,13 +132,20 @@ class Realisation:
     def _work(self, job: _Job, grant: Grant) -> Callable[[], Resolution | None]:
         node = job.node
         if not isinstance(node, Derivation):
-            return functools.partial(self._builder.make, _step(node), {}, grant.jobs)
+            return functools.partial(self._builder.make, self._step(node), {}, grant.jobs)
         if job.substituted:
             step = substitution(node, self._plan.graph, self._claims.get(node.id), self._valid)
             return functools.partial(self._builder.substitute, step, self._resolved[node.id], self._needed(node))
         trees = input_trees(node, self._resolved) or {}
         wanted = self._plan.graph.outputs.get(node.id)
-        return functools.partial(self._builder.make, _step(node), trees, grant.jobs, wanted)
+        return functools.partial(self._builder.make, self._step(node), trees, grant.jobs, wanted)
+
+    def _step(self, node: Node) -> Step:
+        """The step as it was planned, or of what nobody planned: a node whose result no other store had after all."""
+        planned = self._steps.get(node.id)
+        if planned is None or planned.action is Action.SUBSTITUTE:
+            return step_of(node, self._resolved, None)
+        return planned
 
     def _finish(self, job: _Job, grant: Grant, future: Future[Resolution | None]) -> None:
         self._schedule.give_back(grant)
@@ -342,12 +350,6 @@ class Realisation:
             if user.state in (_S.RESOLVING, _S.WAITING):
                 self._move(user, _S.BLOCKED)
                 self._later(self._block_users, user)
-
-
-def _step(node: Node) -> Step:
-    if isinstance(node, Derivation):
-        return Step(node, Action.FETCH if node.download else Action.BUILD)
-    return Step(node, Action.FETCH if isinstance(node, Source) else Action.IMPORT)
 
 
 def builder_failure(node: Node, error: ForgeError) -> Failure:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmojo_forge.engine.difference import differing_paths
 from mmojo_forge.engine.errors import EngineError, Interrupted
-from mmojo_forge.engine.plan import Action, Plan, Resolution, make_plan
+from mmojo_forge.engine.evaluation import Evaluation, evaluate
+from mmojo_forge.engine.plan import Action, Plan, Resolution
+from mmojo_forge.engine.protocols import Publisher
 from mmojo_forge.engine.realise import evaluation_cache
 from mmojo_forge.engine.realise.builder import object_name
 from mmojo_forge.engine.realise.evaluation_cache import CachedTarget
 from mmojo_forge.engine.realise.realise import Realisation
 from mmojo_forge.engine.services import Services, Settings
-from mmojo_forge.engine.workspace import FORGE_ROOT, WORKSPACE_KEYS, WORKSPACE_SETTINGS, Request, Workspace, graph_of
+from mmojo_forge.engine.workspace import FORGE_ROOT, WORKSPACE_KEYS, WORKSPACE_SETTINGS, Request, Workspace
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.model.derivation import Label
 from mmojo_forge.model.digest import DerivationId, TreeId
-from mmojo_forge.model.lockfile import Lock
+from mmojo_forge.model.lockfile import ExpectedOutput
 from mmojo_forge.recipe.evaluate import Evaluator, Instance
 from mmojo_forge.recipe.loader import FOLDERS
 from mmojo_forge.recipe.local_files import IGNORED
@@ -36,7 +39,7 @@ class Result:
 
 
 class UnexpectedOutput(EngineError):
-    """A reproducible target came out other than forge.lock says."""
+    """A reproducible target came out other than forge.outputs says."""
 
     exit_code = ExitCode.BUILD_FAILED
 
@@ -45,32 +48,28 @@ def realise_request(
     workspace: Workspace, request: Request, services: Services, settings: Settings, *, link: bool = True
 ) -> list[Result]:
     """The results of the request's targets, in order; raises ForgeError. Links them in the workspace's out/."""
-    lock = workspace.read_lock()
-    evaluator = workspace.evaluator(lock, overrides=request.overrides)
-    instances = request.instantiate(evaluator)
-    plan = make_plan(graph_of(instances), services.store, services.substituter())
+    began = time.time_ns()
+    evaluation = evaluate(workspace, request)
+    instances = evaluation.instances
+    outputs = workspace.read_outputs(evaluation.lock)
+    plan = evaluation.plan(services.store, services.substituter())
     if settings.substitute_only:
         _refuse_to_build(plan)
-    services.reporter.planned(plan)
-    try:
-        resolved = realise_plan(plan, services, settings)
-    finally:
-        services.reporter.ended()
+    resolved = realise(plan, services, settings, push=True)
     results = [_result(target, instance, resolved, services) for target, instance in instances.items()]
-    _check_expected(results, instances, lock, services.store)
+    _check_expected(results, instances, outputs, services.store)
     if link:
         for result in results:
             node, output = instances[result.target].node, instances[result.target].output
             services.store.add_root(workspace.results / result.target, result.tree, object_name(node.name, output))
         if not request.overrides:
-            _remember(workspace, request, instances, evaluator)
+            _remember(workspace, evaluation, began)
     return results
 
 
 def plan_request(workspace: Workspace, request: Request, services: Services) -> Plan:
     """What `realise_request` would do; raises RecipeError, LockError. No effects."""
-    evaluator = workspace.evaluator(workspace.read_lock(), overrides=request.overrides)
-    return make_plan(graph_of(request.instantiate(evaluator)), services.store, services.substituter())
+    return evaluate(workspace, request).plan(services.store, services.substituter())
 
 
 def _refuse_to_build(plan: Plan) -> None:
@@ -84,25 +83,42 @@ def _refuse_to_build(plan: Plan) -> None:
         )
 
 
-def realise_plan(plan: Plan, services: Services, settings: Settings) -> Mapping[DerivationId, Resolution]:
-    """The output trees of the plan's derivations, valid now, and pushed to where they are to be pushed to."""
-    if not plan.steps:
-        return plan.resolved
-    publisher = services.publisher()
-    if publisher:
-        publisher.begin(plan.graph)
+def realise(
+    plan: Plan, services: Services, settings: Settings, *, push: bool = False
+) -> Mapping[DerivationId, Resolution]:
+    """The output trees of the plan's derivations, valid now. Whoever watches hears of the plan and of its end.
+
+    With `push` the results that are built go to the caches that are set to be pushed to. Raises BuildsFailed,
+    Interrupted.
+    """
+    services.reporter.planned(plan)
+    try:
+        if not plan.steps:
+            return plan.resolved
+        publisher = services.publisher() if push else None
+        return _realise_and_push(plan, services, settings, publisher) if publisher else _run(plan, services, settings)
+    finally:
+        services.reporter.ended()
+
+
+def _run(plan: Plan, services: Services, settings: Settings) -> Mapping[DerivationId, Resolution]:
+    return Realisation(plan, services, settings).run()
+
+
+def _realise_and_push(
+    plan: Plan, services: Services, settings: Settings, publisher: Publisher
+) -> Mapping[DerivationId, Resolution]:
+    publisher.begin(plan.graph)
     built = False
     try:
-        resolved = Realisation(plan, services, settings).run()
+        resolved = _run(plan, services, settings)
         built = any(step.action is Action.BUILD for step in plan.steps)
     except Interrupted:
-        if publisher:
-            publisher.abandon()
+        publisher.abandon()
         raise
     finally:
         # What was built before a failure is shared all the same.
-        if publisher:
-            publisher.finish(plan.graph if built else None)
+        publisher.finish(plan.graph if built else None)
     return resolved
 
 
@@ -112,49 +128,57 @@ def _result(target: str, instance: Instance, resolved: Mapping[DerivationId, Res
     return Result(target, path, tree, instance.node.label)
 
 
-def _check_expected(results: list[Result], instances: Mapping[str, Instance], lock: Lock, store: Store) -> None:
+def _check_expected(
+    results: list[Result], instances: Mapping[str, Instance], outputs: Mapping[str, ExpectedOutput], store: Store
+) -> None:
     for result in results:
-        expected = lock.outputs.get(result.target)
+        expected = outputs.get(result.target)
         if expected is None or expected.derivation != instances[result.target].node.id:
             continue
         if expected.tree != result.tree:
             raise UnexpectedOutput(
-                f"realize {result.target}: it came out as {result.tree}, but forge.lock expects {expected.tree}",
-                detail=f"{_first_difference(store, expected.tree, result.tree)}\n"
-                "The same derivation gave other bytes: this machine or the one that wrote the lock is broken or "
+                f"realize {result.target}: it came out as {result.tree}, but forge.outputs expects {expected.tree}",
+                detail=f"{first_difference(store, expected.tree, result.tree)}\n"
+                "The same derivation gave other bytes: this machine or the one that wrote it is broken or "
                 f"compromised, or the recipe is not reproducible. The unexpected result is {result.path}; "
                 f"`forge check --bisect {result.target}` finds what it depends on.",
                 reason="unexpected-output",
             )
 
 
-def _first_difference(store: Store, expected: TreeId, got: TreeId) -> str:
-    if not store.has_tree(expected):
-        return "What was expected is not in this store, so that nobody can say here which file differs."
+def first_difference(store: Store, expected: TreeId, got: TreeId) -> str:
+    """A sentence about where two trees differ."""
+    if len(store.valid_trees({expected, got})) < 2:
+        return "The store does not have both trees, so forge cannot say here which file differs."
     paths = differing_paths(store.read_tree(expected), store.read_tree(got))
     return f"The first file that differs is {paths[0] or 'the file itself'} (of {len(paths)})."
 
 
-def _remember(workspace: Workspace, request: Request, instances: Mapping[str, Instance], evaluator: Evaluator) -> None:
-    if not all(instance.node.label.reproducible for instance in instances.values()):
+def _remember(workspace: Workspace, evaluation: Evaluation, began: int) -> None:
+    if not all(instance.node.label.reproducible for instance in evaluation.instances.values()):
         # Host facts may change without any file of ours changing.
         return
     rows: list[CachedTarget] = [
         (target, instance.node.id, instance.output, object_name(instance.node.name, instance.output))
-        for target, instance in instances.items()
+        for target, instance in evaluation.instances.items()
     ]
-    files = [str(path) for path in _files_read(workspace, evaluator)]
+    optional = _optional_files(workspace)
+    absent = [str(path) for path in optional if not path.exists()]
+    read = (*optional, *_files_read(workspace, evaluation.evaluator))
+    files = [str(path) for path in read if str(path) not in absent]
     folder = str(workspace.store / "cache" / "evaluation")
-    evaluation_cache.write(folder, str(workspace.root), list(request.targets), files, rows)
+    targets = list(evaluation.request.targets)
+    evaluation_cache.write(folder, str(workspace.root), targets, files, absent, rows, began=began)
+
+
+def _optional_files(workspace: Workspace) -> tuple[Path, ...]:
+    """Files that matter as soon as they are there: what is expected, and whom to believe, and with it what is known."""
+    return (workspace.outputs_path, workspace.root / WORKSPACE_KEYS, workspace.root / WORKSPACE_SETTINGS)
 
 
 def _files_read(workspace: Workspace, evaluator: Evaluator) -> Iterator[Path]:
     """Every file the evaluation rests on, forge's own code included, and the folders whose listing mattered."""
     yield workspace.lock_path
-    # Whom to believe may change, and with it what is known.
-    for name in (WORKSPACE_KEYS, WORKSPACE_SETTINGS):
-        if (workspace.root / name).is_file():
-            yield workspace.root / name
     for folder in FOLDERS:
         if (workspace.root / folder).is_dir():
             yield workspace.root / folder

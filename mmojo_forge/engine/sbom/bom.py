@@ -22,7 +22,6 @@ from mmojo_forge.engine.workspace import FORGE_ROOT
 from mmojo_forge.model.derivation import ALL, Component, Derivation, Download, LocalSource, Source
 from mmojo_forge.model.digest import BlobDigest, DerivationId, TreeId
 from mmojo_forge.model.lockfile import Lock, Pin
-from mmojo_forge.model.node_modules import NpmPackage
 
 SHA256, BLAKE3 = "SHA-256", "BLAKE3"
 TREE_PROPERTY = "mmojo-forge:tree"
@@ -30,7 +29,7 @@ TREE_PROPERTY = "mmojo-forge:tree"
 SIZE_PROPERTY = "mmojo-forge:size"
 """The property of an item that has its size in bytes."""
 REDISTRIBUTABLE_PROPERTY = "mmojo-forge:redistributable"
-"""The property of an item whose recipe says whether it may be passed on: yes or no."""
+"""The property of an item whose recipe says whether it is redistributable: yes or no."""
 FILE_REF = "file:"
 """How the refs of files begin that were packed into another, or others into them."""
 
@@ -139,24 +138,8 @@ class Pinned:
 
 def pins_of(lock: Lock) -> dict[BlobDigest, Pinned]:
     """Every pin of the lock, by content."""
-    pins = {pin.blake3: Pinned(pin) for pin in lock.sources.values() if pin.measured}
-    for userland in lock.userlands.values():
-        pins.update({pin.blake3: Pinned(pin, userland.suite) for pin in userland.closure.values()})
-    for closure in lock.npm.values():
-        pins.update({package.blake3: Pinned(_npm_pin(package)) for package in closure.packages()})
-    return pins
-
-
-def _npm_pin(package: NpmPackage) -> Pin:
-    return Pin(
-        package.source_name,
-        package.locator,
-        package.sha256,
-        package.blake3,
-        package.size,
-        version=package.version,
-        licence=package.licence,
-    )
+    suites = {pin.blake3: land.suite for land in lock.userlands.values() for pin in land.closure.values()}
+    return {pin.blake3: Pinned(pin, suites.get(pin.blake3, "")) for pin in lock.pins() if pin.measured}
 
 
 def make_bill(

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mmojo_forge.engine.errors import EngineError
-from mmojo_forge.engine.plan import make_plan
+from mmojo_forge.engine.evaluation import evaluate
 from mmojo_forge.engine.realise.builder import object_name
 from mmojo_forge.engine.sbom import cyclonedx, spdx
 from mmojo_forge.engine.sbom.bom import BLAKE3, FILE_REF, SHA256, SIZE_PROPERTY, Bill, Item, Kind, make_bill
 from mmojo_forge.engine.sbom.provenance import Json, package_statement
-from mmojo_forge.engine.workspace import Request, Workspace, graph_of
+from mmojo_forge.engine.workspace import Request, Workspace
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.model.signature import PrivateKey
 from mmojo_forge.recipe.evaluate import Instance
@@ -63,15 +63,16 @@ class PackageDocuments:
 def bill_of(workspace: Workspace, request: Request, store: Store) -> Bill:
     """The bill of the request's one target, with the hashes of its file if it is built; raises RecipeError, LockError,
     ContentsError."""
-    lock = workspace.read_lock()
-    instances = request.instantiate(workspace.evaluator(lock, overrides=request.overrides))
-    [(target, instance)] = instances.items()
-    plan = make_plan(graph_of(instances), store)
+    evaluation = evaluate(workspace, request)
+    [(target, instance)] = evaluation.instances.items()
+    plan = evaluation.plan(store)
     tree = plan.resolved.get(instance.node.id, {}).get(instance.output)
     if tree not in plan.valid:
         tree = None
     hashes = _hashes(instance, tree, store) if tree else {}
-    return make_bill(instance.node, instance.output, target, lock, workspace=workspace.root, tree=tree, hashes=hashes)
+    return make_bill(
+        instance.node, instance.output, target, evaluation.lock, workspace=workspace.root, tree=tree, hashes=hashes
+    )
 
 
 def bill_of_program(program: PackedFile) -> Bill:
@@ -82,7 +83,7 @@ def bill_of_program(program: PackedFile) -> Bill:
 
 def check_complete(bill: Bill) -> None:
     """Raise SbomError (`contents-undeclared`, `licence-undeclared`, `not-redistributable`) unless everything in the
-    result is declared, and may be passed on."""
+    result is declared and redistributable."""
     if bill.undeclared:
         raise SbomError(
             f"list what is in {bill.root.name}: {', '.join(bill.undeclared)} does not say what of its inputs is in it",
@@ -105,7 +106,7 @@ def check_redistributable(bill: Bill) -> None:
     if bill.restricted:
         names = ", ".join(f"{item.name} ({item.licence})" for item in bill.restricted)
         raise SbomError(
-            f"list what is in {bill.root.name}: {names} may not be passed on",
+            f"list what is in {bill.root.name}: {names} not redistributable",
             detail="What is linked to it or packed with it has to leave it out: its users install it themselves.",
             reason="not-redistributable",
         )

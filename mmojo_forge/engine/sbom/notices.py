@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Resolution, make_plan
-from mmojo_forge.engine.realise.realise import Realisation
+from mmojo_forge.engine.realise.run import realise
 from mmojo_forge.engine.sbom import licence
 from mmojo_forge.engine.sbom.bom import Bill, Item
 from mmojo_forge.engine.sbom.contents import Part
@@ -51,12 +51,7 @@ def collect(bill: Bill, services: Services, settings: Settings) -> list[Texts]:
     Raises NoticeError (`notice-missing`), and as realising does.
     """
     plan = make_plan(Graph.of(_holders(_theirs(bill).values())), services.store, services.substituter())
-    services.reporter.planned(plan)
-    try:
-        resolved = Realisation(plan, services, settings).run() if plan.steps else plan.resolved
-    finally:
-        services.reporter.ended()
-    return _read(bill, services.store, resolved)
+    return _read(bill, services.store, realise(plan, services, settings))
 
 
 def collect_here(bill: Bill, store: Store) -> list[Texts] | None:

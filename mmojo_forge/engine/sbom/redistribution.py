@@ -1,10 +1,11 @@
-"""What of a graph is not passed on by itself, as a recipe says that its licence keeps it from others.
+"""Which nodes of a graph are not redistributable, because a recipe marks a component in them as restricted.
 
-It goes into no cache and into no bundle unless one asks for it: a cache of one's own may well have it.
+Pushes and exports skip them, and anything that may contain them, unless the user asks for them: a cache of one's own
+may have them.
 
-1. A node is kept back that has a component in it which a recipe says so of.
-2. The sources that such components came in are kept back too, for nothing but the component may be in them.
-3. So is whatever has one of these sources in it of which no recipe says what it is made of.
+1. A node is restricted if a component in it is marked as not redistributable.
+2. The sources that brought such a component are restricted, for nothing else may be in them.
+3. A node that has one of these sources in it is restricted if no recipe says what it is made of.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from mmojo_forge.engine.sbom.contents import Contents, Part, whole_of
 from mmojo_forge.model.derivation import Node
 
 Restricted = Mapping[str, Sequence[Part]]
-"""Nodes by id, with what in them may not be passed on."""
+"""Nodes by id, each with the parts in it that are not redistributable."""
 
 
 def restricted(graph: Graph) -> Restricted:
-    """What of the graph may not be passed on; raises ContentsError."""
+    """The restricted nodes of the graph; raises ContentsError."""
     if not any(one.redistributable is False for node in graph.derivations() for one in node.components):
         return MappingProxyType({})
     contents = Contents(graph)
@@ -39,13 +40,13 @@ def described(parts: Iterable[Part]) -> str:
 
 
 def check_redistributable_graph(operation: str, nodes: Iterable[Node], withheld: Restricted) -> None:
-    """Raise EngineError (`not-redistributable`) if one of the nodes is among those kept back."""
+    """Raise EngineError (`not-redistributable`) if one of the nodes is restricted."""
     for node in nodes:
         if parts := withheld.get(node.id):
             raise EngineError(
-                f"{operation} {node.name}: {described(parts)} in it may not be passed on",
-                detail="--not-redistributable does it all the same: where it goes has to stay among those who may have "
-                "it.\nA recipe that has it for an input, and not in its result, says so with Spec.containing(…).",
+                f"{operation} {node.name}: not redistributable: {described(parts)}",
+                detail="--not-redistributable includes it; only people whom its licence allows may get it then.\n"
+                "If it is an input and not in the result, the recipe says so with Spec.containing(…).",
                 reason="not-redistributable",
             )
 

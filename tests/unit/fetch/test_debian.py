@@ -12,29 +12,20 @@ from typing import Any
 import pytest
 
 from mmojo_forge.errors import ExitCode
-from mmojo_forge.fetch.deb822 import paragraphs
 from mmojo_forge.fetch.debian_mirrors import (
     AptSource,
     DebianMirrors,
     archive_of_release,
     list_file_name,
+    paragraphs,
     read_apt_sources,
 )
 from mmojo_forge.fetch.fetcher import Fetcher
-from mmojo_forge.fetch.http import HttpClient
 from mmojo_forge.fetch.locator import Archive
 from mmojo_forge.model.digest import Sha256
-from tests.unit.fetch.test_http import (
-    CONTENT,
-    Server,
-    closed_port,
-    destination_fixture,
-    failure_of,
-    fetcher_for,
-    server_fixture,
-    settings_for,
-    source_of,
-)
+from mmojo_forge.net.client import HttpClient
+from tests.support.http_server import CONTENT, Server, closed_port, server_fixture
+from tests.unit.fetch.test_download import destination_fixture, failure_of, fetcher_for, settings_for, source_of
 
 FIXTURES = (destination_fixture, server_fixture)
 POOL = "pool/main/b/bash/bash_5.2-1_amd64.deb"
@@ -142,7 +133,8 @@ def test_paragraphs_keep_continuation_lines() -> None:
 
 
 def mirrors_for(tmp_path: Path, environment: dict[str, str] | None = None) -> DebianMirrors:
-    return DebianMirrors(HttpClient(settings_for(tmp_path, environment)))
+    settings = settings_for(tmp_path, environment)
+    return DebianMirrors(settings, HttpClient(settings.http))
 
 
 def add_list(tmp_path: Path, base: str, suite: str, origin: str, label: str) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from mmojo_forge.fetch.fake import FakeFetcher
 from mmojo_forge.model.lockfile import Userland
-from tests.unit.fetch.test_http import CONTENT, OTHER, failure_of, source_of
+from tests.support.http_server import CONTENT, OTHER
+from tests.unit.fetch.test_download import failure_of, source_of
 
 LOCATOR = "url:https://mirror.example/file"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mmojo_forge.fetch.git import TarWriter
 from mmojo_forge.model.digest import blake3_hex
-from tests.unit.fetch.test_http import destination_fixture, failure_of, fetcher_for, source_of
+from tests.unit.fetch.test_download import destination_fixture, failure_of, fetcher_for, source_of
 
 FIXTURES = (destination_fixture,)
 LONG = "/".join(["a-folder-with-a-long-name"] * 6) + "/ä file.txt"

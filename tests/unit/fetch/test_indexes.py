@@ -16,20 +16,16 @@ from pypi_simple import PYPI_SIMPLE_ENDPOINT
 from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.npm import find_registry, read_configuration
 from mmojo_forge.fetch.pypi import PipSettings, read_pip_settings
-from tests.unit.fetch.test_http import (
+from tests.support.http_server import (
     CONTENT,
     Exchange,
     Server,
     closed_port,
-    destination_fixture,
-    failure_of,
-    fetcher_for,
     serve,
     server_fixture,
-    settings_for,
-    source_of,
     status,
 )
+from tests.unit.fetch.test_download import destination_fixture, failure_of, fetcher_for, settings_for, source_of
 
 FIXTURES = (destination_fixture, server_fixture)
 FILE = "thing-1.0-py3-none-any.whl"

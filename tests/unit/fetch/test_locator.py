@@ -18,7 +18,6 @@ from mmojo_forge.fetch.locator import (
     PypiLocator,
     UrlLocator,
 )
-from mmojo_forge.fetch.url import redacted, redacted_text
 
 WORD = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
 VERSION = st.from_regex(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}", fullmatch=True)
@@ -109,11 +108,3 @@ def test_users_and_passwords_are_refused_and_not_shown() -> None:
             locators.parse(text)
         assert caught.value.reason == "locator-credentials"
         assert "hidden" not in str(caught.value)
-
-
-@settings(deadline=None)
-@given(HTTPS)
-def test_urls_are_shown_without_what_is_secret(url: str) -> None:
-    secret = url.replace("https://", "https://me:hidden@") + "?key=hidden#hidden"
-    assert redacted(secret) == url
-    assert "hidden" not in redacted_text(f"E: failed {url.replace('https://', 'https://me:hidden@')} again")

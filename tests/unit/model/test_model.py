@@ -13,8 +13,7 @@ from mmojo_forge.errors import ForgeError
 from mmojo_forge.model import canonical
 from mmojo_forge.model.canonical import Json
 from mmojo_forge.model.derivation import REPRODUCIBLE, Derivation, DerivationError, Input, Label, Source, action_key
-from mmojo_forge.model.digest import BlobDigest, DerivationId, Sha256, TreeId, blake3_hex
-from mmojo_forge.model.lockfile import ExpectedOutput, Lock, LockError, Pin, Userland
+from mmojo_forge.model.digest import BlobDigest, Sha256, TreeId, blake3_hex
 from mmojo_forge.model.tree import Entry, Kind, Tree, TreeError
 
 ZERO = BlobDigest("0" * 64)
@@ -224,60 +223,4 @@ def test_a_build_step_that_cannot_be_described_is_refused(make: object, reason: 
     assert callable(make)
     with pytest.raises(DerivationError) as caught:
         make()
-    assert caught.value.reason == reason
-
-
-PIN = Pin("zig.whl", "pypi:zig==1/zig.whl", Sha256("a" * 64), BlobDigest("b" * 64), 7, ("https://example.org/z",))
-LOCK = Lock(
-    {"zig.whl": PIN},
-    {
-        "base": Userland(
-            "base", "bookworm", "amd64", ("bash",), {"bash": Pin("bash", "debian:x", PIN.sha256, PIN.blake3, 1)}
-        )
-    },
-    {"a.b": ExpectedOutput("a.b", DerivationId("c" * 64), TreeId("d" * 64))},
-)
-
-
-def test_a_lock_reads_back_and_is_sorted_with_one_table_for_each_pin() -> None:
-    text = LOCK.dump()
-    assert Lock.parse(text) == LOCK
-    more = Lock({"a.whl": Pin("a.whl", "pypi:a==1/a.whl", PIN.sha256, PIN.blake3, 1), **LOCK.sources})
-    assert [line for line in more.dump().splitlines() if line.startswith("[source")] == [
-        '[source."a.whl"]',
-        '[source."zig.whl"]',
-    ]
-
-
-def test_two_peoples_new_pins_merge_line_by_line() -> None:
-    """What each adds is one block of lines; both blocks together are a valid lock."""
-    mine = Lock(
-        {**LOCK.sources, "a.whl": Pin("a.whl", "pypi:a==1/a.whl", PIN.sha256, PIN.blake3, 1)},
-        LOCK.userlands,
-        LOCK.outputs,
-    )
-    theirs = Lock(
-        {**LOCK.sources, "zz.whl": Pin("zz.whl", "pypi:zz==1/zz.whl", PIN.sha256, PIN.blake3, 1)},
-        LOCK.userlands,
-        LOCK.outputs,
-    )
-    block = theirs.dump().partition('[source."zz.whl"]')[2].partition("\n\n")[0]
-    merged = mine.dump().replace("[userland", f'[source."zz.whl"]{block}\n\n[userland', 1)
-    assert Lock.parse(merged).sources.keys() == {"a.whl", "zig.whl", "zz.whl"}
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("schema = 2\n", "lock-schema"),
-        ("", "lock-schema"),
-        ("<<<<<<< HEAD\n", "lock-malformed"),
-        ("schema = 1\nunknown = 1\n", "lock-malformed"),
-        ('schema = 1\n[source.a]\nlocator = "x"\nsha256 = "zz"\nblake3 = "zz"\nsize = 1\n', "lock-malformed"),
-        ('schema = 1\n[source.a]\nlocator = "x"\n', "lock-malformed"),
-    ],
-)
-def test_a_foreign_or_broken_lock_is_refused(text: str, reason: str) -> None:
-    with pytest.raises(LockError) as caught:
-        Lock.parse(text)
     assert caught.value.reason == reason

@@ -30,13 +30,14 @@ from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.transport.fakes import FaultyTransport, MemoryTransport
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.protocol import Listed, Transport
-from mmojo_forge.cache.transport.web import WebSettings, WebTransport
+from mmojo_forge.cache.transport.web import WebTransport
 from mmojo_forge.cache.write.writer import CacheWriter, Pushed, PushMode
 from mmojo_forge.cli.cache.gc import gc
-from mmojo_forge.cli.context import Context
+from mmojo_forge.engine.session import Session
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.signature import PrivateKey
 from mmojo_forge.model.trace import Trace
+from mmojo_forge.net.settings import HttpSettings
 from tests.support.cache_serving import TOKEN, served
 from tests.support.caches import ALICE, BOB, Files, reason, trace_of
 from tests.unit.engine.cache.test_push import fetched
@@ -87,13 +88,13 @@ def push(
     several: Sequence[Files],
     *,
     by: PrivateKey = ALICE,
-    care: PushMode = PushMode.TRUSTING,
+    mode: PushMode = PushMode.TRUSTING,
 ) -> Pushed:
     """What a builder does for one root."""
     writer = CacheWriter(transport, connections=1, threads=1, pack_bytes=100_000)
     traces = traces_of(several, by)
     indexes = {root_of(root): traces} if root else {}
-    return writer.push([one.item for one in several], traces, indexes, signer=by.public, care=care)
+    return writer.push([one.item for one in several], traces, indexes, signer=by.public, mode=mode)
 
 
 def age(transport: Transport, now: float, older_than: float = 30 * DAY, **more: Any) -> Collection:
@@ -160,7 +161,7 @@ class TestWhatGoes:
         cache = Aged(NOW - 40 * DAY)
         push(cache, "root", [thing(1)])
         cache.now = NOW - 2 * DAY
-        push(cache, "", [thing(1)], care=PushMode.OVERWRITE)
+        push(cache, "", [thing(1)], mode=PushMode.OVERWRITE)
         assert not any(age(cache, NOW).goes.values())
 
     def test_traces_and_trees_that_no_root_names_age_by_themselves(self) -> None:
@@ -319,7 +320,7 @@ class TestWhatGoes:
 
     def test_what_our_own_server_has_is_collected(self, tmp_path: Path) -> None:
         with served(tmp_path / "cache") as server:
-            cache = WebTransport(server.url, WebSettings(token=TOKEN))
+            cache = WebTransport(server.url, HttpSettings(token=TOKEN))
             push(cache, "old", [thing(1, shared=1)])
             for path in (tmp_path / "cache").rglob("*"):
                 os.utime(path, (0x5000_0000, 0x5000_0000))
@@ -490,7 +491,7 @@ class Pusher:
     """Pushes in a thread of its own, beside a collection."""
 
     def __init__(self, cache: Transport, root: str, several: Sequence[Files]) -> None:
-        self._push: Callable[[PushMode], object] = lambda care: push(cache, root, several, care=care)
+        self._push: Callable[[PushMode], object] = lambda mode: push(cache, root, several, mode=mode)
         self._cache = cache
         self._pushed = threading.Event()
         self._thread = ThreadPoolExecutor(1)
@@ -506,9 +507,9 @@ class Pusher:
         self._done.result(20)
         self._thread.shutdown()
 
-    def _once(self, care: PushMode) -> object:
+    def _once(self, mode: PushMode) -> object:
         try:
-            return self._push(care)
+            return self._push(mode)
         finally:
             self._pushed.set()
 
@@ -560,17 +561,17 @@ class TestBesidePushes:
         for cache, at in in_turn(make):
             planned = age(cache, NOW)
             beside = Interrupted(cache, at, lambda p=planned, c=cache: collect(c, p, clock=lambda: NOW, connections=1))  # type: ignore[misc]
-            cares: list[PushMode] = []
+            modes: list[PushMode] = []
 
-            def one(care: PushMode, to: Transport = beside, cares: list[PushMode] = cares) -> Pushed:
-                cares.append(care)
-                return push(to, root, several, care=care)
+            def one(mode: PushMode, to: Transport = beside, modes: list[PushMode] = modes) -> Pushed:
+                modes.append(mode)
+                return push(to, root, several, mode=mode)
 
             push_beside(beside, one, clock=lambda: NOW, sleep=lambda _: None)
-            again += len(cares) > 1
+            again += len(modes) > 1
             assert whole(cache, root, several, tmp_path)
             if not beside.called:
-                assert cares == [PushMode.TRUSTING]
+                assert modes == [PushMode.TRUSTING]
                 break
         assert at > 5
         assert again
@@ -578,12 +579,12 @@ class TestBesidePushes:
 
 class TestPushBeside:
     def test_a_push_that_nothing_disturbs_is_done_once(self) -> None:
-        cares: list[PushMode] = []
+        modes: list[PushMode] = []
         cache = Aged()
-        push_beside(cache, cares.append)
+        push_beside(cache, modes.append)
         write_mark(cache, Mark(5.0, 6.0))
-        push_beside(cache, cares.append)
-        assert cares == [PushMode.TRUSTING, PushMode.TRUSTING]
+        push_beside(cache, modes.append)
+        assert modes == [PushMode.TRUSTING, PushMode.TRUSTING]
 
     def test_the_end_of_a_collection_is_waited_for(self) -> None:
         cache = Aged()
@@ -595,17 +596,17 @@ class TestPushBeside:
             if len(slept) == 3:
                 write_mark(cache, Mark(NOW - 5, NOW))
 
-        cares: list[PushMode] = []
-        push_beside(cache, cares.append, clock=lambda: NOW, sleep=sleep)
-        assert (cares, len(slept)) == ([PushMode.TRUSTING, PushMode.THOROUGH], 3)
+        modes: list[PushMode] = []
+        push_beside(cache, modes.append, clock=lambda: NOW, sleep=sleep)
+        assert (modes, len(slept)) == ([PushMode.TRUSTING, PushMode.THOROUGH], 3)
 
     def test_a_collection_that_does_not_end_is_not_waited_for_for_ever(self) -> None:
         cache = Aged()
         write_mark(cache, Mark(NOW - 5, NOW - 100))
         times = iter(range(10_000))
-        cares: list[PushMode] = []
-        push_beside(cache, cares.append, clock=lambda: NOW + next(times), sleep=lambda _: None, patience=50)
-        assert cares == [PushMode.TRUSTING]
+        modes: list[PushMode] = []
+        push_beside(cache, modes.append, clock=lambda: NOW + next(times), sleep=lambda _: None, patience=50)
+        assert modes == [PushMode.TRUSTING]
 
     def test_a_mark_that_cannot_be_read_is_none(self) -> None:
         cache = Aged()
@@ -674,7 +675,7 @@ def layout_has(cache: MemoryTransport, root: str) -> bool:
 
 class TestCommand:
     def run(self, tmp_path: Path, *arguments: str) -> str:
-        result = CliRunner().invoke(gc, list(arguments), obj=Context({}, tmp_path), catch_exceptions=False)
+        result = CliRunner().invoke(gc, list(arguments), obj=Session({}, tmp_path), catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.stdout
 

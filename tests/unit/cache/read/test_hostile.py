@@ -22,11 +22,12 @@ from mmojo_forge.cache.read.transfer import Options
 from mmojo_forge.cache.transport.fakes import Alter, Altered, Endless, FaultyTransport, MemoryTransport
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.protocol import Body, Transport, read_whole
-from mmojo_forge.cache.transport.web import WebSettings, WebTransport
+from mmojo_forge.cache.transport.web import WebTransport
 from mmojo_forge.cache.write.writer import CacheWriter
 from mmojo_forge.model import canonical, trace_entry
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.tree import Kind
+from mmojo_forge.net.settings import HttpSettings
 from tests.support.caches import ALICE, BOB, MALLORY, CheckingSink, Files, Handler, drip, reason, serving, trace_of
 
 ROOT = DerivationId("d" * 64)
@@ -291,7 +292,7 @@ class TestServers:
     """The same over HTTP, where there are more ways to misbehave."""
 
     def asked(self, tmp_path: Path, odd: Callable[[Handler], bool], read: str, **settings: object) -> str:
-        chosen = WebSettings(stall_seconds=0.5, grace_seconds=0.3, least_rate=1e5, **settings)  # type: ignore[arg-type]
+        chosen = HttpSettings(stall_seconds=0.5, grace_seconds=0.3, least_rate=1e5, **settings)  # type: ignore[arg-type]
         with serving(tmp_path) as server:
             server.odd = odd
             transport = WebTransport(server.url, chosen)
@@ -416,11 +417,11 @@ class TestServers:
 
         with serving(tmp_path) as server:
             for token in ("", "wrong"):
-                transport = WebTransport(server.url, WebSettings(token=token))
+                transport = WebTransport(server.url, HttpSettings(token=token))
                 assert reason(lambda transport=transport: transport.put("x", b"1")) == "cache-refused"  # type: ignore[misc]
                 transport.close()
             server.odd = odd
-            transport = WebTransport(server.url, WebSettings(token="secret"))
+            transport = WebTransport(server.url, HttpSettings(token="secret"))
             assert transport.put("x", b"1")
             transport.close()
         assert seen == ["Bearer secret"]
@@ -431,9 +432,9 @@ class TestServers:
         assert reason(lambda: WebTransport(url)) == "cache-url"
 
     def test_a_token_does_not_travel_in_the_clear(self) -> None:
-        assert reason(lambda: WebTransport("http://cache.invalid", WebSettings(token="secret"))) == "cache-url"
-        WebTransport("https://cache.invalid", WebSettings(token="secret"))
-        WebTransport("http://cache.invalid", WebSettings(token="secret", plain_token=True))
+        assert reason(lambda: WebTransport("http://cache.invalid", HttpSettings(token="secret"))) == "cache-url"
+        WebTransport("https://cache.invalid", HttpSettings(token="secret"))
+        WebTransport("http://cache.invalid", HttpSettings(token="secret", plain_token=True))
 
     def test_user_and_password_are_not_shown(self) -> None:
         assert WebTransport("https://me:secret@cache.invalid/x/").place == "https://cache.invalid/x"
@@ -441,7 +442,7 @@ class TestServers:
     def test_folders_that_are_not_listed_are_no_obstacle_to_a_push(self, tmp_path: Path) -> None:
         with serving(tmp_path) as server:
             server.hides_folders = True
-            transport = WebTransport(server.url, WebSettings(token="secret"))
+            transport = WebTransport(server.url, HttpSettings(token="secret"))
             assert reason(lambda: transport.entries("names/x")) == "cache-no-listing"
             assert CacheWriter(transport).push([FILES.item]).trees == 1
             fetch(transport, tmp_path / "p")

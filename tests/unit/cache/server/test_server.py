@@ -25,12 +25,12 @@ from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.server.tokens import Access, Tokens
 from mmojo_forge.cache.transport.bazel import BazelTransport
 from mmojo_forge.cache.transport.protocol import Span, read_exactly, read_whole
-from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.cache.transport.web import WebTransport
 from mmojo_forge.cache.write.writer import CacheWriter, PushMode
 from mmojo_forge.model import trace_entry
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.trace import Trace
+from mmojo_forge.net.settings import HttpSettings
 from tests.support.cache_serving import (
     AUTHORIZED,
     ONLY_NEW,
@@ -653,7 +653,7 @@ class TestCaches:
         writer = CacheWriter(transport)
         assert writer.ensure_info(CacheInfo()) == CacheInfo()
         for _ in range(2):
-            writer.push([FILES.item], [TRACE], {ROOT: [TRACE]}, signer=ALICE.public, care=care)
+            writer.push([FILES.item], [TRACE], {ROOT: [TRACE]}, signer=ALICE.public, mode=care)
         reader = CacheReader(transport, [ALICE.public])
         sink = CheckingSink()
         assert reader.fetch_tree(TREE.id, sink, tmp_path / "partial", size=TREE.size) == TREE
@@ -670,7 +670,7 @@ class TestCaches:
         for pack in (server.folder / "packs").rglob("*"):
             if pack.is_file():
                 pack.write_bytes(bytes(pack.stat().st_size))
-        CacheWriter(transport).push([FILES.item], care=PushMode.OVERWRITE)
+        CacheWriter(transport).push([FILES.item], mode=PushMode.OVERWRITE)
         sink = CheckingSink()
         CacheReader(transport, ()).fetch_tree(TREE.id, sink, tmp_path / "partial")
         assert sink.has_all_of(TREE)
@@ -698,7 +698,7 @@ class TestCaches:
         assert files_below(server.folder) == {"cache-info.json", "collection.json", "collection-unnamed.json"}
 
     def test_a_cache_can_be_kept_in_results_and_blobs(self, server: Served, tmp_path: Path) -> None:
-        transport = BazelTransport(server.url, WebSettings(token=TOKEN))
+        transport = BazelTransport(server.url, HttpSettings(token=TOKEN))
         CacheWriter(transport).push([FILES.item])
         sink = CheckingSink()
         CacheReader(transport, ()).fetch_tree(TREE.id, sink, tmp_path / "partial", size=TREE.size)

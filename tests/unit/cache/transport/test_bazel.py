@@ -16,9 +16,9 @@ from mmojo_forge.cache.format.info import CacheInfo
 from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.transport.bazel import BazelTransport
 from mmojo_forge.cache.transport.protocol import Span, read_whole
-from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.cache.write.writer import CacheWriter, PushMode
 from mmojo_forge.model.digest import DerivationId
+from mmojo_forge.net.settings import HttpSettings
 from tests.support.cache_servers import BazelServer, bazel_server
 from tests.support.caches import ALICE, Files, Handler, drip, reason, serving, trace_of
 from tests.unit.engine.cache.test_push import fetched
@@ -100,7 +100,7 @@ def test_evicted_packs_are_pushed_again(server: BazelServer, transport: BazelTra
     for name in large[::2]:
         del server.blobs[name]
     assert reason(lambda: fetched(transport, FILES, tmp_path / "a")) == "cache-missing"
-    assert CacheWriter(transport).push([FILES.item], care=PushMode.THOROUGH).trees == 1
+    assert CacheWriter(transport).push([FILES.item], mode=PushMode.THOROUGH).trees == 1
     fetched(transport, FILES, tmp_path / "b")
 
 
@@ -147,7 +147,7 @@ def test_a_result_that_is_not_ours_is_refused(result: bytes, tmp_path: Path) -> 
     with serving(tmp_path) as server:
         (tmp_path / "ac").mkdir()
         (tmp_path / "ac" / result_of("x")).write_bytes(result)
-        transport = BazelTransport(server.url, WebSettings(token="secret"))
+        transport = BazelTransport(server.url, HttpSettings(token="secret"))
         found = reason(lambda: read_whole(transport, "x", 100))
         assert found in {"cache-malformed", "cache-too-large"}
         assert transport.put("x", b"anew", if_absent=False)
@@ -157,7 +157,7 @@ def test_a_result_that_is_not_ours_is_refused(result: bytes, tmp_path: Path) -> 
 
 def test_a_blob_that_is_another_is_refused_when_it_is_read_whole(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
-        transport = BazelTransport(server.url, WebSettings(token="secret"))
+        transport = BazelTransport(server.url, HttpSettings(token="secret"))
         transport.put("x", b"content")
         for other in (b"CONTENT", b"", b"content and more", b"conten"):
             (tmp_path / "cas" / sha256(b"content").hexdigest()).write_bytes(other)
@@ -170,7 +170,7 @@ def test_a_server_that_drips_is_given_up(tmp_path: Path) -> None:
         return exchange.path.startswith("/cas/") and drip(exchange)
 
     with serving(tmp_path) as server:
-        transport = BazelTransport(server.url, WebSettings(token="secret", grace_seconds=0.3, least_rate=1e5))
+        transport = BazelTransport(server.url, HttpSettings(token="secret", grace_seconds=0.3, least_rate=1e5))
         transport.put("x", b"content")
         server.odd = odd
         assert reason(lambda: read_whole(transport, "x", 1 << 20)) == "cache-slow"

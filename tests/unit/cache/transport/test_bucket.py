@@ -15,15 +15,15 @@ from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.transport import bucket
 from mmojo_forge.cache.transport.bucket import BucketTransport
 from mmojo_forge.cache.transport.protocol import Span, read_whole
-from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.cache.write.writer import CacheWriter
 from mmojo_forge.model.digest import DerivationId
+from mmojo_forge.net.settings import HttpSettings
 from tests.support.cache_servers import s3_server
 from tests.support.caches import ALICE, Files, FileServer, Handler, drip, reason, serving, trace_of
 from tests.unit.engine.cache.test_push import bulk, fetched
 
 ROOT = DerivationId("d" * 64)
-IMPATIENT = WebSettings(connect_seconds=2, stall_seconds=0.4, grace_seconds=0.3, least_rate=1e5)
+IMPATIENT = HttpSettings(connect_seconds=2, stall_seconds=0.4, grace_seconds=0.3, least_rate=1e5)
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "verysecret", "AWS_REGION": "us-east-1"}
 
 
@@ -242,8 +242,14 @@ def test_the_library_knows_every_variable_that_it_may_be_told(scheme: str) -> No
             assert error.reason == "cache-url"
 
 
-def test_the_tests_environment_is_not_told_but_what_a_bucket_needs() -> None:
-    BucketTransport("s3://bucket/x", environment={"AWS_PROFILE": "x", "AWS_NONSENSE": "y", "PATH": "/bin"})
+def test_the_library_gets_what_a_bucket_needs_of_the_environment_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(bucket, "from_url", lambda _url, *, config, **_options: given.append(config))
+    environment = {"AWS_REGION": "here", "AWS_PROFILE": "x", "AWS_NONSENSE": "y", "GOOGLE_BUCKET": "z", "PATH": "/bin"}
+    BucketTransport("s3://bucket/x", environment=environment)
+    assert given == [{"AWS_REGION": "here", "AWS_DISABLE_BULK_DELETE": "true"}]
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:", "s3:///x", "gs://", "s3://[x", "s3://a b/x"])
@@ -256,5 +262,5 @@ def test_no_secret_is_shown() -> None:
 
 
 def test_certificates_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    settings = WebSettings(ca_bundle=str(tmp_path / "none.pem"))
+    settings = HttpSettings(ca_bundle=str(tmp_path / "none.pem"))
     assert reason(lambda: BucketTransport("s3://bucket/x", settings, KEYS)) == "cache-url"

@@ -14,8 +14,8 @@ from mmojo_forge.cache.transport.bazel import BazelTransport
 from mmojo_forge.cache.transport.bucket import BucketTransport
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.open_transport import open_transport
-from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.cache.transport.web import WebTransport
+from mmojo_forge.net.settings import HttpSettings
 from tests.support.caches import reason
 
 HERE = Path.cwd()
@@ -36,7 +36,7 @@ HERE = Path.cwd()
     ],
 )
 def test_a_path_or_a_file_url_is_a_folder(url: str, place: str) -> None:
-    found = open_transport(url, WebSettings(), {"HOME": "/home/me"})
+    found = open_transport(url, HttpSettings(), {"HOME": "/home/me"})
     assert isinstance(found, FolderTransport)
     assert found.place == place
 
@@ -65,7 +65,7 @@ def test_a_scheme_says_what_is_there(url: str, place: str, kind: type) -> None:
         "AZURE_STORAGE_ACCOUNT_NAME": "me",
         "AZURE_SKIP_SIGNATURE": "true",
     }
-    found = open_transport(url, WebSettings(), environment)
+    found = open_transport(url, HttpSettings(), environment)
     assert isinstance(found, kind)
     assert found.place == place
     found.close()
@@ -78,7 +78,7 @@ def test_a_scheme_says_what_is_there(url: str, place: str, kind: type) -> None:
 )  # fmt: skip
 def test_anything_else_is_refused_and_what_works_is_told(url: str) -> None:
     with pytest.raises(CacheError) as failed:
-        open_transport(url, WebSettings(), {})
+        open_transport(url, HttpSettings(), {})
     assert (failed.value.reason, failed.value.fault) == ("cache-url", Fault.REFUSING)
     assert "secret" not in str(failed.value)
 
@@ -86,13 +86,13 @@ def test_anything_else_is_refused_and_what_works_is_told(url: str) -> None:
 @pytest.mark.parametrize("url", ["ftp://x", "", "bazel://x"])
 def test_what_works_is_told(url: str) -> None:
     with pytest.raises(CacheError) as failed:
-        open_transport(url, WebSettings(), {})
+        open_transport(url, HttpSettings(), {})
     for scheme in ("file:", "https:", "bazel+https:", "s3:", "gs:", "az:"):
         assert scheme in failed.value.detail
 
 
 def test_a_token_does_not_travel_in_the_clear() -> None:
-    settings = WebSettings(token="secret")
+    settings = HttpSettings(token="secret")
     assert reason(lambda: open_transport("bazel+http://cache.invalid", settings, {})) == "cache-url"
     open_transport("bazel+https://cache.invalid", settings, {}).close()
 
@@ -100,7 +100,7 @@ def test_a_token_does_not_travel_in_the_clear() -> None:
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "MODULES", {"s3": "a_module_that_nobody_has"})
     with pytest.raises(CacheError) as failed:
-        open_transport("s3://bucket/x", WebSettings(), {})
+        open_transport("s3://bucket/x", HttpSettings(), {})
     assert (failed.value.reason, failed.value.fault) == ("cache-url", Fault.REFUSING)
     assert failed.value.detail == "pip install mmojo-forge[s3]"
 

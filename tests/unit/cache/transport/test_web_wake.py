@@ -10,8 +10,8 @@ import pytest
 
 from mmojo_forge.cache.failure import CacheError
 from mmojo_forge.cache.transport.protocol import read_whole
-from mmojo_forge.cache.transport.settings import WebSettings
 from mmojo_forge.cache.transport.web import WebTransport
+from mmojo_forge.net.settings import HttpSettings
 
 HEADERS = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
 
@@ -25,7 +25,7 @@ HEADERS = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
 def test_closing_wakes_whoever_waits(sent: bytes, ask: Callable[[WebTransport], object]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         transport = WebTransport(
-            f"http://127.0.0.1:{server.getsockname()[1]}", WebSettings(connect_seconds=60, stall_seconds=60)
+            f"http://127.0.0.1:{server.getsockname()[1]}", HttpSettings(connect_seconds=60, stall_seconds=60)
         )
         failures: list[CacheError] = []
 

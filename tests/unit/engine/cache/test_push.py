@@ -296,7 +296,7 @@ def test_a_half_emptied_cache_is_made_whole_by_a_thorough_push(tmp_path: Path) -
         transport.delete(path)
     assert reason(lambda: fetched(transport, files, tmp_path / "partial")) == "cache-missing"
     assert CacheWriter(transport).push([files.item]).trees == 0
-    assert CacheWriter(transport).push([files.item], care=PushMode.THOROUGH).trees == 1
+    assert CacheWriter(transport).push([files.item], mode=PushMode.THOROUGH).trees == 1
     fetched(transport, files, tmp_path / "other")
 
 
@@ -306,7 +306,7 @@ def test_a_cache_that_has_rotted_is_made_whole_by_a_push_anew(tmp_path: Path) ->
     CacheWriter(transport).push([files.item])
     for path, content in list(transport.objects.items()):
         transport.objects[path] = bytes(len(content))
-    assert CacheWriter(transport).push([files.item], care=PushMode.OVERWRITE).trees == 1
+    assert CacheWriter(transport).push([files.item], mode=PushMode.OVERWRITE).trees == 1
     fetched(transport, files, tmp_path / "partial")
 
 

@@ -7,12 +7,12 @@ import hashlib
 import io
 import json
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mmojo_forge.engine.lock.add_source import add_source
 from mmojo_forge.engine.lock.lock import Locker, check_lock
 from mmojo_forge.engine.query.repair import make_anew
 from mmojo_forge.engine.services import Settings
@@ -121,7 +121,7 @@ def test_each_package_is_pinned_with_its_hashes_place_and_licence(tmp_path: Path
         assert (one.integrity, one.size) == (integrity(one.locator), len(content))
         assert one.sha256 == hashlib.sha256(content).hexdigest()
         assert desk.store.valid_trees([Tree.of_file(one.blake3, one.size).id]), "the next build wants it"
-    assert check_lock(desk.workspace).clean
+    assert check_lock(desk.workspace, desk.store).clean
     assert sorted(edge.node.name for edge in desk.node().inputs.values()) == [
         "a-1.0.0.tgz",
         "a-2.0.0.tgz",
@@ -143,7 +143,7 @@ def test_what_is_locked_stays_and_only_what_is_new_is_downloaded(tmp_path: Path)
     assert desk.lock() == desk.lock("page") == lock
     assert desk.fetcher.fetched == []
     (tmp_path / "recipes/page/ui/package-lock.json").write_bytes(package_lock("2.0.0"))
-    assert check_lock(desk.workspace).stale == ("npm page",)
+    assert check_lock(desk.workspace, desk.store).stale == ("npm page",)
     desk.lock()
     assert desk.fetcher.fetched == ["npm:a@2.0.0"]
 
@@ -156,13 +156,24 @@ def test_a_source_whose_content_changes_is_read_again(tmp_path: Path) -> None:
     assert paths["node_modules/a"] == "2.0.0"
 
 
+def test_a_tarball_can_be_brought_by_hand(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, recipe(OF_FILE), package_lock())
+    lock = desk.lock()
+    desk.store = MemoryStore(tmp_path / "another store")
+    (tmp_path / "a.tgz").write_bytes(TARBALLS["npm:a@1.0.0"])
+    added = add_source(desk.workspace, desk.store, tmp_path / "a.tgz")
+    assert (added.pin.name, added.pinned) == ("a-1.0.0.tgz", False)
+    assert desk.store.has_tree(Tree.of_file(added.pin.blake3, added.pin.size).id)
+    assert desk.workspace.read_lock() == lock
+
+
 def test_an_archive_that_has_left_the_store_is_fetched_again(tmp_path: Path) -> None:
     desk = Desk(tmp_path, recipe(OF_ARCHIVE), package_lock())
     desk.lock()
     desk.store.close()
     desk.store = MemoryStore(tmp_path / "another store")
     desk.write(recipe(OF_ARCHIVE, exclude='("@s/*",)'))
-    assert check_lock(desk.workspace).stale == ("npm page",)
+    assert check_lock(desk.workspace, desk.store).stale == ("npm page",)
     desk.fetcher.fetched.clear()
     assert [one.path for one in desk.lock().npm["page"].packages()] == ["node_modules/a"]
     assert desk.fetcher.fetched == [ARCHIVE]
@@ -170,7 +181,7 @@ def test_an_archive_that_has_left_the_store_is_fetched_again(tmp_path: Path) -> 
 
 def test_a_closure_that_is_not_locked_is_named_with_what_to_do(tmp_path: Path) -> None:
     desk = Desk(tmp_path, recipe(OF_FILE), package_lock())
-    assert check_lock(desk.workspace).missing == ("npm page",)
+    assert check_lock(desk.workspace, desk.store).missing == ("npm page",)
     with pytest.raises(ForgeError) as caught:
         desk.node()
     assert caught.value.reason == "pin-missing"
@@ -186,16 +197,18 @@ def test_a_target_with_a_closure_keeps_the_output_that_is_expected_of_it(tmp_pat
     desk = Desk(tmp_path, recipe(OF_FILE), package_lock())
     lock = desk.lock()
     expected = ExpectedOutput("page", desk.node().id, TreeId("1" * 64))
-    desk.workspace.write_lock(replace(lock, outputs={"page": expected}))
-    assert check_lock(desk.workspace).clean
-    assert desk.lock().outputs == {"page": expected}
+    desk.workspace.write_outputs({"page": expected})
+    report = check_lock(desk.workspace, desk.store)
+    assert (report.clean, report.outputs.stale) == (True, ())
+    assert desk.lock() == lock
+    assert desk.workspace.read_outputs(lock) == {"page": expected}
 
 
 def test_a_closure_that_nobody_declares_goes(tmp_path: Path) -> None:
     desk = Desk(tmp_path, recipe(OF_FILE), package_lock())
     desk.lock()
     desk.write(recipe(OF_FILE).replace('NpmClosure("page"', 'NpmClosure("other"'))
-    report = check_lock(desk.workspace)
+    report = check_lock(desk.workspace, desk.store)
     assert (report.missing, report.unused) == (("npm other",), ("npm page",))
     assert list(desk.lock().npm) == ["other"]
 
@@ -208,7 +221,7 @@ def test_lines_that_a_merge_has_spoilt_are_named_and_written_anew(tmp_path: Path
     with pytest.raises(ForgeError) as caught:
         desk.node()
     assert (caught.value.reason, "forge lock --update page" in (caught.value.detail or "")) == ("lock-malformed", True)
-    assert check_lock(desk.workspace).stale == ("npm page",)
+    assert check_lock(desk.workspace, desk.store).stale == ("npm page",)
     assert desk.lock() == lock
 
 

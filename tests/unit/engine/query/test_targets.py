@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mmojo_forge.cli.context import Context
 from mmojo_forge.cli.target import listing
 from mmojo_forge.engine.host_facts import HostFacts
 from mmojo_forge.engine.query.targets import PLAIN_HOST, TOOLCHAIN, Option, Target, Tool, survey
+from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.model.digest import TreeId, blake3_hex
 from mmojo_forge.model.lockfile import Lock
@@ -203,11 +203,11 @@ def test_a_cell_ends_no_table(targets: dict[str, Target]) -> None:
 
 
 def listed(workspace: Workspace, *arguments: str) -> Result:
-    context = Context({"FORGE_STORE": str(workspace.root / "elsewhere")}, workspace.root)
+    session = Session({"FORGE_STORE": str(workspace.root / "elsewhere")}, workspace.root)
     try:
-        return CliRunner().invoke(listing.list_, list(arguments), obj=context)
+        return CliRunner().invoke(listing.list_, list(arguments), obj=session)
     finally:
-        context.close()
+        session.close()
 
 
 def test_the_command_prints_the_page_and_makes_no_store(workspace: Workspace, targets: dict[str, Target]) -> None:

@@ -27,6 +27,7 @@ from mmojo_forge.model.derivation import Derivation, Download, Input, Source, ac
 from mmojo_forge.model.digest import BlobDigest, Sha256, blake3_hex
 from mmojo_forge.model.lockfile import Lock, LockError, Pin
 from mmojo_forge.model.tree import Tree
+from mmojo_forge.net.settings import HttpSettings
 from mmojo_forge.recipe.api import Package
 from mmojo_forge.recipe.errors import RecipeError
 from mmojo_forge.store.local import LocalStore
@@ -148,14 +149,14 @@ def test_it_is_a_source_in_bills_and_receipts() -> None:
 
 
 def test_lock_pins_it_without_downloading_it(workspace: Workspace, tmp_path: Path) -> None:
-    fetcher = FakeFetcher({})
-    lock = lock_with(workspace, MemoryStore(tmp_path / "store"), fetcher)
+    fetcher, store = FakeFetcher({}), MemoryStore(tmp_path / "store")
+    lock = lock_with(workspace, store, fetcher)
     pin = lock.sources[WANTED.name]
     assert pin == Pin(WANTED.name, WANTED.locator, WANTED.sha256, BlobDigest(""), len(CONTENT), (MIRROR,))
     assert not pin.measured
     assert "blake3" not in workspace.lock_path.read_text()
     assert fetcher.fetched == []
-    assert check_lock(workspace).clean
+    assert check_lock(workspace, store).clean
     [edge] = target(workspace).inputs.values()
     assert edge.node.id == downloading(WANTED).id
 
@@ -179,7 +180,7 @@ def test_a_recipe_that_names_another_hash_than_the_lock_is_told_of(workspace: Wo
         with pytest.raises(LockError) as caught:
             target(workspace)
         assert caught.value.reason == "pin-stale"
-        assert check_lock(workspace).stale == (f"source {WANTED.name}",)
+        assert check_lock(workspace, store).stale == (f"source {WANTED.name}",)
     assert lock_with(workspace, store, FakeFetcher({})).sources[WANTED.name].size == 1
 
 
@@ -303,7 +304,7 @@ def test_a_lock_that_cannot_be_written_is_told_of_and_the_file_is_used(
 def test_the_error_of_a_download_names_every_place_and_the_way_by_hand(tmp_path: Path) -> None:
     places = ("http://127.0.0.1:9/first/tool.zip", "http://127.0.0.1:9/second/tool.zip")
     settings = FetchSettings.of({"HOME": str(tmp_path)})
-    settings = replace(settings, attempts=1, plain_schemes=frozenset({"http"}))
+    settings = replace(settings, http=HttpSettings(attempts=1), plain_schemes=frozenset({"http"}))
     fetcher = Fetcher(environment={"HOME": str(tmp_path)}, settings=settings)
     wanted = replace(WANTED, locator=f"url:{places[0]}", mirrors=places[1:])
     with pytest.raises(FetchError) as caught:

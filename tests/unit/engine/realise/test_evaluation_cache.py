@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,10 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def write(tmp_path: Path, file: Path) -> None:
-    evaluation_cache.write(str(tmp_path / "cache"), "/w", ["a.b"], [str(file)], [ROW])
+def write(tmp_path: Path, file: Path, began: int | None = None) -> None:
+    absent = [str(tmp_path / "absent")]
+    began = time.time_ns() if began is None else began
+    evaluation_cache.write(str(tmp_path / "cache"), "/w", ["a.b"], [str(file)], absent, [ROW], began=began)
 
 
 def read(tmp_path: Path, workspace: str = "/w", targets: list[str] | None = None) -> list[CachedTarget] | None:
@@ -57,6 +60,32 @@ def test_a_changed_file_makes_it_void(tmp_path: Path, file: Path, change: str) -
     else:
         file.unlink()
     assert read(tmp_path) is None
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_file_that_is_there_now_makes_it_void(tmp_path: Path, file: Path, link: bool) -> None:
+    write(tmp_path, file)
+    assert read(tmp_path) == [ROW]
+    if link:
+        (tmp_path / "absent").symlink_to("nowhere")
+    else:
+        (tmp_path / "absent").touch()
+    assert read(tmp_path) is None
+
+
+def test_a_file_that_came_during_the_build_prevents_an_entry(tmp_path: Path, file: Path) -> None:
+    (tmp_path / "absent").touch()
+    write(tmp_path, file)
+    (tmp_path / "absent").unlink()
+    assert read(tmp_path) is None
+
+
+def test_a_file_changed_during_the_build_prevents_an_entry(tmp_path: Path, file: Path) -> None:
+    """What was read is not what is there now, however long ago it was changed when the entry is written."""
+    write(tmp_path, file, began=500_000_000)
+    assert read(tmp_path) is None
+    write(tmp_path, file, began=2_000_000_000)
+    assert read(tmp_path) == [ROW]
 
 
 def test_a_file_changed_just_now_is_not_trusted(tmp_path: Path, file: Path) -> None:

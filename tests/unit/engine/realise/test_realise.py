@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,9 @@ from tests.support.engines import (
     node,
     source,
 )
+
+REPOSITORY = Path(__file__).resolve().parents[4]
+EDGES = re.compile(rf"\b(?:{'|'.join(BuildState.__members__)})\b")
 
 
 @pytest.fixture
@@ -186,8 +190,15 @@ def test_inputs_are_mounted_at_their_fixed_names_and_no_store_path_is_told(bench
     assert request.env["SOURCE_DATE_EPOCH"] == "1"
 
 
-def test_every_state_has_its_transitions() -> None:
-    assert set(TRANSITIONS) == set(BuildState)
+def test_the_picture_of_states_has_every_transition_and_no_other() -> None:
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text()
+    drawn = {
+        BuildState[line.split()[0]]: frozenset(BuildState[name] for name in EDGES.findall(line.partition("─▶")[2]))
+        for line in text.splitlines()
+        if line.startswith("    ") and " ─▶ " in line and line.split()[0] in BuildState.__members__
+    }
+    final = {state: frozenset[BuildState]() for state in BuildState if state not in drawn}
+    assert {**drawn, **final} == dict(TRANSITIONS)
 
 
 @given(st.integers(1, 8), st.lists(st.booleans(), min_size=1, max_size=20))

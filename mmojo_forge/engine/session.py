@@ -1,4 +1,4 @@
-"""What every command is given: the workspace, and the services to act through, made when first asked for."""
+"""One use of forge: the workspace, and the services to act through, each made when it is first asked for."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _T = TypeVar("_T")
 
 
 @dataclass(slots=True)
-class Context:
-    """One invocation: environment and current folder as they were when it started."""
+class Session:
+    """One use: environment and current folder as they were when it started. Close it to let go of the store."""
 
     environment: Mapping[str, str]
     folder: Path
@@ -55,6 +55,11 @@ class Context:
         if self._store is None:
             self._store = LocalStore.open(self.workspace.store)
         return self._store
+
+    @staticmethod
+    def open_store(path: Path, shuffle: int | None) -> LocalStore:
+        """A store elsewhere; with `shuffle` it makes files in another order."""
+        return LocalStore.open(path, shuffle=shuffle)
 
     def close(self) -> None:
         """Let go of the store."""

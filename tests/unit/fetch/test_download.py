@@ -4,181 +4,60 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.server
 import os
 import resource
-import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 
 from mmojo_forge.errors import ExitCode
-from mmojo_forge.fetch.failure import FetchError, Kind, UrlFailure
+from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.fetcher import Fetcher
-from mmojo_forge.fetch.http import check_redirect
 from mmojo_forge.fetch.settings import FetchSettings
 from mmojo_forge.model.derivation import Source
 from mmojo_forge.model.digest import BlobDigest, Sha256, blake3_hex
+from mmojo_forge.net.failure import Kind
+from mmojo_forge.net.settings import HttpSettings
+from tests.support.http_server import (
+    CONTENT,
+    OTHER,
+    Exchange,
+    Route,
+    Server,
+    closed_port,
+    dripping,
+    endless,
+    in_turn,
+    serve,
+    server_fixture,
+    silent,
+    stalled,
+    status,
+    truncated,
+)
 
-CONTENT = bytes(range(256)) * 4096
-OTHER = b"another file altogether\n" * 40_000
+FIXTURES = (server_fixture,)
 
-
-class Exchange(http.server.BaseHTTPRequestHandler):
-    """One request, answered by the route of its path."""
-
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        self.server.asked.append((path, self.headers.get("Range", "")))
-        try:
-            self.server.routes.get(path, self.server.otherwise)(self)
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nobody reads it."""
-
-
-Route = Callable[[Exchange], None]
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Routes by path; `asked` lists (path, Range) of every request. `root` is served where there is no route."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Exchange)
-        self.routes: dict[str, Route] = {}
-        self.asked: list[tuple[str, str]] = []
-        self.root: Path | None = None
-        self.closing = threading.Event()
-
-    def url(self, path: str = "/file") -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}{path}"
-
-    def otherwise(self, exchange: Exchange) -> None:
-        if self.root is not None:
-            path = self.root / unquote(exchange.path).lstrip("/")
-            if path.is_file():
-                serve(path.read_bytes())(exchange)
-                return
-        status(404)(exchange)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is part of the tests."""
-
-
-@contextmanager
-def running_server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.closing.set()
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture(name="server")
-def server_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with running_server() as server:
-        yield server
-
-
-def serve(content: bytes, *, ranges: bool = True, headers: dict[str, str] | None = None) -> Route:
-    def route(exchange: Exchange) -> None:
-        asked = exchange.headers.get("Range", "")
-        more = headers or {}
-        if ranges and asked:
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
-            if start >= len(content):
-                exchange.answer(416, {"Content-Length": "0"})
-                return
-            fields = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-            body = content[start:]
-            exchange.answer(206, {**fields, "Content-Length": str(len(body)), **more}, body)
-        else:
-            exchange.answer(200, {"Content-Length": str(len(content)), **more}, content)
-
-    return route
-
-
-def status(code: int, headers: dict[str, str] | None = None) -> Route:
-    return lambda exchange: exchange.answer(code, {"Content-Length": "0", **(headers or {})})
-
-
-def truncated(content: bytes, at: int) -> Route:
-    def route(exchange: Exchange) -> None:
-        exchange.answer(200, {"Content-Length": str(len(content))}, content[:at])
-        exchange.close_connection = True
-
-    return route
-
-
-def endless(exchange: Exchange) -> None:
-    exchange.answer(200, {"Connection": "close"})
-    while not exchange.server.closing.is_set():
-        exchange.wfile.write(bytes(1 << 16))
-
-
-def stalled(content: bytes, at: int) -> Route:
-    def route(exchange: Exchange) -> None:
-        exchange.answer(200, {"Content-Length": str(len(content))}, content[:at])
-        exchange.server.closing.wait(10)
-        exchange.close_connection = True
-
-    return route
-
-
-def silent(exchange: Exchange) -> None:
-    exchange.server.closing.wait(10)
-
-
-def dripping(exchange: Exchange) -> None:
-    exchange.answer(200, {"Content-Length": str(len(CONTENT))})
-    while not exchange.server.closing.wait(0.05):
-        exchange.wfile.write(b"x")
-
-
-def in_turn(*routes: Route) -> Route:
-    """Each route once, the last one for ever."""
-    left = list(routes)
-
-    def route(exchange: Exchange) -> None:
-        current = left.pop(0) if len(left) > 1 else left[0]
-        current(exchange)
-
-    return route
+IMPATIENT = HttpSettings(
+    connect_seconds=2.0,
+    stall_seconds=0.3,
+    grace_seconds=60.0,
+    least_rate=100.0,
+    attempts=2,
+    backoff_seconds=0.01,
+    longest_pause_seconds=0.05,
+)
 
 
 def settings_for(tmp_path: Path, environment: dict[str, str] | None = None, **overrides: Any) -> FetchSettings:
     defaults: dict[str, Any] = {
         "state": tmp_path / "state",
         "machine": tmp_path / "machine",
-        "read_seconds": 0.3,
-        "connect_seconds": 2.0,
-        "attempts": 2,
-        "backoff_seconds": 0.01,
-        "longest_pause_seconds": 0.05,
+        "http": IMPATIENT,
         "plain_schemes": frozenset({"http", "file"}),
     }
     given = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull, **(environment or {})}
@@ -365,16 +244,10 @@ def test_an_endless_answer_is_cut_off(server: Server, tmp_path: Path, destinatio
 @pytest.mark.parametrize("route", [stalled(CONTENT, 5000), dripping, silent])
 def test_a_server_that_stalls_is_an_error(server: Server, tmp_path: Path, destination: Path, route: Route) -> None:
     server.routes["/file"] = route
-    fetcher = fetcher_for(tmp_path, slow_seconds=0.3, attempts=1)
+    fetcher = fetcher_for(tmp_path, http=replace(IMPATIENT, grace_seconds=0.3, attempts=1))
     error = failure_of(lambda: fetcher.fetch(source_of(f"url:{server.url()}"), destination))
     assert error.reason == "server-stalled"
     assert error.exit_code is ExitCode.ENVIRONMENT_ERROR
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_dead_network_lists_every_url_with_its_cause(tmp_path: Path, destination: Path) -> None:
@@ -457,14 +330,6 @@ def test_the_body_of_a_redirect_is_not_read(server: Server, tmp_path: Path, dest
     assert destination.read_bytes() == CONTENT
 
 
-def test_a_redirect_never_leads_from_https_to_http() -> None:
-    check_redirect("u", "http://mirror.example/a", "https://mirror.example/a")
-    check_redirect("u", "https://mirror.example/a", "https://other.example/a")
-    with pytest.raises(UrlFailure) as caught:
-        check_redirect("u", "https://mirror.example/a", "http://mirror.example/a")
-    assert caught.value.kind is Kind.INSECURE
-
-
 def test_content_is_never_decompressed(server: Server, tmp_path: Path, destination: Path) -> None:
     packed = gzip.compress(CONTENT, mtime=0)
     server.routes["/file"] = serve(packed, headers={"Content-Encoding": "gzip"})
@@ -474,7 +339,7 @@ def test_content_is_never_decompressed(server: Server, tmp_path: Path, destinati
 
 def test_cancelling_ends_a_read_that_waits(server: Server, tmp_path: Path, destination: Path) -> None:
     server.routes["/file"] = stalled(CONTENT, 200_000)
-    fetcher = fetcher_for(tmp_path, read_seconds=60.0)
+    fetcher = fetcher_for(tmp_path, http=replace(IMPATIENT, stall_seconds=60.0))
     arrived = threading.Event()
     source = source_of(f"url:{server.url()}")
     reasons: list[str] = []

@@ -1,0 +1,10 @@
+"""Taking a packaged file apart, for the command line, which knows no layer below the engine."""
+
+from __future__ import annotations
+
+from mmojo_forge.ape.assimilate import Assimilated, assimilate
+from mmojo_forge.ape.extract import Extracted, extract, extract_all
+from mmojo_forge.ape.packaging.names import SUPPORT
+from mmojo_forge.ape.packaging.native import Taken, take_slice
+
+__all__ = ["SUPPORT", "Assimilated", "Extracted", "Taken", "assimilate", "extract", "extract_all", "take_slice"]

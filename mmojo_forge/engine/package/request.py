@@ -1,0 +1,274 @@
+"""`forge package`, from what a user asks for to what lies there.
+
+PackageRequest ──prepare──▶ Prepared (planned, warnings) ──write──▶ Written (products, documents)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmojo_forge.ape.packaging.contents import Contents
+from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
+from mmojo_forge.ape.packaging.outputs import FOLDERS, IMAGES, Format
+from mmojo_forge.ape.packaging.package import Product, Report
+from mmojo_forge.engine.package import documents, packaging
+from mmojo_forge.engine.package.documents import DocumentOptions, Hashes, SidecarWriter, WrittenDocument
+from mmojo_forge.engine.package.modules import find_modules, targets_of
+from mmojo_forge.engine.package.packaging import Planned
+from mmojo_forge.engine.reporter import Reporter
+from mmojo_forge.engine.sbom.bom import Bill
+from mmojo_forge.engine.sbom.documents import bill_of, check_redistributable
+from mmojo_forge.engine.services import Services, Settings
+from mmojo_forge.engine.session import Session
+from mmojo_forge.engine.workspace import Request
+
+__all__ = [
+    "FOLDERS",
+    "DocumentOptions",
+    "Format",
+    "Inputs",
+    "PackageRequest",
+    "Prepared",
+    "Product",
+    "Written",
+    "WrittenDocument",
+    "prepare",
+    "write",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What goes with the program, as the user names it: `ui` is a folder or a page's name, a file is SRC=NAME."""
+
+    models: tuple[Path, ...] = ()
+    mmproj: Path | None = None
+    args: Path | None = None
+    ui: str | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    files: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    name: str = ""
+
+    def order(self) -> PackageOrder:
+        """The same as an order, whose program is not known yet."""
+        folder, page = _page(self.ui)
+        return PackageOrder(
+            program=Path(),
+            name=self.name,
+            models=tuple(_named(path) for path in self.models),
+            mmproj=_named(self.mmproj) if self.mmproj else None,
+            args=_named(self.args) if self.args else None,
+            page=page,
+            ui=folder,
+            cert=self.cert,
+            key=self.key,
+            files=tuple(_parse_file(text) for text in self.files),
+            remove=self.remove,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PackageRequest:
+    """A package as the user asks for it. `target` and `modules` are targets, or paths where they contain a slash."""
+
+    target: str
+    out: Path
+    formats: tuple[Format, ...]
+    inputs: Inputs
+    modules: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    options: DocumentOptions = DocumentOptions()
+
+    @property
+    def is_target(self) -> bool:
+        """Whether the program is a target, and not a file that is here."""
+        return "/" not in self.target
+
+    @property
+    def request(self) -> Request:
+        """The program and the modules that are targets, with their options; raises WorkspaceError (`bad-setting`)."""
+        return Request.parse((name for name in (self.target, *self.modules) if "/" not in name), self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What would be written, and what the user should know beforehand. `sidecar` writes the documents beside it."""
+
+    planned: Planned
+    warnings: tuple[str, ...]
+    sidecar: SidecarWriter | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was made, and the documents beside it."""
+
+    products: tuple[Product, ...]
+    documents: tuple[WrittenDocument, ...] = ()
+
+
+def prepare(
+    session: Session, wanted: PackageRequest, make_reporter: Callable[[], Reporter], *, dry: bool = False
+) -> Prepared:
+    """Realise the program and the modules, and look at all that goes with them; nothing is written.
+
+    `dry` reads no content for hashes. Raises ForgeError for all that can be wrong with the request.
+    """
+    wanted, warnings = _usable_modules(wanted)
+    order = wanted.inputs.order()
+    warnings += packaging.check_inputs(order, time.time())
+    run = _Run(session, wanted, make_reporter)
+    order = run.complete(order)
+    texts = _Documents(run, order.program, Hashes(skip=dry))
+    planned = packaging.plan(order, wanted.out, wanted.formats, texts.add_to)
+    sidecar = None if dry else texts.sidecar(_parameters(wanted, order))
+    return Prepared(planned, (*warnings, *planned.warnings), sidecar)
+
+
+def write(prepared: Prepared, report: Report) -> Written:
+    """Make all of it, or nothing, then the documents beside it; raises ForgeError."""
+    products = packaging.write(prepared.planned, report)
+    documents = prepared.sidecar.leave(prepared.planned.plans) if prepared.sidecar else ()
+    return Written(tuple(products), tuple(documents))
+
+
+def _usable_modules(wanted: PackageRequest) -> tuple[PackageRequest, list[str]]:
+    """Without modules for images alone, and a warning: they are not built for nothing, and no bill lists them."""
+    if wanted.modules and IMAGES.issuperset(wanted.formats):
+        return replace(wanted, modules=()), ["an image has no glibc, which GPU modules need: --module is skipped"]
+    return wanted, []
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the target and the GPU modules came to. `targets` are those that the modules turned out to come from."""
+
+    session: Session
+    wanted: PackageRequest
+    make_reporter: Callable[[], Reporter]
+    targets: tuple[str, ...] = ()
+    request: Request = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.request = self.wanted.request
+
+    def complete(self, order: PackageOrder) -> PackageOrder:
+        """The order with the program file and the folders of modules, realised where they are targets."""
+        if self.request.overrides:
+            packaging.check_settings(self.session.workspace, self.request)
+        order = replace(order, program=self._program())
+        return replace(order, modules=self._modules(order.program))
+
+    def bill_of(self, target: str) -> Bill:
+        """The bill of one of the targets."""
+        return bill_of(self.session.workspace, self.request.part(target), self.session.store)
+
+    def _program(self) -> Path:
+        target = self.wanted.target
+        if not self.wanted.is_target:
+            return Path(target)
+        return packaging.realise_program(self.session.workspace, self.request.part(target), *self._how())
+
+    def _modules(self, program: Path) -> tuple[NamedFile, ...]:
+        given = self.wanted.modules
+        self.targets = targets_of(given, program)
+        if not self.targets:
+            return find_modules(given, (), lambda _: ())
+        request = self.request.part(*self.targets)
+        return packaging.realise_modules(self.session.workspace, given, request, *self._how())
+
+    def _how(self) -> tuple[Services, Settings]:
+        return self.session.services(self.make_reporter()), self.session.settings()
+
+
+@dataclass(slots=True)
+class _Documents:
+    """The documents in the package and beside it. A target has a bill; of a file only its own bill is known."""
+
+    run: _Run
+    program: Path
+    hashes: Hashes
+    _bill: Bill | None = None
+
+    def bill(self) -> Bill:
+        """The bill of the program and the modules; raises SbomError for what is not redistributable."""
+        if self._bill is None:
+            self._bill = self._of_program().joined(map(self.run.bill_of, self.run.targets))
+            check_redistributable(self._bill)
+        return self._bill
+
+    def _of_program(self) -> Bill:
+        wanted = self.run.wanted
+        return self.run.bill_of(wanted.target) if wanted.is_target else documents.bill_of_file(self.program)
+
+    def add_to(self, contents: Contents) -> Contents:
+        """The same with the documents that go into it; raises SbomError for what is not redistributable."""
+        wanted = self.run.wanted
+        if wanted.is_target or self.run.targets:
+            self.bill()
+        contents = documents.with_folders_told(contents, (name for name in wanted.modules if "/" in name))
+        if wanted.options.notices:
+            contents = self._with_notices(contents)
+        if not wanted.options.sbom:
+            return documents.without_sbom(contents)
+        if wanted.is_target:
+            return documents.with_sbom(contents, self.bill(), self.hashes)
+        return documents.with_sbom_renewed(contents, self.hashes)
+
+    def _with_notices(self, contents: Contents) -> Contents:
+        if self.run.wanted.is_target:
+            return documents.with_notices(contents, self.bill(), self.run.session.store)
+        for bill in map(self.run.bill_of, self.run.targets):
+            contents = documents.with_notices_added(contents, bill, self.run.session.store)
+        return contents
+
+    def sidecar(self, parameters: dict[str, Any]) -> SidecarWriter | None:
+        """What writes the documents beside it, with the user's key; None if none are wanted."""
+        options = self.run.wanted.options
+        if not (options.beside or options.sign):
+            return None
+        bill = self.bill() if options.beside else None
+        return SidecarWriter(bill, parameters, self.run.session.any_keys().own(), self.hashes, options.sign)
+
+
+def _parameters(wanted: PackageRequest, order: PackageOrder) -> dict[str, Any]:
+    """What was asked for, by names: where files lay on this machine is nobody's business."""
+    given = {
+        "target": wanted.target.rpartition("/")[2],
+        "options": {name: dict(options) for name, options in wanted.request.overrides.items()},
+        "formats": [str(form) for form in wanted.formats],
+        "models": [file.name for file in order.models],
+        "mmproj": order.mmproj.name if order.mmproj else "",
+        "args": order.args.name if order.args else "",
+        "page": order.page or (order.ui.name if order.ui else ""),
+        "certificate": order.cert is not None,
+        "files": [file.name for file in order.files],
+        "modules": [file.name for file in order.modules],
+        "remove": list(order.remove),
+        "name": order.name,
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def _named(path: Path) -> NamedFile:
+    return NamedFile(path.name, path)
+
+
+def _page(ui: str | None) -> tuple[Path | None, str]:
+    """The folder to be packed, or the name of a page: a name is one word, and no folder here is called like it."""
+    if ui is None:
+        return None, ""
+    is_name = "/" not in ui and not Path(ui).exists()
+    return (None, ui) if is_name else (Path(ui), "")
+
+
+def _parse_file(text: str) -> NamedFile:
+    source, equals, name = text.rpartition("=")
+    path = Path(source if equals else text)
+    return NamedFile(name if equals else path.name, path)
