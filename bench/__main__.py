@@ -15,9 +15,16 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import packed, soak
-from bench.cases import CASES, Sides
-from bench.measure import Row
+# What ./forge makes; all cases run with its packages.
+_ENVIRONMENT = os.environ.get("FORGE_VENV") or ".venv"
+
+try:
+    from bench import packed, soak
+    from bench.cases import CASES, Sides
+    from bench.measure import Row
+except ModuleNotFoundError as error:
+    here = f"{_ENVIRONMENT}/bin/python -m bench"
+    raise SystemExit(f"bench: needs the package {error.name}; ./forge installs it, so run: {here}") from error
 
 # They build llama.cpp where it is not built yet.
 LONG = ("cache", "real")

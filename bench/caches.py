@@ -95,6 +95,8 @@ def remove(path: Path) -> None:
 
 def cache(scratch: Path, peer: NixSide | None, *, quick: bool) -> Iterator[Row]:
     """Push and pull over a folder and over a server on this machine."""
+    if missing := [program for program in ("tar", "zstd") if shutil.which(program) is None]:
+        raise SystemExit(f"bench cache: needs the program {' and '.join(missing)}")
     users = Users(scratch, peer)
     runs = 2 if quick else 3
     zig, ape = users.realize("zig"), users.realize("mmojo-server.ape")

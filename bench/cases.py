@@ -153,7 +153,13 @@ _REAL = "mmojo-server.linux-x86_64"
 _FOLDERS = {"levels": "recipes/mmojo-server/cmake", "guard": "recipes/mmojo-server/guard"}
 # What comes after compiling and installing writes to /forge/out by name, and takes no time.
 _LAST_PHASE = "printf 'forge-phase: %s\\n' 'info'"
-_REAL_INPUTS = {"zig": "zig", "cmake": "cmake", "ninja": "ninja", "source": "llama-cpp"}
+_REAL_INPUTS = {
+    "zig": "zig",
+    "cmake": "cmake",
+    "ninja": "ninja",
+    "source": "llama-cpp",
+    "openssl": "openssl.linux-x86_64",
+}
 
 
 def real(sides: Sides) -> Iterator[Row]:

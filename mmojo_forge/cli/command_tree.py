@@ -87,6 +87,7 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         "verify": Entry("target.sign:verify", "Check the signatures of files."),
         "cache": Entry("", "Share results with other builders.", _CACHE),
         "store": Entry("", "Look at the store, and maintain it.", _STORE),
+        "completion": Entry("completion:completion", "Print a shell's completion script."),
     }
 )
 ALIASES: Mapping[str, str] = MappingProxyType({"realise": "realize"})
@@ -159,8 +160,19 @@ def forge(context: click.Context, folder: str | None) -> None:
     # What a command works with takes longer to import than `--help` takes to print.
     from mmojo_forge.engine.session import Session
 
-    context.obj = Session(dict(os.environ), Path(folder).resolve() if folder else Path.cwd())
+    context.obj = Session(dict(os.environ), Path(folder).resolve() if folder else _current_folder())
     context.call_on_close(context.obj.close)
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ForgeError(
+            f"enter the current folder: {error.strerror}",
+            detail="Change to a folder that is there, or name one with -C.",
+            reason="no-current-folder",
+        ) from error
 
 
 def run(argv: Sequence[str]) -> int:

@@ -10,7 +10,11 @@ from mmojo_forge.engine import noop
 
 def main() -> int:
     """Run the command in argv; the exit code."""
-    paths = noop.find_built(sys.argv[1:], dict(os.environ))
+    try:
+        paths = noop.find_built(sys.argv[1:], dict(os.environ))
+    except OSError:
+        # What is in the way (the current folder was deleted, say), the whole command says better.
+        paths = None
     if paths is not None:
         print("\n".join(paths))
         return 0

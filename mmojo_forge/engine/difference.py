@@ -9,11 +9,17 @@ from pathlib import Path
 
 from mmojo_forge.ape.container import read_container
 from mmojo_forge.ape.error import ApeError
+from mmojo_forge.extras import has_extra
 from mmojo_forge.model.tree import Entry, Tree
 
 _CHUNK = 1 << 20
 _ARCHIVE = b"!<arch>\n"
 _MEMBER_HEADER = 60
+# ELF, PE, and Mach-O in both byte orders, for 32 and 64 bits, and with several processors.
+_EXECUTABLE = (
+    *(b"\x7fELF", b"MZ", b"\xca\xfe\xba\xbe"),
+    *(b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe"),
+)
 _MEMBER_END = b"`\n"
 
 
@@ -96,7 +102,7 @@ def name_part(path: Path, offset: int) -> str:
         return _member(path, offset)
     if magic.startswith(b"MZqFpD='"):
         return _slice(path, offset)
-    return _section(path, offset)
+    return _section(path, offset) if magic.startswith(_EXECUTABLE) else ""
 
 
 def _member(path: Path, offset: int) -> str:
@@ -138,6 +144,8 @@ def _slice(path: Path, offset: int) -> str:
 
 
 def _section(path: Path, offset: int) -> str:
+    if not has_extra("inspect"):
+        return ""
     # 60 ms to import, and only for builds that differ.
     import lief
 

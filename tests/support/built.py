@@ -8,8 +8,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -17,6 +15,9 @@ def built(target: str, variable: str = "", **options: str) -> Path:
     """Where `target` lies, or what the environment variable names; skips the test if there is neither."""
     found = find(target, variable, **options)
     if found is None:
+        # Only tests have it; `python -m bench` uses the other functions without.
+        import pytest
+
         which = " ".join([target, *settings(options)])
         pytest.skip(f"{which} is not built" + (f", and {variable} is not set" if variable else ""))
     return found

@@ -15,12 +15,13 @@ MIDDLE = ("recipe", "fetch", "store", "executor", "ape")
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "extras": {"errors"},
     "model": {"errors", "model"},
     "net": {"errors", "model", "net"},
     **{layer: {"errors", "model", layer} for layer in MIDDLE},
     "fetch": {"errors", "model", "net", "fetch"},
-    "cache": {"errors", "model", "net", "cache", "store"},
-    "engine": {"errors", "model", "net", *MIDDLE, "cache", "engine"},
+    "cache": {"errors", "extras", "model", "net", "cache", "store"},
+    "engine": {"errors", "extras", "model", "net", *MIDDLE, "cache", "engine"},
     "cli": {"errors", "model", "engine", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
@@ -36,6 +37,7 @@ LATE_IMPORTS = {
     ): "requests, only for a cache behind HTTP",
     ("cache/transport/open_transport.py", "mmojo_forge.cache.transport.bucket"): "obstore, only for a bucket",
     ("cache/transport/open_transport.py", "mmojo_forge.cache.transport.web"): "requests, for HTTP",
+    ("engine/cache/serve.py", "mmojo_forge.cache.server.server"): "aiohttp, which is an extra",
     ("cli/command_tree.py", "difflib"): "only for a typing error",
     ("cli/command_tree.py", "mmojo_forge.engine.session"): "not for --help and --version",
     ("engine/session.py", "mmojo_forge.engine.cache.background_push"): "only where there are caches",
@@ -63,7 +65,7 @@ LATE_IMPORTS = {
     ("store/noop_lookup.py", "hashlib"): "only for a link whose path is too long for a file name",
 }
 # `if TYPE_CHECKING` is allowed where the module is imported late for start-up time anyway, for the annotation.
-TYPE_CHECKING_MODULES = {"engine/session.py", "engine/bench/plot.py", "engine/graph.py"}
+TYPE_CHECKING_MODULES = {"engine/session.py", "engine/bench/plot.py", "engine/graph.py", "engine/cache/serve.py"}
 # The no-op path may import the standard library and these modules only.
 NOOP_MODULES = {
     "cli/main.py",

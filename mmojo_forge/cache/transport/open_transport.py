@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from mmojo_forge.cache.failure import CacheError, Fault
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.protocol import Transport
+from mmojo_forge.extras import ExtraError, require_extra
 from mmojo_forge.net.settings import HttpSettings
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -77,16 +78,18 @@ def _bazel(url: str, settings: HttpSettings | None) -> Transport:
 
 
 def _bucket(url: str, settings: HttpSettings | None, environment: Mapping[str, str]) -> Transport:
-    # An optional library, and a large one.
     try:
-        from mmojo_forge.cache.transport.bucket import BucketTransport
-    except ImportError as error:
+        require_extra("s3")
+    except ExtraError as error:
         raise CacheError(
-            f"use cache {url.partition('?')[0]}: obstore, which speaks to buckets, is not installed",
-            detail="pip install mmojo-forge[s3]",
+            f"use cache {url.partition('?')[0]}: {error.message}",
+            detail=error.detail,
             reason="cache-url",
             fault=Fault.REFUSING,
         ) from error
+    # An optional library, and a large one.
+    from mmojo_forge.cache.transport.bucket import BucketTransport
+
     return BucketTransport(url, settings, environment)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from mmojo_forge.cli.options import Size, json_option
-from mmojo_forge.engine.cache.serve import CacheServer, Exchange, Reporter, ServeOptions, make_server
+from mmojo_forge.engine.cache.serve import Exchange, Reporter, ServeOptions, Server, make_server
 from mmojo_forge.engine.session import Session
 
 _PATH = click.Path(path_type=Path)
@@ -76,7 +76,7 @@ def serve(
     asyncio.run(_serve(server, as_json=as_json))
 
 
-async def _serve(server: CacheServer, *, as_json: bool) -> None:
+async def _serve(server: Server, *, as_json: bool) -> None:
     stopped = asyncio.Event()
     async with server:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from mmojo_forge.engine.bench.measure import Report, Row
 from mmojo_forge.engine.errors import EngineError
+from mmojo_forge.extras import require_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,10 @@ _TITLES: Final = MappingProxyType({"pp": "prompt", "tg": "generation"})
 
 
 def check_path(path: Path) -> None:
-    """Return if a plot can be written to `path`; raises EngineError (`bad-plot`). Asked before anything is measured."""
+    """Return if a plot can be written to `path`; raises EngineError (`bad-plot`), ExtraError.
+
+    Asked before anything is measured, so matplotlib is installed now, not after an hour.
+    """
     if path.suffix not in SUFFIXES:
         raise EngineError(
             f"plot {path}: a plot is {' or '.join(SUFFIXES)}", detail="Name the file so.", reason="bad-plot"
@@ -29,6 +33,7 @@ def check_path(path: Path) -> None:
         raise EngineError(
             f"plot {path}: there is no folder {path.parent}", detail="Make it, or name another.", reason="bad-plot"
         )
+    require_extra("plot")
 
 
 def draw(report: Report, path: Path) -> None:

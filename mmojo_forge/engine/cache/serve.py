@@ -6,13 +6,34 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
 
 from mmojo_forge.cache.server.limits import Limits
 from mmojo_forge.cache.server.metrics import Exchange, Reporter
-from mmojo_forge.cache.server.server import Address, CacheServer, ServerSettings, TlsFiles
 from mmojo_forge.cache.server.tokens import Access, Tokens
+from mmojo_forge.extras import require_extra
 
-__all__ = ["CacheServer", "Exchange", "Reporter", "ServeOptions", "make_server"]
+if TYPE_CHECKING:
+    from mmojo_forge.cache.server.server import CacheServer
+
+__all__ = ["Exchange", "Reporter", "ServeOptions", "Server", "make_server"]
+
+
+class Server(Protocol):
+    """A server that serves while it is entered, at `url`."""
+
+    @property
+    def url(self) -> str:
+        """Where it can be reached."""
+
+    async def __aenter__(self) -> Self:
+        """Begin to listen; raises ServeError."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let requests that run end, then stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +52,13 @@ class ServeOptions:
 
 
 def make_server(folder: Path, options: ServeOptions, reporter: Reporter, warn: Callable[[str], None]) -> CacheServer:
-    """The server, which does not listen yet; raises ServeError. `warn` hears of fewer connections than asked for."""
+    """The server, which does not listen yet; `warn` hears of fewer connections than asked for.
+
+    Raises ServeError, and ExtraError where aiohttp is missing.
+    """
+    require_extra("serve")
+    from mmojo_forge.cache.server.server import Address, CacheServer, ServerSettings, TlsFiles
+
     settings = ServerSettings(
         Address.parse(options.listen),
         Access(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from mmojo_forge import extras
 from mmojo_forge.cache.failure import CacheError, Fault
 from mmojo_forge.cache.transport.bazel import BazelTransport
 from mmojo_forge.cache.transport.bucket import BucketTransport
@@ -99,15 +98,7 @@ def test_a_token_does_not_travel_in_the_clear() -> None:
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any) -> Any:
-        if name.partition(".")[0] == "obstore":
-            raise ImportError(name)
-        return real(name, *arguments)
-
-    monkeypatch.delitem(sys.modules, "mmojo_forge.cache.transport.bucket")
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(extras, "MODULES", {"s3": "a_module_that_nobody_has"})
     with pytest.raises(CacheError) as failed:
         open_transport("s3://bucket/x", HttpSettings(), {})
     assert (failed.value.reason, failed.value.fault) == ("cache-url", Fault.REFUSING)
