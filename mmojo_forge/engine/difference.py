@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from mmojo_forge.ape.container import read_container
-from mmojo_forge.ape.error import ApeError
+from mmojo_forge.ape.errors import ApeError
+from mmojo_forge.ape.read.container import read_container
 from mmojo_forge.extras import has_extra
 from mmojo_forge.model.tree import Entry, Tree
 

@@ -17,7 +17,6 @@ from mmojo_forge.cli import console
 from mmojo_forge.cli.options import json_option
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.bench import measure
-from mmojo_forge.engine.bench import model as bench_model
 from mmojo_forge.engine.bench import plot as bench_plot
 from mmojo_forge.engine.bench import targets as bench_targets
 from mmojo_forge.engine.bench.llama_bench import Figures
@@ -80,7 +79,7 @@ def bench(
     if plot:
         bench_plot.check_path(session.folder / plot)
     if model:
-        bench_model.check_model(session.folder / model)
+        measure.check_model(session.folder / model)
     shape_target = f"bench-model.{shape or SHAPES[-1]}"
     paths = _realise(session, [*bench_targets.targets(wanted), *([] if model else [shape_target])], as_json=as_json)
     workload = Workload(

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmojo_forge.ape.errors import ApeError
+from mmojo_forge.ape.read.gguf import read_gguf
 from mmojo_forge.engine import host_facts
 from mmojo_forge.engine.bench import llama_bench
 from mmojo_forge.engine.bench.llama_bench import BenchError, Contestant, Facts, Figures
@@ -220,6 +222,38 @@ def turns(contestants: Sequence[Contestant], workload: Workload) -> Iterator[Tur
 def default_threads(cores: int) -> tuple[int, ...]:
     """1, half, three quarters and all of the cores, each once: `1, 4, 6, 8` of eight."""
     return tuple(sorted({1, *(count for count in (cores // 2, cores * 3 // 4, cores) if count)}))
+
+
+def check_model(path: Path) -> None:
+    """Return if `path` is a whole GGUF model: llama-bench says of a bad one only that it cannot load it.
+
+    Reads the head, not the weights. Raises EngineError (`no-model`, `model-unreadable`, `bad-model`).
+    """
+    if not path.is_file():
+        raise EngineError(
+            f"read model {path}: there is no such file",
+            detail="Give a GGUF file with --model, or none for a model of random weights.",
+            reason="no-model",
+        )
+    try:
+        with path.open("rb") as stream:
+            facts = read_gguf(stream, 0, stream.seek(0, os.SEEK_END), str(path))
+    except OSError as error:
+        raise EngineError(
+            f"read model {path}: {error.strerror}", detail="Check its permissions.", reason="model-unreadable"
+        ) from error
+    except ApeError as error:
+        raise _bad_model(error.message) from error
+    if not facts.parameters:
+        raise _bad_model(f"model {path}: it has no weights, only a vocabulary or other facts")
+
+
+def _bad_model(message: str) -> EngineError:
+    return EngineError(
+        f"read {message}",
+        detail="Fetch the file again, or convert the model to GGUF with llama.cpp's converters.",
+        reason="bad-model",
+    )
 
 
 def this_machine(cores: int) -> Machine:

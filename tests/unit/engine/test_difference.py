@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmojo_forge.ape.inspect import inspect
-from mmojo_forge.ape.link import link
+from mmojo_forge.ape.read.container import read_container
+from mmojo_forge.ape.write.link import link
 from mmojo_forge.engine import difference
 from mmojo_forge.engine.difference import Difference, Kind, compare_trees, first_difference, name_part
 from mmojo_forge.recipe.local_files import read_local_tree
@@ -205,7 +205,7 @@ def test_an_archive_that_is_none_has_no_members(tmp_path: Path, size: bytes) -> 
 def test_a_slice_of_an_ape_is_named(tmp_path: Path) -> None:
     bodies = {"linux-x86_64": b"one" * 500, "windows-x86_64": b"two" * 500, "linux-aarch64": b"three" * 500}
     one = link(write_inputs(tmp_path / "in", bodies), tmp_path / "one.ape").path
-    record = next(record for record in inspect(one).slices if record.name.startswith("windows"))
+    record = next(record for record in read_container(one).slices if record.name.startswith("windows"))
     content = bytearray(one.read_bytes())
     content[record.offset + 2000] ^= 1
     (tmp_path / "other.ape").write_bytes(content)
