@@ -285,6 +285,7 @@ def test_the_server_answers_from_a_container_that_can_write_nowhere(server: Path
         check_completion(port, process)
 
 
+@pytest.mark.slow
 def test_a_packaged_server_finds_its_arguments_model_and_page_in_a_container(tmp_path: Path) -> None:
     program = built("mmojo-server.ape", "FORGE_TEST_APE")
     if not any(entry.name.startswith("ui/chat/") for entry in read_container(program).entries):

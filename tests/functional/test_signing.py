@@ -203,6 +203,7 @@ def test_a_quote_that_signing_wrote_is_told_and_can_be_mended(
     assert f"file={path}" in run("dash", path, "exit", "0", environment=home).splitlines()
 
 
+@pytest.mark.slow
 @signing
 def test_a_signed_server_serves_the_model_in_it(certificate: Certificate, tmp_path: Path) -> None:
     program = built("mmojo-server.ape", "FORGE_TEST_APE")
