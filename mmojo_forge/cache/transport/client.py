@@ -10,21 +10,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 
-from mmojo_forge.cache.failure import CacheError, Fault, lying, missing
+from mmojo_forge.cache.failure import CacheError, CacheFault, lying, missing
 from mmojo_forge.cache.transport.protocol import Body, Span, skip
 from mmojo_forge.net.client import Answer, HttpClient
-from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.failure import FailureKind, UrlFailure
 from mmojo_forge.net.settings import HttpSettings
 from mmojo_forge.net.url import OwnOrigin, origin_of, redacted
 
 _BYTES = "application/octet-stream"
-_REASONS: Mapping[Kind, str] = MappingProxyType(
+_REASONS: Mapping[FailureKind, str] = MappingProxyType(
     {
-        Kind.CONNECT_TIMEOUT: "cache-timeout",
-        Kind.STALLED: "cache-timeout",
-        Kind.SLOW: "cache-slow",
-        Kind.TRUNCATED: "cache-truncated",
-        Kind.REFUSED: "cache-url",
+        FailureKind.CONNECT_TIMEOUT: "cache-timeout",
+        FailureKind.STALLED: "cache-timeout",
+        FailureKind.SLOW: "cache-slow",
+        FailureKind.TRUNCATED: "cache-truncated",
+        FailureKind.REFUSED: "cache-url",
     }
 )
 
@@ -38,7 +38,7 @@ class WebClient:
     def __init__(self, url: str, settings: HttpSettings | None = None, *, kind: str = "") -> None:
         settings = settings or HttpSettings()
         if origin_of(url) is None:
-            raise CacheError("use a cache: not an http or https URL", reason="cache-url", fault=Fault.REFUSING)
+            raise CacheError("use a cache: not an http or https URL", reason="cache-url", fault=CacheFault.REFUSING)
         self._url = url.rstrip("/")
         self._place = kind + redacted(url).rstrip("/")
         policy = OwnOrigin(url, settings.redirect_hosts, settings.token, plain_token=settings.plain_token)
@@ -47,7 +47,7 @@ class WebClient:
                 f"use cache {self._place}: the token would travel without TLS",
                 detail="Give the cache an https URL.",
                 reason="cache-url",
-                fault=Fault.REFUSING,
+                fault=CacheFault.REFUSING,
             )
         self._client = HttpClient(settings, policy)
 
@@ -124,17 +124,17 @@ class WebClient:
             raise missing(self._place, path)
         message = f"{verb} {path} in {self._place}: HTTP {status}"
         if status in {401, 403, 407}:
-            raise CacheError(message, reason="cache-refused", fault=Fault.REFUSING)
+            raise CacheError(message, reason="cache-refused", fault=CacheFault.REFUSING)
         if status in {405, 501} and verb != "read":
-            raise CacheError(message, reason="cache-read-only", fault=Fault.REFUSING)
-        raise CacheError(message, reason="cache-server-error", fault=Fault.FAILING)
+            raise CacheError(message, reason="cache-read-only", fault=CacheFault.REFUSING)
+        raise CacheError(message, reason="cache-server-error", fault=CacheFault.FAILING)
 
     def error(self, path: str, failure: UrlFailure) -> CacheError:
         """What an exchange that failed says of the cache."""
-        if failure.kind in {Kind.INSECURE, Kind.REDIRECTS}:
+        if failure.kind in {FailureKind.INSECURE, FailureKind.REDIRECTS}:
             return lying(self._place, path, failure.cause, "cache-redirect")
         message = f"reach {path} in {self._place}: {failure.cause}"
-        return CacheError(message, reason=_REASONS.get(failure.kind, "cache-unreachable"), fault=Fault.FAILING)
+        return CacheError(message, reason=_REASONS.get(failure.kind, "cache-unreachable"), fault=CacheFault.FAILING)
 
 
 class _WebBody:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from mmojo_forge.cli.options import Size, json_option
-from mmojo_forge.engine.cache.serve import Exchange, Reporter, ServeOptions, Server, make_server
+from mmojo_forge.engine.cache.serve import Exchange, ServeOptions, Server, ServerReporter, make_server
 from mmojo_forge.engine.session import Session
 
 _PATH = click.Path(path_type=Path)
@@ -85,7 +85,7 @@ async def _serve(server: Server, *, as_json: bool) -> None:
         await stopped.wait()
 
 
-class _Log(Reporter):
+class _Log(ServerReporter):
     """Failures on stderr, and with `verbose` every request. What a client wrote is escaped."""
 
     def __init__(self, *, verbose: bool, as_json: bool) -> None:

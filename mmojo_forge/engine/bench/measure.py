@@ -118,7 +118,7 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class BenchMachine:
     """Where it was measured. `cores` are those usable here, `load` how many were busy in the minute before."""
 
     cpu: str
@@ -128,10 +128,10 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchReport:
     """A whole run. `facts` by contestant's name; `samples` in the order they were measured."""
 
-    machine: Machine
+    machine: BenchMachine
     workload: Workload
     contestants: tuple[Contestant, ...]
     facts: Mapping[str, Facts]
@@ -186,10 +186,10 @@ class BenchReporter:
 def measure(
     contestants: Sequence[Contestant],
     workload: Workload,
-    machine: Machine,
+    machine: BenchMachine,
     environment: Mapping[str, str],
     reporter: BenchReporter,
-) -> Report:
+) -> BenchReport:
     """The report of all turns; raises BenchError at the first that fails. Takes as long as all processes together."""
     samples: list[Sample] = []
     facts: dict[str, Facts] = {}
@@ -205,7 +205,7 @@ def measure(
             for repetition, speed in enumerate(one.speeds, start=1)
         ]
         reporter.measured(turn, figures)
-    return Report(machine, workload, tuple(contestants), facts, tuple(samples))
+    return BenchReport(machine, workload, tuple(contestants), facts, tuple(samples))
 
 
 def turns(contestants: Sequence[Contestant], workload: Workload) -> Iterator[Turn]:
@@ -256,10 +256,10 @@ def _bad_model(message: str) -> EngineError:
     )
 
 
-def this_machine(cores: int) -> Machine:
+def this_machine(cores: int) -> BenchMachine:
     """The machine as it is now; `cores` are those that may be used."""
     cpu = host_facts.read().get("cpu.model") or "unknown processor"
-    return Machine(cpu, cores, f"{platform.system().lower()}-{platform.machine()}", os.getloadavg()[0])
+    return BenchMachine(cpu, cores, f"{platform.system().lower()}-{platform.machine()}", os.getloadavg()[0])
 
 
 def _expected(turn: Turn, workload: Workload, figures: Sequence[Figures]) -> Sequence[Figures]:

@@ -18,13 +18,13 @@ import pytest
 
 from mmojo_forge.engine.bench import measure, plot, targets
 from mmojo_forge.engine.bench.llama_bench import Contestant, Figures
-from mmojo_forge.engine.bench.measure import BenchReporter, Machine, Report, Turn, Workload
+from mmojo_forge.engine.bench.measure import BenchMachine, BenchReport, BenchReporter, Turn, Workload
 from mmojo_forge.errors import ForgeError
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 FORGE_BENCH = [sys.executable, "-m", "mmojo_forge", "bench"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-MACHINE = Machine("a processor", 2, "linux-x86_64", 0.0)
+MACHINE = BenchMachine("a processor", 2, "linux-x86_64", 0.0)
 
 # Prints the JSON of tools/llama-bench/llama-bench.cpp, all fields of it. `drift` slows call after call of this program
 # down (or speeds it up); every call leaves a line in the log that all programs of a test share.
@@ -79,7 +79,7 @@ class Bench:
         file.chmod(0o755)
         return Contestant(name, file)
 
-    def measure(self, *contestants: Contestant, **workload: Any) -> Report:
+    def measure(self, *contestants: Contestant, **workload: Any) -> BenchReport:
         work = Workload(self.model, **{"threads": (1,), "rounds": 1, **workload})
         return measure.measure(contestants, work, MACHINE, os.environ, BenchReporter())
 
