@@ -72,10 +72,11 @@ def top{column}(*, salt: str = ""):
 # Everything is imported before the clock of a kill starts, so that few kills hit nothing but Python's own start.
 PREPARED = """
 import sys
-from mmojo_forge.cli import command_tree, context
+from mmojo_forge.cli import command_tree
 from mmojo_forge.cli.cache import push
 from mmojo_forge.cli.store import gc, transfer
 from mmojo_forge.cli.target import realize
+from mmojo_forge.engine import session
 from mmojo_forge.executor import bubblewrap
 print("ready", flush=True)
 sys.stdin.readline()
