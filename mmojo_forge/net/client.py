@@ -27,7 +27,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 from mmojo_forge.net.cancellation import HttpCancellation
 from mmojo_forge.net.failure import FailureKind, UrlFailure, innermost_cause
 from mmojo_forge.net.settings import HttpSettings, Pace
-from mmojo_forge.net.url import AnyHost, RedirectPolicy, redacted_text
+from mmojo_forge.net.url import RedirectPolicy, redacted_text
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:[0-9]{1,18}|\*)")
@@ -49,7 +49,7 @@ class HttpClient:
     ) -> None:
         self.settings = settings or HttpSettings()
         self.cancellation = cancellation or HttpCancellation()
-        self._redirects = redirects or AnyHost()
+        self._redirects = redirects or RedirectPolicy()
         self._session = _Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         adapter = _WatchedAdapter(self.settings.connections, self.cancellation)

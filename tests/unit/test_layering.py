@@ -205,6 +205,16 @@ def test_the_no_op_path_imports_the_standard_library_and_itself_only() -> None:
                 }, f"{name} imports {module}"
 
 
+def test_http_is_spoken_in_one_module() -> None:
+    speaking = {
+        name_of(path)
+        for path in MODULES
+        for module, _ in module_level_imports(path)
+        if module.split(".")[0] in {"requests", "urllib3"} or module in {"http.client", "urllib.request"}
+    }
+    assert speaking == {"net/client.py"}
+
+
 def test_modules_and_functions_stay_small() -> None:
     for path in MODULES:
         assert len(path.read_text().splitlines()) <= MOST_LINES, name_of(path)

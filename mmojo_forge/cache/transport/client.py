@@ -64,18 +64,14 @@ class WebClient:
             headers["Range"] = f"bytes={span.start}-{span.start + span.length - 1}"
         with self._exchange("GET", path, headers) as answer:
             if answer.status == 416 and span is not None:
-                yield _Limited(_WebBody(self, path, answer), 0)
+                yield _WebBody(self, path, answer, 0)
                 return
             self._check(answer, path, "read")
-            body = _WebBody(self, path, answer)
             if answer.status == 206 and answer.first_byte != (span.start if span else 0):
                 raise lying(self._place, path, "another range than was asked for", "cache-malformed")
-            if span is None:
-                yield body
-                return
-            if answer.status != 206:
-                skip(body, self._place, path, span.start)
-            yield _Limited(body, span.length)
+            if answer.status != 206 and span is not None:
+                skip(_WebBody(self, path, answer), self._place, path, span.start)
+            yield _WebBody(self, path, answer, span.length if span else None)
 
     def put(self, path: str, content: bytes, *, if_absent: bool = False, content_type: str = _BYTES) -> bool:
         """PUT; False where something is there already, must not be replaced, and the server says so."""
@@ -138,30 +134,21 @@ class WebClient:
 
 
 class _WebBody:
-    """What arrives, as it arrives."""
+    """What arrives, as it arrives, but not more than `most`."""
 
-    def __init__(self, client: WebClient, path: str, answer: Answer) -> None:
+    def __init__(self, client: WebClient, path: str, answer: Answer, most: int | None = None) -> None:
         self._client = client
         self._path = path
         self._answer = answer
+        self._left = most
 
     def read(self, count: int, /) -> bytes:
         """The next bytes."""
+        count = count if self._left is None else min(count, self._left)
         try:
-            return self._answer.read(count)
+            part = self._answer.read(count) if count else b""
         except UrlFailure as failure:
             raise self._client.error(self._path, failure) from failure
-
-
-class _Limited:
-    """The first bytes of an answer."""
-
-    def __init__(self, body: Body, count: int) -> None:
-        self._body = body
-        self._left = count
-
-    def read(self, count: int, /) -> bytes:
-        """The next bytes."""
-        part = self._body.read(min(count, self._left)) if self._left else b""
-        self._left -= len(part)
+        if self._left is not None:
+            self._left -= len(part)
         return part

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from mmojo_forge.net.failure import FailureKind, UrlFailure, innermost_cause
 from mmojo_forge.net.settings import HttpSettings
 from mmojo_forge.net.stream import open_stream, read_document, read_head, with_retries
 from mmojo_forge.net.url import OwnOrigin
+from tests.support.authority import Authority
 from tests.support.http_server import (
     CONTENT,
     Exchange,
@@ -38,6 +41,18 @@ IMPATIENT = HttpSettings(
 PATIENT = HttpSettings(connect_seconds=60.0, stall_seconds=60.0)
 HEADERS = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
 CLOSING = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Secure:
+    """Listens with TLS; `authority` is the file with the certificate to trust."""
+
+    server: ssl.SSLSocket
+    authority: Path
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.server.getsockname()[1]}/file"
 
 
 def kind_of(action: Callable[[], object]) -> FailureKind:
@@ -81,6 +96,51 @@ def test_cancelling_wakes_whoever_waits(sent: bytes, proxy: bool, monkeypatch: p
         waiting.join(10)
         assert kinds == [FailureKind.CANCELLED]
         assert kind_of(lambda: read(client, url)) is FailureKind.CANCELLED
+
+
+@pytest.fixture(name="secure")
+def secure_fixture(tmp_path: Path) -> Iterator[Secure]:
+    authority = Authority(tmp_path, "authority")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("server"))
+    with socket.create_server(("127.0.0.1", 0)) as plain, context.wrap_socket(plain, server_side=True) as server:
+        yield Secure(server, authority.file)
+
+
+def test_cancelling_wakes_whoever_waits_for_tls(secure: Secure) -> None:
+    client = HttpClient(PATIENT).with_certificates(str(secure.authority))
+    found: list[bytes | FailureKind] = []
+
+    def wait() -> None:
+        try:
+            with client.exchange("GET", secure.url) as answer:
+                found.append(answer.read(1 << 16))
+                answer.read(1 << 16)
+        except UrlFailure as failure:
+            found.append(failure.kind)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    with secure.server.accept()[0] as connection:
+        connection.recv(10_000)
+        connection.sendall(CLOSING + b"beginning")
+        waiting.join(0.2)
+        client.cancellation.cancel()
+        waiting.join(10)
+    assert found == [b"beginning", FailureKind.CANCELLED]
+
+
+def test_a_certificate_that_nobody_vouches_for_is_a_failure(secure: Secure) -> None:
+    def refuse() -> None:
+        with pytest.raises(OSError):
+            secure.server.accept()
+
+    waiting = threading.Thread(target=refuse, daemon=True)
+    waiting.start()
+    with pytest.raises(UrlFailure) as caught:
+        read(HttpClient(IMPATIENT), secure.url)
+    waiting.join(10)
+    assert caught.value.kind is FailureKind.UNREACHABLE and "certificate" in caught.value.cause
 
 
 def test_cancelling_ends_a_pause_between_two_tries(server: Server) -> None:
