@@ -29,7 +29,7 @@ from pathlib import Path
 from bench.caches import remove
 from bench.forge import ForgeSide
 from mmojo_forge.store.local import LocalStore
-from mmojo_forge.store.maintain.gc import Policy
+from mmojo_forge.store.maintain.gc import GcPolicy
 from mmojo_forge.store.scratch import processes as processes_of
 
 WIDTH = 8
@@ -152,22 +152,22 @@ class Soak:
         figures = Figures()
         begun = time.monotonic()
         for number in range(rounds):
-            self._round(f"s{number}", processes, Policy(0, keep_closure=True), figures)
+            self._round(f"s{number}", processes, GcPolicy(0, keep_closure=True), figures)
         figures.builds = self._built_once()
         figures.collected += len(json.loads(self.run("store", "gc", "--older-than", "0", "--json"))["trees"])
         if not figures.collected:
             raise SoakError("nothing was collected")
-        self._round("race", processes, Policy(0, keep_closure=True), figures)
+        self._round("race", processes, GcPolicy(0, keep_closure=True), figures)
         for link in (self.root / "out").glob("mesh.*"):
             link.unlink()
         with LocalStore.open(self.store) as store, store._database.transaction() as connection:
             connection.execute("UPDATE trees SET used = 1")
-        self._round("race", processes, Policy(0), figures, race=True)
+        self._round("race", processes, GcPolicy(0), figures, race=True)
         self.verify("after the crowd")
         figures.seconds = time.monotonic() - begun
         return figures
 
-    def _round(self, salt: str, processes: int, policy: Policy, figures: Figures, *, race: bool = False) -> None:
+    def _round(self, salt: str, processes: int, policy: GcPolicy, figures: Figures, *, race: bool = False) -> None:
         before = self._processes()
         running = [
             self.start("realize", "-q", f"mesh.top{column}", "--set", f"salt={salt}") for column in range(processes)

@@ -22,6 +22,24 @@ def realize(*targets: str) -> list[Path]:
     return [Path(line) for line in done.stdout.splitlines()]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--slow`, which `./check --slow` passes on."""
+    parser.addoption(
+        "--slow", action="store_true", help="also tests of large products, which fail where those are not built"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --slow no test that is marked so."""
+    if config.getoption("--slow"):
+        os.environ["FORGE_TEST_SLOW"] = "1"
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 @pytest.fixture(autouse=True)
 def unlocked(request: pytest.FixtureRequest) -> Iterator[None]:
     """Objects are read-only folders; pytest, as an ordinary user, could not remove them."""

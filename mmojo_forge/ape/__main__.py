@@ -17,54 +17,51 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmojo_forge.ape.append import append
-from mmojo_forge.ape.assimilate import assimilate
-from mmojo_forge.ape.error import ApeError
-from mmojo_forge.ape.extract import extract
-from mmojo_forge.ape.inspect import describe, inspect
-from mmojo_forge.ape.link import link
-from mmojo_forge.ape.oci.error import OciError
-from mmojo_forge.ape.oci.image import ImageOptions
-from mmojo_forge.ape.oci.packaged import write_packaged_image
+from mmojo_forge.ape.errors import ApeError, OciError
+from mmojo_forge.ape.oci.image import ImageOptions, write_packaged_image
 from mmojo_forge.ape.packaging.gather import gather
 from mmojo_forge.ape.packaging.order import PackageOrder, read_order
 from mmojo_forge.ape.packaging.outputs import Format, choose_outputs
 from mmojo_forge.ape.packaging.package import plan_package, write_package
-from mmojo_forge.ape.spec import expand_asset, read_spec
+from mmojo_forge.ape.read.container import describe, read_container
+from mmojo_forge.ape.read.extract import extract
+from mmojo_forge.ape.write.edit import append, assimilate
+from mmojo_forge.ape.write.link import link
+from mmojo_forge.ape.write.spec import expand_asset, read_spec
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m mmojo_forge.ape", description="Links and reads APE files.")
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("link", help="make an APE from an order")
-    one.add_argument("spec", type=Path)
-    one.add_argument("out", type=Path)
-    one = commands.add_parser("inspect", help="print what an APE holds, as JSON")
-    one.add_argument("file", type=Path)
-    one.add_argument("--verify", action="store_true", help="read it all and check every hash")
-    one = commands.add_parser("extract", help="take out one slice or zip entry")
-    one.add_argument("file", type=Path)
-    one.add_argument("name")
-    one.add_argument("out", type=Path)
-    one = commands.add_parser("assimilate", help="make it a native ELF")
-    one.add_argument("file", type=Path)
-    one.add_argument("system")
-    one.add_argument("out", type=Path, nargs="?")
-    one = commands.add_parser("append", help="add a file or a folder as assets")
-    one.add_argument("file", type=Path)
-    one.add_argument("name")
-    one.add_argument("path", type=Path)
-    one.add_argument("--mapped", action="store_true", help="stored at a 64 KiB boundary")
-    one = commands.add_parser("package", help="pack models, arguments, pages and files with a program")
-    one.add_argument("order", type=Path)
-    one.add_argument("out", type=Path)
-    one.add_argument("--format", action="append", choices=[one.value for one in Format], help="ape if not given")
-    one = commands.add_parser("image", help="the same as a container image, for each Linux it has slices for")
-    one.add_argument("order", type=Path)
-    one.add_argument("out", type=Path)
-    one.add_argument("--archive", action="store_true", help="a tar instead of a folder")
-    one.add_argument("--tag", default="latest")
-    one.add_argument("--argument", action="append", default=[], help="a word that the program is started with")
+    command = commands.add_parser("link", help="make an APE from an order")
+    command.add_argument("spec", type=Path)
+    command.add_argument("out", type=Path)
+    command = commands.add_parser("inspect", help="print what an APE holds, as JSON")
+    command.add_argument("file", type=Path)
+    command.add_argument("--verify", action="store_true", help="read it all and check every hash")
+    command = commands.add_parser("extract", help="take out one slice or zip entry")
+    command.add_argument("file", type=Path)
+    command.add_argument("name")
+    command.add_argument("out", type=Path)
+    command = commands.add_parser("assimilate", help="make it a native ELF")
+    command.add_argument("file", type=Path)
+    command.add_argument("system")
+    command.add_argument("out", type=Path, nargs="?")
+    command = commands.add_parser("append", help="add a file or a folder as assets")
+    command.add_argument("file", type=Path)
+    command.add_argument("name")
+    command.add_argument("path", type=Path)
+    command.add_argument("--mapped", action="store_true", help="stored at a 64 KiB boundary")
+    command = commands.add_parser("package", help="package models, arguments, pages and files with a program")
+    command.add_argument("order", type=Path)
+    command.add_argument("out", type=Path)
+    command.add_argument("--format", action="append", choices=[form.value for form in Format], help="ape if not given")
+    command = commands.add_parser("image", help="the same as a container image, for each Linux it has slices for")
+    command.add_argument("order", type=Path)
+    command.add_argument("out", type=Path)
+    command.add_argument("--archive", action="store_true", help="a tar instead of a folder")
+    command.add_argument("--tag", default="latest")
+    command.add_argument("--argument", action="append", default=[], help="a word that the program is started with")
     return parser
 
 
@@ -73,7 +70,7 @@ def _run(args: argparse.Namespace) -> None:
         case "link":
             link(read_spec(args.spec), args.out)
         case "inspect":
-            print(json.dumps(describe(inspect(args.file, verify=args.verify)), indent=1))
+            print(json.dumps(describe(read_container(args.file, verify=args.verify)), indent=1))
         case "extract":
             extract(args.file, args.name, args.out)
         case "assimilate":
@@ -90,7 +87,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _package(order: PackageOrder, out: Path, formats: Sequence[str]) -> None:
     contents = gather(order)
-    outputs = choose_outputs(out, [Format(one) for one in formats], order.name, contents.program)
+    outputs = choose_outputs(out, [Format(form) for form in formats], order.name, contents.program)
     # Whoever runs a build syncs what comes out of it.
     write_package(plan_package(contents, outputs), lambda _done, _total: None, durable=False)
 

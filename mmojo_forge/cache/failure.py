@@ -7,7 +7,7 @@ from enum import StrEnum
 from mmojo_forge.errors import ExitCode, ForgeError
 
 
-class Fault(StrEnum):
+class CacheFault(StrEnum):
     """What an error says about the cache that gave it."""
 
     MISSING = "missing"
@@ -39,19 +39,19 @@ class CacheError(ForgeError):
 
     exit_code = ExitCode.ENVIRONMENT_ERROR
 
-    def __init__(self, message: str, *, reason: str, fault: Fault, detail: str = "") -> None:
+    def __init__(self, message: str, *, reason: str, fault: CacheFault, detail: str = "") -> None:
         super().__init__(message, detail=detail, reason=reason)
         self.fault = fault
 
 
 def missing(place: str, path: str) -> CacheError:
     """The error for what a cache does not have."""
-    return CacheError(f"read {path} from {place}: it is not there", reason="cache-missing", fault=Fault.MISSING)
+    return CacheError(f"read {path} from {place}: it is not there", reason="cache-missing", fault=CacheFault.MISSING)
 
 
 def lying(place: str, path: str, cause: str, reason: str) -> CacheError:
     """The error for what a cache gave and must not be used."""
-    return CacheError(f"read {path} from {place}: {cause}", reason=reason, fault=Fault.LYING)
+    return CacheError(f"read {path} from {place}: {cause}", reason=reason, fault=CacheFault.LYING)
 
 
 def truncated(place: str, path: str, got: int, expected: int) -> CacheError:
@@ -59,5 +59,5 @@ def truncated(place: str, path: str, got: int, expected: int) -> CacheError:
     return CacheError(
         f"read {path} from {place}: ended after {got:,} of {expected:,} bytes",
         reason="cache-truncated",
-        fault=Fault.FAILING,
+        fault=CacheFault.FAILING,
     )

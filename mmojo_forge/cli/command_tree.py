@@ -26,68 +26,68 @@ from mmojo_forge.errors import ExitCode, ForgeError
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CommandEntry:
     """Where a command is (`module:function` below `mmojo_forge.cli`), or which commands a group has."""
 
     where: str
     short_help: str
-    commands: Mapping[str, Entry] | None = None
+    commands: Mapping[str, CommandEntry] | None = None
 
 
-_APE: Mapping[str, Entry] = MappingProxyType(
+_APE: Mapping[str, CommandEntry] = MappingProxyType(
     {
-        "inspect": Entry("ape.inspect:inspect", "Show what is in a file."),
-        "extract": Entry("ape.extract:extract", "Take out one slice or zip entry, or all."),
-        "args": Entry("ape.args:args", "Show or change the arguments in a file."),
-        "assimilate": Entry("ape.extract:assimilate", "Write a copy that is a native program."),
+        "inspect": CommandEntry("ape.inspect:inspect", "Show what is in a file."),
+        "extract": CommandEntry("ape.extract:extract", "Take out one slice or zip entry, or all."),
+        "args": CommandEntry("ape.args:args", "Show or change the arguments in a file."),
+        "assimilate": CommandEntry("ape.extract:assimilate", "Write a copy that is a native program."),
     }
 )
-_CACHE: Mapping[str, Entry] = MappingProxyType(
+_CACHE: Mapping[str, CommandEntry] = MappingProxyType(
     {
-        "push": Entry("cache.push:push", "Upload built targets to a cache."),
-        "pull": Entry("cache.push:pull", "Download targets; build nothing."),
-        "status": Entry("cache.status:status", "Show what each cache has."),
-        "challenge": Entry("cache.status:challenge", "Rebuild, and compare with the caches."),
-        "serve": Entry("cache.serve:serve", "Serve a cache over HTTP."),
-        "gc": Entry("cache.gc:gc", "Remove old content from a cache."),
-        "key": Entry("cache.key:key", "Manage signing and trusted keys."),
+        "push": CommandEntry("cache.push:push", "Upload built targets to a cache."),
+        "pull": CommandEntry("cache.push:pull", "Download targets; build nothing."),
+        "status": CommandEntry("cache.status:status", "Show what each cache has."),
+        "challenge": CommandEntry("cache.status:challenge", "Rebuild, and compare with the caches."),
+        "serve": CommandEntry("cache.serve:serve", "Serve a cache over HTTP."),
+        "gc": CommandEntry("cache.gc:gc", "Remove old content from a cache."),
+        "key": CommandEntry("cache.key:key", "Manage signing and trusted keys."),
     }
 )
-_STORE: Mapping[str, Entry] = MappingProxyType(
+_STORE: Mapping[str, CommandEntry] = MappingProxyType(
     {
-        "path": Entry("store.transfer:path", "Print where the store or a target lies."),
-        "verify": Entry("store.repair:verify", "Compare all content with its hashes."),
-        "repair": Entry("store.repair:repair", "Verify, and restore what is damaged."),
-        "gc": Entry("store.gc:gc", "Remove what nothing keeps alive."),
-        "roots": Entry("store.gc:roots", "List the links that keep results alive."),
-        "du": Entry("store.gc:du", "Show how much room the store takes."),
-        "export": Entry("store.transfer:export", "Write targets to one file."),
-        "import": Entry("store.transfer:import_", "Read a file that export wrote."),
-        "add-source": Entry("store.transfer:add", "Add a source that you downloaded."),
+        "path": CommandEntry("store.transfer:path", "Print where the store or a target lies."),
+        "verify": CommandEntry("store.repair:verify", "Compare all content with its hashes."),
+        "repair": CommandEntry("store.repair:repair", "Verify, and restore what is damaged."),
+        "gc": CommandEntry("store.gc:gc", "Remove what nothing keeps alive."),
+        "roots": CommandEntry("store.gc:roots", "List the links that keep results alive."),
+        "du": CommandEntry("store.gc:du", "Show how much room the store takes."),
+        "export": CommandEntry("store.transfer:export", "Write targets to one file."),
+        "import": CommandEntry("store.transfer:import_", "Read a file that export wrote."),
+        "add-source": CommandEntry("store.transfer:add", "Add a source that you downloaded."),
     }
 )
-COMMANDS: Mapping[str, Entry] = MappingProxyType(
+COMMANDS: Mapping[str, CommandEntry] = MappingProxyType(
     {
-        "realize": Entry("target.realize:realize", "Build, download or find targets."),
-        "plan": Entry("target.realize:plan", "Show what realize would do."),
-        "list": Entry("target.listing:list_", "List all targets."),
-        "show": Entry("target.show:show", "Show a target's derivation."),
-        "info": Entry("target.show:info", "Show what a finished target or file is."),
-        "sbom": Entry("target.sbom:sbom", "Write a target's bill of materials."),
-        "log": Entry("target.show:log", "Print the log of a build."),
-        "shell": Entry("target.show:shell", "Enter the sandbox of a failed build."),
-        "lock": Entry("target.lock:lock", "Pin the sources that recipes declare."),
-        "doctor": Entry("target.doctor:doctor", "Check whether this machine can build."),
-        "package": Entry("target.package:package", "Pack a server with its model."),
-        "ape": Entry("", "Inspect and change packaged files.", _APE),
-        "bench": Entry("target.bench:bench", "Measure tokens per second, side by side."),
-        "check": Entry("target.check:check", "Rebuild under variations, and compare."),
-        "challenge": Entry("cache.status:challenge", "Rebuild, and compare with the caches."),
-        "sign": Entry("target.sign:sign", "Sign files."),
-        "verify": Entry("target.sign:verify", "Check the signatures of files."),
-        "cache": Entry("", "Share results with other builders.", _CACHE),
-        "store": Entry("", "Look at the store, and maintain it.", _STORE),
-        "completion": Entry("completion:completion", "Print a shell's completion script."),
+        "realize": CommandEntry("target.realize:realize", "Build, download or find targets."),
+        "plan": CommandEntry("target.realize:plan", "Show what realize would do."),
+        "list": CommandEntry("target.listing:list_", "List all targets."),
+        "show": CommandEntry("target.show:show", "Show a target's derivation."),
+        "info": CommandEntry("target.show:info", "Show what a finished target or file is."),
+        "sbom": CommandEntry("target.sbom:sbom", "Write a target's bill of materials."),
+        "log": CommandEntry("target.show:log", "Print the log of a build."),
+        "shell": CommandEntry("target.show:shell", "Enter the sandbox of a failed build."),
+        "lock": CommandEntry("target.lock:lock", "Pin the sources that recipes declare."),
+        "doctor": CommandEntry("target.doctor:doctor", "Check whether this machine can build."),
+        "package": CommandEntry("target.package:package", "Pack a server with its model."),
+        "ape": CommandEntry("", "Inspect and change packaged files.", _APE),
+        "bench": CommandEntry("target.bench:bench", "Measure tokens per second, side by side."),
+        "check": CommandEntry("target.check:check", "Rebuild under variations, and compare."),
+        "challenge": CommandEntry("cache.status:challenge", "Rebuild, and compare with the caches."),
+        "sign": CommandEntry("target.sign:sign", "Sign files."),
+        "verify": CommandEntry("target.sign:verify", "Check the signatures of files."),
+        "cache": CommandEntry("", "Share results with other builders.", _CACHE),
+        "store": CommandEntry("", "Look at the store, and maintain it.", _STORE),
+        "completion": CommandEntry("completion:completion", "Print a shell's completion script."),
     }
 )
 ALIASES: Mapping[str, str] = MappingProxyType({"realise": "realize"})
@@ -96,7 +96,7 @@ ALIASES: Mapping[str, str] = MappingProxyType({"realise": "realize"})
 class LazyGroup(click.Group):
     """A group whose commands are imported when they run, and listed without."""
 
-    def __init__(self, *arguments: Any, entries: Mapping[str, Entry], **more: Any) -> None:
+    def __init__(self, *arguments: Any, entries: Mapping[str, CommandEntry], **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._entries = entries
 

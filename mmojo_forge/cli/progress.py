@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from mmojo_forge.cli import console
 from mmojo_forge.engine.plan import Action, Plan, Step
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.model.derivation import Node, node_id
+from mmojo_forge.model.derivation import Node
 
 PHASE_MARK = "forge-phase: "
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|[\x00-\x08\x0b-\x1f\x7f]")
@@ -90,15 +90,13 @@ class ProgressReporter(Reporter):
     def planned(self, plan: Plan) -> None:
         """Note the plan, from which everything is counted anew."""
         with self.lock:
-            self.state = Progress(plan, planned=frozenset(node_id(step.node) for step in plan.steps))
-            self.state.left_seconds = {
-                node_id(step.node): step.seconds for step in plan.steps if step.seconds is not None
-            }
+            self.state = Progress(plan, planned=frozenset(step.node.id for step in plan.steps))
+            self.state.left_seconds = {step.node.id: step.seconds for step in plan.steps if step.seconds is not None}
 
     def started(self, step: Step) -> None:
         """Note what began."""
         with self.lock:
-            identifier = node_id(step.node)
+            identifier = step.node.id
             self.state.running[identifier] = Running(step.node.name, step.action, self.clock())
             if identifier not in self.state.planned:
                 self.state.unplanned.add(identifier)
@@ -106,29 +104,29 @@ class ProgressReporter(Reporter):
     def output(self, node: Node, chunk: bytes) -> None:
         """Note what a build said."""
         with self.lock:
-            row = self.state.running.get(node_id(node))
+            row = self.state.running.get(node.id)
             if row:
                 row.add_output(chunk)
 
     def progress(self, node: Node, done: int, total: int) -> None:
         """Note how far a download is."""
         with self.lock:
-            row = self.state.running.get(node_id(node))
+            row = self.state.running.get(node.id)
             if row:
                 row.done_bytes, row.total_bytes = done, total
 
     def waiting(self, node: Node) -> None:
         """Note that another process is at it."""
         with self.lock:
-            row = self.state.running.get(node_id(node))
+            row = self.state.running.get(node.id)
             if row:
                 row.waits = True
 
     def finished(self, node: Node, seconds: float, *, unchanged: bool = False) -> None:
         """Note what is done."""
         with self.lock:
-            row = self.state.running.pop(node_id(node), None)
-            self.state.left_seconds.pop(node_id(node), None)
+            row = self.state.running.pop(node.id, None)
+            self.state.left_seconds.pop(node.id, None)
             self.state.fetched_bytes += row.total_bytes if row else 0
             self.state.done += 1
             self.state.unchanged += unchanged
@@ -136,12 +134,12 @@ class ProgressReporter(Reporter):
     def missed(self, node: Node) -> None:
         """Note that it is not done yet."""
         with self.lock:
-            self.state.running.pop(node_id(node), None)
+            self.state.running.pop(node.id, None)
 
     def failed(self, node: Node, reason: str, message: str) -> None:
         """Note what failed."""
         with self.lock:
-            self.state.running.pop(node_id(node), None)
+            self.state.running.pop(node.id, None)
             self.state.failed += 1
 
 

@@ -17,7 +17,7 @@ from mmojo_forge.cli import console
 from mmojo_forge.cli.progress import ProgressReporter, Running, plan_line
 from mmojo_forge.engine.plan import Action, Plan, Step
 from mmojo_forge.engine.reporter import Reporter
-from mmojo_forge.model.derivation import Node, node_id
+from mmojo_forge.model.derivation import Node
 
 REFRESH_PER_SECOND = 5
 _VERB = MappingProxyType(
@@ -178,7 +178,7 @@ class JsonReporter(Reporter):
 
 
 def _named(node: Node) -> dict[str, str]:
-    return {"name": node.name, "id": node_id(node)}
+    return {"name": node.name, "id": node.id}
 
 
 class LiveReporter(ProgressReporter):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from mmojo_forge.ape.container import read_container
-from mmojo_forge.ape.error import ApeError
+from mmojo_forge.ape.errors import ApeError
+from mmojo_forge.ape.read.container import read_container
 from mmojo_forge.extras import has_extra
-from mmojo_forge.model.tree import Entry, Tree
+from mmojo_forge.model.tree import Tree, TreeEntry
 
 _CHUNK = 1 << 20
 _ARCHIVE = b"!<arch>\n"
@@ -23,7 +23,7 @@ _EXECUTABLE = (
 _MEMBER_END = b"`\n"
 
 
-class Kind(StrEnum):
+class DifferenceKind(StrEnum):
     """How a path differs."""
 
     MISSING = "missing"
@@ -40,7 +40,7 @@ class Difference:
     archive or the slice of an APE that it lies in."""
 
     path: str
-    kind: Kind
+    kind: DifferenceKind
     offset: int | None = None
     section: str = ""
 
@@ -63,21 +63,21 @@ def compare_trees(expected: Tree, expected_at: Path, got: Tree, got_at: Path) ->
     differences = []
     for path in differing_paths(expected, got):
         if path not in right:
-            differences.append(Difference(path, Kind.MISSING))
+            differences.append(Difference(path, DifferenceKind.MISSING))
         elif path not in left:
-            differences.append(Difference(path, Kind.ADDED))
+            differences.append(Difference(path, DifferenceKind.ADDED))
         else:
             differences.append(_compare(left[path], right[path], expected_at / path, got_at / path))
     return differences
 
 
-def _compare(expected: Entry, got: Entry, expected_at: Path, got_at: Path) -> Difference:
+def _compare(expected: TreeEntry, got: TreeEntry, expected_at: Path, got_at: Path) -> Difference:
     if expected.digest == got.digest:
-        return Difference(expected.path, Kind.TARGET if expected.kind is got.kind else Kind.KIND)
+        return Difference(expected.path, DifferenceKind.TARGET if expected.kind is got.kind else DifferenceKind.KIND)
     if expected.digest is None or got.digest is None:
-        return Difference(expected.path, Kind.KIND)
+        return Difference(expected.path, DifferenceKind.KIND)
     offset = first_difference(expected_at, got_at)
-    return Difference(expected.path, Kind.CONTENT, offset, name_part(expected_at, offset))
+    return Difference(expected.path, DifferenceKind.CONTENT, offset, name_part(expected_at, offset))
 
 
 def first_difference(one: Path, other: Path) -> int:

@@ -14,7 +14,7 @@ class EngineError(ForgeError):
     """A realisation that cannot go on."""
 
 
-class OutputError(EngineError):
+class BadOutput(EngineError):
     """A build that ended well but left an output missing, or one that cannot be stored."""
 
     exit_code = ExitCode.BUILD_FAILED

@@ -31,11 +31,11 @@ class Metadata(Protocol):
     def valid_trees(self, trees: Iterable[TreeId]) -> set[TreeId]:
         """Which of these trees are present with all their content."""
 
-    def history(self, names: Iterable[str]) -> Mapping[str, Observation]:
+    def history(self, names: Iterable[str]) -> Mapping[str, PastBuild]:
         """What past builds of the same name took."""
 
 
-class Observation(Protocol):
+class PastBuild(Protocol):
     """What past builds of one name took."""
 
     @property
@@ -58,7 +58,7 @@ class SourceFetcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedTree:
     """A tree that is to be fetched. Whose output it is finds other versions of it; `size` is what was signed."""
 
     tree: TreeId
@@ -79,7 +79,7 @@ class Substituter(Protocol):
     def offers(self, trees: Collection[TreeId], *, ask: bool) -> set[TreeId]:
         """Those of the trees that some store says it has; without `ask`, as far as is known already."""
 
-    def fetch(self, wanted: Wanted, on_progress: OnProgress) -> bool:
+    def fetch(self, wanted: WantedTree, on_progress: OnProgress) -> bool:
         """Whether the tree is valid here now."""
 
     def cancel(self) -> None:

@@ -45,7 +45,7 @@ class Bubblewrap:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SandboxFinding:
     """One thing that was looked at: `reason` is empty when it is well, else names the trouble; `detail` is the fix."""
 
     subject: str
@@ -104,26 +104,28 @@ def find_bubblewrap(program: Path | None = None) -> Bubblewrap:
     return Bubblewrap(Path(found), version)
 
 
-def probe(program: Path | None = None) -> list[Finding]:
+def probe(program: Path | None = None) -> list[SandboxFinding]:
     """What stands in the way of sandboxed builds here, looked at by making a sandbox; for `forge doctor`."""
     try:
         bwrap = find_bubblewrap(program)
     except ExecutorError as error:
-        return [Finding("bwrap", error.message, error.reason, error.detail)]
-    findings = [Finding("bwrap", f"{bwrap.path} {'.'.join(map(str, bwrap.version))}")]
+        return [SandboxFinding("bwrap", error.message, error.reason, error.detail)]
+    findings = [SandboxFinding("bwrap", f"{bwrap.path} {'.'.join(map(str, bwrap.version))}")]
     message = _try_sandbox(bwrap)
     if message is None:
-        return [*findings, Finding("sandbox", "works")]
+        return [*findings, SandboxFinding("sandbox", "works")]
     return [*findings, diagnose(message, HostSettings.read(), bwrap.path)]
 
 
-def diagnose(message: str, settings: HostSettings, bwrap: Path) -> Finding:
+def diagnose(message: str, settings: HostSettings, bwrap: Path) -> SandboxFinding:
     """The cause of what bwrap said, as far as the machine's settings tell, and the commands that mend it."""
     said = message.strip() or "bwrap died without a word"
     for applies, reason, detail in _causes(said, settings, bwrap):
         if applies:
-            return Finding("sandbox", said, reason, detail)
-    return Finding("sandbox", said, "sandbox-failed", "bwrap's message is all there is to go by; please report it.")
+            return SandboxFinding("sandbox", said, reason, detail)
+    return SandboxFinding(
+        "sandbox", said, "sandbox-failed", "bwrap's message is all there is to go by; please report it."
+    )
 
 
 def _causes(said: str, settings: HostSettings, bwrap: Path) -> tuple[tuple[bool, str, str], ...]:

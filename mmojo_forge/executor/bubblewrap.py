@@ -33,7 +33,7 @@ from pathlib import Path
 
 from mmojo_forge.executor import availability, personality, sandbox, seccomp
 from mmojo_forge.executor.build_log import BuildLog
-from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, ExecutorError, Outcome
+from mmojo_forge.executor.request import BuildOutcome, BuildRequest, BuildResult, CancelSignal, ExecutorError
 from mmojo_forge.executor.sandbox import SandboxCommand
 from mmojo_forge.executor.watch import SandboxMeter, Watch
 
@@ -63,7 +63,7 @@ class BubblewrapExecutor:
         self,
         request: BuildRequest,
         *,
-        cancellation: Cancellation | None = None,
+        cancellation: CancelSignal | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
         """See Executor."""
@@ -114,7 +114,7 @@ class _SupervisedRun:
         self,
         request: BuildRequest,
         log: BuildLog,
-        cancellation: Cancellation | None,
+        cancellation: CancelSignal | None,
         on_output: Callable[[bytes], None] | None,
     ) -> None:
         self._request = request
@@ -129,7 +129,7 @@ class _SupervisedRun:
         self._status_text = b""
         self._pid_one: int | None = None
         self._builder_exit: int | None = None
-        self._verdict: Outcome | None = None
+        self._verdict: BuildOutcome | None = None
 
     def __enter__(self) -> _SupervisedRun:
         return self
@@ -138,7 +138,7 @@ class _SupervisedRun:
         with self._stack:
             if self._process is not None and self._process.returncode is None:
                 self._on_output = None
-                self._stop(Outcome.CANCELLED)
+                self._stop(BuildOutcome.CANCELLED)
                 self._bury()
 
     def spawn(self, bwrap: availability.Bubblewrap) -> None:
@@ -180,7 +180,7 @@ class _SupervisedRun:
             self._read_output()
         else:
             self._forget(descriptor)
-            self._stop(Outcome.CANCELLED)
+            self._stop(BuildOutcome.CANCELLED)
 
     def _forget(self, descriptor: int) -> None:
         # It is not there yet if an exception came between the spawn and the wait.
@@ -242,11 +242,11 @@ class _SupervisedRun:
             return
         self._watch.note_output()
         if not self._log.write(data):
-            self._stop(Outcome.LOG_LIMIT)
+            self._stop(BuildOutcome.LOG_LIMIT)
         elif self._on_output is not None:
             self._on_output(data)
 
-    def _stop(self, verdict: Outcome | None) -> None:
+    def _stop(self, verdict: BuildOutcome | None) -> None:
         if verdict is not None and self._verdict is None:
             self._verdict = verdict
             self._kill()
@@ -277,16 +277,16 @@ class _SupervisedRun:
         if self._verdict is not None:
             return self._result(self._verdict, _KILLED)
         if self._builder_exit is None and returned < 0:
-            return self._result(Outcome.SIGNALLED, 128 - returned)
+            return self._result(BuildOutcome.SIGNALLED, 128 - returned)
         if self._builder_exit is None:
             # That only the builder could not be executed shows nowhere else; no one else has spoken yet.
             unknown = b"bwrap: execvp " in self._log.tail
-            return self._result(Outcome.FAILED, _NOT_EXECUTABLE) if unknown else None
+            return self._result(BuildOutcome.FAILED, _NOT_EXECUTABLE) if unknown else None
         if self._watch.has_too_much_output():
-            return self._result(Outcome.OUTPUT_LIMIT, self._builder_exit)
+            return self._result(BuildOutcome.OUTPUT_LIMIT, self._builder_exit)
         return self._result(_name_outcome(self._builder_exit), self._builder_exit)
 
-    def _result(self, outcome: Outcome, exit_code: int) -> BuildResult:
+    def _result(self, outcome: BuildOutcome, exit_code: int) -> BuildResult:
         return BuildResult(outcome, exit_code, self._watch.seconds, self._watch.peak_memory_bytes)
 
     def _open_pipe(self, child: ExitStack) -> tuple[int, int]:
@@ -329,8 +329,8 @@ def _read_parent(pid: int) -> int:
         return 0
 
 
-def _name_outcome(exit_code: int) -> Outcome:
+def _name_outcome(exit_code: int) -> BuildOutcome:
     """A shell's own exit code 128 + n cannot be told from a signal, here as elsewhere."""
     if exit_code == 0:
-        return Outcome.SUCCEEDED
-    return Outcome.SIGNALLED if 128 < exit_code <= _LAST_SIGNAL else Outcome.FAILED
+        return BuildOutcome.SUCCEEDED
+    return BuildOutcome.SIGNALLED if 128 < exit_code <= _LAST_SIGNAL else BuildOutcome.FAILED

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from mmojo_forge.executor.build_log import BuildLog
-from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Outcome
+from mmojo_forge.executor.request import BuildOutcome, BuildRequest, BuildResult, CancelSignal
 
 Script = Callable[[BuildRequest], BuildResult | bytes]
 
@@ -28,7 +28,7 @@ class FakeExecutor:
         self,
         request: BuildRequest,
         *,
-        cancellation: Cancellation | None = None,
+        cancellation: CancelSignal | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
         """See Executor."""
@@ -36,18 +36,18 @@ class FakeExecutor:
             self.requests.append(request)
         with BuildLog(request.log, request.limits.log_bytes) as log:
             if cancellation is not None and _is_readable(cancellation):
-                return BuildResult(Outcome.CANCELLED, 137, 0.0)
+                return BuildResult(BuildOutcome.CANCELLED, 137, 0.0)
             played = self._script(request)
             if isinstance(played, BuildResult):
                 return played
             if not log.write(played):
-                return BuildResult(Outcome.LOG_LIMIT, 137, 0.0)
+                return BuildResult(BuildOutcome.LOG_LIMIT, 137, 0.0)
             if played and on_output is not None:
                 on_output(played)
-            return BuildResult(Outcome.SUCCEEDED, 0, 0.0)
+            return BuildResult(BuildOutcome.SUCCEEDED, 0, 0.0)
 
 
-def _is_readable(cancellation: Cancellation) -> bool:
+def _is_readable(cancellation: CancelSignal) -> bool:
     poll = select.poll()
     poll.register(cancellation.fileno(), select.POLLIN)
     return bool(poll.poll(0))

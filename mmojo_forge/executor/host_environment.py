@@ -24,7 +24,7 @@ from typing import Any
 
 from mmojo_forge.executor import availability
 from mmojo_forge.executor.personality import USUAL
-from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, ExecutorError, Mount, Outcome
+from mmojo_forge.executor.request import BuildOutcome, BuildRequest, BuildResult, CancelSignal, ExecutorError, Mount
 from mmojo_forge.model.derivation import Limits
 
 _CHUNK = 1 << 16
@@ -67,7 +67,7 @@ class VariedExecutor:
         self,
         request: BuildRequest,
         *,
-        cancellation: Cancellation | None = None,
+        cancellation: CancelSignal | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
         """See Executor. One that this machine refuses is an ExecutorError (`no-such-host-environment`)."""
@@ -81,7 +81,7 @@ class VariedExecutor:
             error = answer["error"]
             what = f"build {request.name} in a varied host environment: " if error["reason"] == _REFUSED else ""
             raise ExecutorError(f"{what}{error['message']}", detail=error["detail"], reason=error["reason"])
-        return BuildResult(Outcome(answer.pop("outcome")), **answer)
+        return BuildResult(BuildOutcome(answer.pop("outcome")), **answer)
 
     def probe(self) -> str:
         """Why this machine refuses this host environment; empty if it does. Raises ExecutorError (`no-bwrap`)."""
@@ -92,7 +92,7 @@ class VariedExecutor:
     def _ask(
         self,
         request: Mapping[str, Any] | None,
-        cancellation: Cancellation | None,
+        cancellation: CancelSignal | None,
         on_output: Callable[[bytes], None] | None,
     ) -> dict[str, Any]:
         """What the child answers; without a request it only takes on its host environment.
@@ -211,7 +211,7 @@ def _send(process: subprocess.Popen[bytes], document: Mapping[str, Any]) -> None
 
 
 def _follow(
-    process: subprocess.Popen[bytes], cancellation: Cancellation | None, on_output: Callable[[bytes], None] | None
+    process: subprocess.Popen[bytes], cancellation: CancelSignal | None, on_output: Callable[[bytes], None] | None
 ) -> None:
     """Pass the build's output on until there is no more; tell the child when the build is to stop."""
     assert process.stdout is not None

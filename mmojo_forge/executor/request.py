@@ -90,7 +90,7 @@ class BuildRequest:
         return BadRequestError(f"build {self.name}: {cause}", reason=reason)
 
 
-class Outcome(StrEnum):
+class BuildOutcome(StrEnum):
     """How a build ended."""
 
     SUCCEEDED = "succeeded"
@@ -114,7 +114,7 @@ class BuildResult:
     build was over before the first look).
     """
 
-    outcome: Outcome
+    outcome: BuildOutcome
     exit_code: int
     seconds: float
     peak_memory_bytes: int = 0
@@ -122,10 +122,10 @@ class BuildResult:
     @property
     def succeeded(self) -> bool:
         """Whether the builder ended by itself with exit code 0."""
-        return self.outcome is Outcome.SUCCEEDED
+        return self.outcome is BuildOutcome.SUCCEEDED
 
 
-class Cancellation(Protocol):
+class CancelSignal(Protocol):
     """Tells a running build that it is no longer wanted."""
 
     def fileno(self) -> int:
@@ -139,7 +139,7 @@ class Executor(Protocol):
         self,
         request: BuildRequest,
         *,
-        cancellation: Cancellation | None = None,
+        cancellation: CancelSignal | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
         """The result of the build; `on_output` gets chunks of its output as they come.

@@ -88,7 +88,7 @@ Test = AnyBits | OneOf
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedCall:
     """Calls that are refused with `error`: always, or when one of `tests` matches."""
 
     calls: tuple[str, ...]
@@ -106,40 +106,42 @@ def _node_mode_in(argument: int) -> tuple[Test, ...]:
 
 REFUSALS: Final = (
     # Keyrings belong to the user, not to a namespace. As on kernels without CONFIG_KEYS.
-    Refusal(("add_key", "request_key", "keyctl"), errno.ENOSYS),
+    RefusedCall(("add_key", "request_key", "keyctl"), errno.ENOSYS),
     # Reading and driving other processes: within the sandbox no build needs it, and it is the door to supervisors.
-    Refusal(("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd"), errno.EPERM),
+    RefusedCall(("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd"), errno.EPERM),
     # Typing into a terminal, pasting into a console (CVE-2017-5226).
-    Refusal(("ioctl",), errno.EPERM, (OneOf(1, (_TIOCSTI, _TIOCLINUX)),)),
+    RefusedCall(("ioctl",), errno.EPERM, (OneOf(1, (_TIOCSTI, _TIOCLINUX)),)),
     # A setuid file in an output would be one for whoever unpacks it. EPERM is what a mount that refuses them says.
-    Refusal(("chmod", "fchmod", "creat", "mkdir"), errno.EPERM, _mode_in(1)),
-    Refusal(("fchmodat", "fchmodat2", "mkdirat"), errno.EPERM, _mode_in(2)),
-    Refusal(("open",), errno.EPERM, _mode_in(2, (1, _CREATING))),
-    Refusal(("openat",), errno.EPERM, _mode_in(3, (2, _CREATING))),
-    Refusal(("mknod",), errno.EPERM, _node_mode_in(1)),
-    Refusal(("mknodat",), errno.EPERM, _node_mode_in(2)),
+    RefusedCall(("chmod", "fchmod", "creat", "mkdir"), errno.EPERM, _mode_in(1)),
+    RefusedCall(("fchmodat", "fchmodat2", "mkdirat"), errno.EPERM, _mode_in(2)),
+    RefusedCall(("open",), errno.EPERM, _mode_in(2, (1, _CREATING))),
+    RefusedCall(("openat",), errno.EPERM, _mode_in(3, (2, _CREATING))),
+    RefusedCall(("mknod",), errno.EPERM, _node_mode_in(1)),
+    RefusedCall(("mknodat",), errno.EPERM, _node_mode_in(2)),
     # Its mode lies behind a pointer, where a filter cannot look. Every user falls back to openat.
-    Refusal(("openat2",), errno.ENOSYS),
+    RefusedCall(("openat2",), errno.ENOSYS),
     # File capabilities are extended attributes; no store keeps any.
-    Refusal(("setxattr", "lsetxattr", "fsetxattr", "setxattrat"), errno.EOPNOTSUPP),
+    RefusedCall(("setxattr", "lsetxattr", "fsetxattr", "setxattrat"), errno.EOPNOTSUPP),
     # No namespaces within ours: a user namespace opens the kernel's less-tried parts.
-    Refusal(("clone",), errno.EPERM, (AnyBits(0, _NEW_NAMESPACES),)),
-    Refusal(("unshare",), errno.EPERM, (AnyBits(0, _NEW_NAMESPACES | _CLONE_NEWTIME),)),
-    Refusal(("setns",), errno.EPERM),
+    RefusedCall(("clone",), errno.EPERM, (AnyBits(0, _NEW_NAMESPACES),)),
+    RefusedCall(("unshare",), errno.EPERM, (AnyBits(0, _NEW_NAMESPACES | _CLONE_NEWTIME),)),
+    RefusedCall(("setns",), errno.EPERM),
     # Its flags lie behind a pointer; every libc falls back to clone.
-    Refusal(("clone3",), errno.ENOSYS),
+    RefusedCall(("clone3",), errno.ENOSYS),
     # Its requests pass no filter. Its users expect kernels without it.
-    Refusal(("io_uring_setup", "io_uring_enter", "io_uring_register"), errno.ENOSYS),
+    RefusedCall(("io_uring_setup", "io_uring_enter", "io_uring_register"), errno.ENOSYS),
     # vsock reaches the machine's hypervisor from any network namespace; the rest is rarely tried kernel code.
-    Refusal(("socket", "socketpair"), errno.EAFNOSUPPORT, (OneOf(0, _SOCKET_FAMILIES, negated=True),)),
+    RefusedCall(("socket", "socketpair"), errno.EAFNOSUPPORT, (OneOf(0, _SOCKET_FAMILIES, negated=True),)),
     # What capabilities guard already, or a host's setting leaves open (kernel log, profiling).
-    Refusal(("bpf", "perf_event_open", "syslog", "open_by_handle_at"), errno.EPERM),
-    Refusal(("userfaultfd",), errno.ENOSYS),
-    Refusal(("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot"), errno.EPERM),
-    Refusal(("mount", "umount2", "pivot_root", "chroot"), errno.EPERM),
+    RefusedCall(("bpf", "perf_event_open", "syslog", "open_by_handle_at"), errno.EPERM),
+    RefusedCall(("userfaultfd",), errno.ENOSYS),
+    RefusedCall(
+        ("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot"), errno.EPERM
+    ),
+    RefusedCall(("mount", "umount2", "pivot_root", "chroot"), errno.EPERM),
     # The newer mount calls: a libmount that finds none of them tries mount().
-    Refusal(("open_tree", "open_tree_attr", "move_mount", "fsopen", "fsconfig", "fsmount"), errno.ENOSYS),
-    Refusal(("fspick", "mount_setattr"), errno.ENOSYS),
+    RefusedCall(("open_tree", "open_tree_attr", "move_mount", "fsopen", "fsconfig", "fsmount"), errno.ENOSYS),
+    RefusedCall(("fspick", "mount_setattr"), errno.ENOSYS),
 )
 
 # Numbers from 424 on are the same everywhere.
@@ -252,7 +254,7 @@ _AARCH64_CALLS: Final = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class SyscallTable:
     """One architecture: its audit number and its system calls. `has_x32` where a second ABI shares the number."""
 
     name: str
@@ -263,8 +265,8 @@ class Machine:
 
 MACHINES: Final = MappingProxyType(
     {
-        "x86_64": Machine("x86_64", 0xC000003E, {**_X86_64_CALLS, **_COMMON_CALLS}, has_x32=True),
-        "aarch64": Machine("aarch64", 0xC00000B7, {**_AARCH64_CALLS, **_COMMON_CALLS}),
+        "x86_64": SyscallTable("x86_64", 0xC000003E, {**_X86_64_CALLS, **_COMMON_CALLS}, has_x32=True),
+        "aarch64": SyscallTable("aarch64", 0xC00000B7, {**_AARCH64_CALLS, **_COMMON_CALLS}),
     }
 )
 
@@ -339,7 +341,7 @@ def build_filter(machine: str) -> bytes:
     return bytes(program)
 
 
-def _add_lookup(program: _Assembler, rules: list[tuple[int, Refusal]]) -> None:
+def _add_lookup(program: _Assembler, rules: list[tuple[int, RefusedCall]]) -> None:
     """Code that finds the loaded number among the sorted rules and answers."""
     if len(rules) == 1:
         number, refusal = rules[0]
@@ -361,7 +363,7 @@ def _add_lookup(program: _Assembler, rules: list[tuple[int, Refusal]]) -> None:
     _add_lookup(program, rules[middle:])
 
 
-def _add_answer(program: _Assembler, refusal: Refusal) -> None:
+def _add_answer(program: _Assembler, refusal: RefusedCall) -> None:
     """Code that answers for a call that is listed."""
     for test in refusal.tests:
         refused, passed = program.fresh("refused"), program.fresh("passed")

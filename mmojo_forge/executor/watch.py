@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mmojo_forge.executor.request import BuildRequest, Outcome
+from mmojo_forge.executor.request import BuildOutcome, BuildRequest
 
 # Anonymous and shared memory, swapped or not. File pages are cache: the kernel takes them back.
 _MEMORY = re.compile(rb"^(?:RssAnon|RssShmem|VmSwap):\s*(\d+) kB", re.MULTILINE)
@@ -26,7 +26,7 @@ _TMPFS = ("tmp", "dev/shm")
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ResourceUsage:
     """Memory and tasks (processes and their threads) of a sandbox at one moment.
 
     Memory that processes share by mapping it is counted for each of them.
@@ -68,7 +68,7 @@ class SandboxMeter:
         except OSError:
             return False
 
-    def measure(self) -> Usage:
+    def measure(self) -> ResourceUsage:
         """Memory and tasks; reads one file for each process."""
         memory = tasks = 0
         for name in self._list_processes():
@@ -78,7 +78,7 @@ class SandboxMeter:
                 continue
             memory += sum(int(size) for size in _MEMORY.findall(status)) << 10
             tasks += sum(int(count) for count in _THREADS.findall(status))
-        return Usage(memory + sum(_used_bytes(descriptor) for descriptor in self._tmpfs), tasks)
+        return ResourceUsage(memory + sum(_used_bytes(descriptor) for descriptor in self._tmpfs), tasks)
 
     def _list_processes(self) -> list[str]:
         try:
@@ -211,19 +211,19 @@ class Watch:
         nearest = min(self._wall_end, self._silence_end, self._process_look, self._memory_look, self._disk_look)
         return max(0, math.ceil((nearest - time.monotonic()) * 1000))
 
-    def find_excess(self) -> Outcome | None:
+    def find_excess(self) -> BuildOutcome | None:
         """The limit that the build is beyond, if one whose time has come to be looked at is."""
         now = time.monotonic()
         if now >= self._wall_end:
-            return Outcome.WALL_LIMIT
+            return BuildOutcome.WALL_LIMIT
         if now >= self._silence_end:
-            return Outcome.SILENCE_LIMIT
+            return BuildOutcome.SILENCE_LIMIT
         if self._meter is None:
             return None
         if now >= self._process_look:
             self._process_look = now + _PROCESS_LOOK
             if self._meter.has_more_processes_than(self._limits.processes):
-                return Outcome.PROCESS_LIMIT
+                return BuildOutcome.PROCESS_LIMIT
         if now >= self._memory_look:
             return self._look_at_memory(self._meter)
         return self._look_at_disk() if now >= self._disk_look else None
@@ -232,25 +232,25 @@ class Watch:
         """Whether the finished build has left more than it may."""
         return self._exceeds_disk(self._directories[1:])
 
-    def _look_at_memory(self, meter: SandboxMeter) -> Outcome | None:
+    def _look_at_memory(self, meter: SandboxMeter) -> BuildOutcome | None:
         seen = meter.measure()
         now = time.monotonic()
         self.peak_memory_bytes = max(self.peak_memory_bytes, seen.memory_bytes)
         self._memory_look = now + self._memory_pause(seen.memory_bytes)
         if seen.memory_bytes > self._limits.memory_bytes:
-            return Outcome.MEMORY_LIMIT
-        return Outcome.PROCESS_LIMIT if seen.tasks > self._limits.processes else None
+            return BuildOutcome.MEMORY_LIMIT
+        return BuildOutcome.PROCESS_LIMIT if seen.tasks > self._limits.processes else None
 
     def _memory_pause(self, used: int) -> float:
         headroom = (self._limits.memory_bytes - used) / _MEMORY_BYTES_PER_SECOND
         return min(_MEMORY_LOOK, max(_SOONEST_MEMORY_LOOK, headroom))
 
-    def _look_at_disk(self) -> Outcome | None:
+    def _look_at_disk(self) -> BuildOutcome | None:
         before = time.monotonic()
         exceeded = self._exceeds_disk(self._directories)
         now = time.monotonic()
         self._disk_look = now + max(_DISK_LOOK, (now - before) * _DISK_SHARE)
-        return Outcome.OUTPUT_LIMIT if exceeded else None
+        return BuildOutcome.OUTPUT_LIMIT if exceeded else None
 
     def _exceeds_disk(self, directories: tuple[Path, ...]) -> bool:
         files, size = self._limits.output_files, self._limits.output_bytes

@@ -29,12 +29,12 @@ from blake3 import blake3
 from mmojo_forge.fetch.failure import FetchError, Mismatch, error_of
 from mmojo_forge.model.digest import BlobDigest, Sha256
 from mmojo_forge.net.client import HttpClient
-from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.failure import FailureKind, UrlFailure
 from mmojo_forge.net.stream import CHUNK, Stream, open_stream, with_retries
 from mmojo_forge.net.url import redacted
 
 
-class Sink(Protocol):
+class ByteSink(Protocol):
     """Takes bytes as they come."""
 
     def write(self, chunk: bytes, /) -> object:
@@ -205,7 +205,7 @@ class _Download:
     on_progress: OnProgress | None
     mismatch: Mismatch | None = None
 
-    def run(self, url: str, write: Callable[[Sink], None] | None = None) -> Received:
+    def run(self, url: str, write: Callable[[ByteSink], None] | None = None) -> Received:
         """The outcome of one URL, or of `write`; raises UrlFailure, FetchError."""
         with PartFile(self.destination, self.expected) as part:
             if not part.complete:
@@ -217,7 +217,7 @@ class _Download:
             part.finish()
             return part.digests.received(redacted(url))
 
-    def _receive(self, url: str, part: PartFile, write: Callable[[Sink], None] | None) -> None:
+    def _receive(self, url: str, part: PartFile, write: Callable[[ByteSink], None] | None) -> None:
         if write is not None or not self.expected.digests:
             part.restart()
         if write is not None:
@@ -232,7 +232,7 @@ class _Download:
             self._copy(url, stream, part)
             total = stream.total if stream.total is not None else self.expected.size
             if total is not None and part.size < total:
-                raise UrlFailure(url, Kind.TRUNCATED, f"ended after {part.size} of {total} bytes")
+                raise UrlFailure(url, FailureKind.TRUNCATED, f"ended after {part.size} of {total} bytes")
 
     def _copy(self, url: str, stream: Stream, part: PartFile) -> None:
         total = self.expected.size or stream.total or 0
@@ -248,7 +248,7 @@ class _Download:
 
     def _check_size(self, url: str, size: int) -> None:
         if self.expected.size is not None and size > self.expected.size:
-            raise UrlFailure(url, Kind.TOO_LARGE, f"more than the pinned {self.expected.size} bytes")
+            raise UrlFailure(url, FailureKind.TOO_LARGE, f"more than the pinned {self.expected.size} bytes")
 
     def _verify(self, url: str, part: PartFile) -> None:
         difference = part.digests.difference(self.expected)
@@ -256,7 +256,7 @@ class _Download:
             return
         expected, got = difference
         self.mismatch = Mismatch(expected, got, redacted(url), part.set_aside())
-        raise UrlFailure(url, Kind.MISMATCH, f"expected {expected}, got {got}")
+        raise UrlFailure(url, FailureKind.MISMATCH, f"expected {expected}, got {got}")
 
 
 class _CheckedSink:
@@ -295,7 +295,7 @@ def download(
             received = job.run(candidate)
         except UrlFailure as failure:
             failures.append(failure)
-            if failure.kind is Kind.CANCELLED:
+            if failure.kind is FailureKind.CANCELLED:
                 break
         else:
             if job.mismatch is not None and job.mismatch.kept is not None:
@@ -310,7 +310,7 @@ def produce(
     client: HttpClient,
     what: str,
     origin: str,
-    write: Callable[[Sink], None],
+    write: Callable[[ByteSink], None],
     destination: Path,
     *,
     expected: Expected,

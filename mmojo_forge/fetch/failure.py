@@ -8,9 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mmojo_forge.errors import ExitCode, ForgeError
-from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.failure import FailureKind, UrlFailure
 
-_REASONS = MappingProxyType({Kind.CONNECT_TIMEOUT: Kind.UNREACHABLE, Kind.SLOW: Kind.STALLED})
+_REASONS = MappingProxyType(
+    {FailureKind.CONNECT_TIMEOUT: FailureKind.UNREACHABLE, FailureKind.SLOW: FailureKind.STALLED}
+)
 """Kinds that have the reason and the advice of another; the reason of any else is its value."""
 
 _OF_THE_MACHINE = frozenset(
@@ -50,12 +52,15 @@ class FetchError(ForgeError):
 
 _ADVICE = MappingProxyType(
     {
-        Kind.MISMATCH: "Nothing of it was stored. If upstream changed the file on purpose: forge lock --update NAME.",
-        Kind.TOO_LARGE: "The server sends more than the pinned size, so it is another file; nothing of it was kept.",
-        Kind.INSECURE: "A redirect from https to http is never followed.",
-        Kind.UNREACHABLE: "Check the network and the proxy settings (https_proxy), or use a cache that has it by hash.",
-        Kind.STALLED: "The server answers too slowly; try again later, what has arrived so far is kept.",
-        Kind.TRUNCATED: "The connection breaks off; try again, what has arrived so far is kept.",
+        FailureKind.MISMATCH: "Nothing of it was stored. If upstream changed the file on purpose: "
+        "forge lock --update NAME.",
+        FailureKind.TOO_LARGE: "The server sends more than the pinned size, so it is another file; "
+        "nothing of it was kept.",
+        FailureKind.INSECURE: "A redirect from https to http is never followed.",
+        FailureKind.UNREACHABLE: "Check the network and the proxy settings (https_proxy), or use a cache "
+        "that has it by hash.",
+        FailureKind.STALLED: "The server answers too slowly; try again later, what has arrived so far is kept.",
+        FailureKind.TRUNCATED: "The connection breaks off; try again, what has arrived so far is kept.",
     }
 )
 
@@ -63,8 +68,8 @@ _ADVICE = MappingProxyType(
 def error_of(what: str, failures: Sequence[UrlFailure], mismatch: Mismatch | None = None) -> FetchError:
     """The error that says why none of the URLs gave `what`; `failures` must not be empty."""
     kinds = {_REASONS.get(failure.kind, failure.kind) for failure in failures}
-    kind = next(kind for kind in Kind if kind in kinds)
-    if kind is Kind.CANCELLED:
+    kind = next(kind for kind in FailureKind if kind in kinds)
+    if kind is FailureKind.CANCELLED:
         return FetchError("fetch: cancelled", reason=kind.value)
     tried = "\n".join(f"  {failure}" for failure in failures)
     kept = f"\nThe bytes are kept at {mismatch.kept}." if mismatch and mismatch.kept else ""
@@ -77,7 +82,7 @@ def error_of(what: str, failures: Sequence[UrlFailure], mismatch: Mismatch | Non
     )
 
 
-def _headline(kind: Kind, failures: Sequence[UrlFailure], mismatch: Mismatch | None) -> str:
-    if kind is Kind.MISMATCH and mismatch is not None:
+def _headline(kind: FailureKind, failures: Sequence[UrlFailure], mismatch: Mismatch | None) -> str:
+    if kind is FailureKind.MISMATCH and mismatch is not None:
         return f"expected {mismatch.expected}, got {mismatch.got} from {mismatch.origin}"
     return next(failure.cause for failure in failures if _REASONS.get(failure.kind, failure.kind) is kind)

@@ -30,9 +30,9 @@ from mmojo_forge.fetch.pypi import PypiIndexes, read_pip_settings
 from mmojo_forge.fetch.settings import FetchSettings
 from mmojo_forge.model.derivation import Download, Source
 from mmojo_forge.model.lockfile import Pin, Userland
-from mmojo_forge.net.cancellation import Cancellation
+from mmojo_forge.net.cancellation import HttpCancellation
 from mmojo_forge.net.client import HttpClient
-from mmojo_forge.net.failure import Kind
+from mmojo_forge.net.failure import FailureKind
 from mmojo_forge.net.url import scheme_of
 
 Keep = Callable[[Pin, Path], None]
@@ -50,7 +50,7 @@ class Fetcher:
 
     def __init__(self, *, environment: Mapping[str, str], settings: FetchSettings | None = None) -> None:
         self._settings = settings or FetchSettings.of(environment)
-        self._cancellation = Cancellation()
+        self._cancellation = HttpCancellation()
         self._client = HttpClient(self._settings.http, cancellation=self._cancellation)
         self._mirrors = DebianMirrors(self._settings, self._client)
         self._npm = NpmRegistry(self._settings, self._client)
@@ -191,7 +191,7 @@ class Fetcher:
         try:
             return download(client, name, candidates, destination, expected=expected, on_progress=on_progress)
         except FetchError as error:
-            if isinstance(locator, DebianLocator) and error.reason == Kind.GONE:
+            if isinstance(locator, DebianLocator) and error.reason == FailureKind.GONE:
                 raise _left_mirror(name, locator, error) from error
             raise
 

@@ -22,12 +22,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from mmojo_forge.fetch.download import Sink
+from mmojo_forge.fetch.download import ByteSink
 from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.locator import GitLocator
 from mmojo_forge.fetch.settings import FetchSettings
-from mmojo_forge.net.cancellation import Cancellation
-from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.cancellation import HttpCancellation
+from mmojo_forge.net.failure import FailureKind, UrlFailure
 from mmojo_forge.net.stream import CHUNK
 from mmojo_forge.net.url import redacted_text, scheme_of
 
@@ -40,7 +40,7 @@ _LARGEST_SIZE = 0o77777777777
 class TarWriter:
     """Writes members in the order given; the caller sorts."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: ByteSink) -> None:
         self._sink = sink
 
     def add_file(self, name: bytes, size: int, content: Iterable[bytes], *, executable: bool) -> None:
@@ -132,11 +132,11 @@ class _Entry:
 class GitArchiver:
     """Writes commits as archives."""
 
-    def __init__(self, settings: FetchSettings, cancellation: Cancellation) -> None:
+    def __init__(self, settings: FetchSettings, cancellation: HttpCancellation) -> None:
         self._settings = settings
         self._cancellation = cancellation
 
-    def write(self, locator: GitLocator, sink: Sink) -> None:
+    def write(self, locator: GitLocator, sink: ByteSink) -> None:
         """The commit's files as one tar into `sink`; raises FetchError (`git-missing`) and UrlFailure."""
         schemes = {"https", *self._settings.plain_schemes}
         if scheme_of(locator.url) not in schemes:
@@ -166,7 +166,7 @@ class GitArchiver:
 class _Repository:
     """A bare repository that lives as long as one fetch."""
 
-    def __init__(self, git: str, environment: dict[str, str], cancellation: Cancellation) -> None:
+    def __init__(self, git: str, environment: dict[str, str], cancellation: HttpCancellation) -> None:
         self._git = git
         self._environment = environment
         self._cancellation = cancellation
@@ -184,9 +184,9 @@ class _Repository:
             self._run(locator, "cat-file", "-e", f"{locator.commit}^{{commit}}")
         except UrlFailure as failure:
             self._cancellation.check(locator.url)
-            raise UrlFailure(locator.url, Kind.GONE, f"no commit {locator.commit}") from failure
+            raise UrlFailure(locator.url, FailureKind.GONE, f"no commit {locator.commit}") from failure
 
-    def archive(self, locator: GitLocator, sink: Sink) -> None:
+    def archive(self, locator: GitLocator, sink: ByteSink) -> None:
         """Write the commit's files."""
         writer = TarWriter(sink)
         entries = sorted(self._entries(locator), key=lambda entry: entry.path)
@@ -246,7 +246,7 @@ class _Repository:
             errors.seek(0)
             if process.returncode:
                 complaint = redacted_text(errors.read(4096).decode("utf-8", "replace")).strip()
-                raise UrlFailure(locator.url, Kind.UNREACHABLE, f"git {arguments[0]}: {complaint}")
+                raise UrlFailure(locator.url, FailureKind.UNREACHABLE, f"git {arguments[0]}: {complaint}")
             output.seek(0)
             return output.read()
 

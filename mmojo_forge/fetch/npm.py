@@ -19,7 +19,7 @@ from mmojo_forge.fetch.failure import FetchError, error_of
 from mmojo_forge.fetch.locator import NpmLocator
 from mmojo_forge.fetch.settings import FetchSettings
 from mmojo_forge.net.client import HttpClient
-from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.failure import FailureKind, UrlFailure
 from mmojo_forge.net.stream import read_document
 from mmojo_forge.net.url import scheme_of, with_slash
 
@@ -84,10 +84,10 @@ class NpmRegistry:
         try:
             versions = json.loads(document.body)["versions"]
             if locator.version not in versions:
-                raise UrlFailure(url, Kind.GONE, f"the registry has no version {locator.version}")
+                raise UrlFailure(url, FailureKind.GONE, f"the registry has no version {locator.version}")
             return _tarball(versions[locator.version]["dist"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UrlFailure(url, Kind.REFUSED, f"not a package description: {error!r}") from error
+            raise UrlFailure(url, FailureKind.REFUSED, f"not a package description: {error!r}") from error
 
 
 def find_registry(configuration: Mapping[str, str], scope: str = "") -> str:

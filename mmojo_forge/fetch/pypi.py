@@ -27,7 +27,7 @@ from mmojo_forge.fetch.failure import FetchError, error_of
 from mmojo_forge.fetch.locator import PypiLocator
 from mmojo_forge.fetch.settings import FetchSettings, home_of
 from mmojo_forge.net.client import HttpClient
-from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.failure import FailureKind, UrlFailure
 from mmojo_forge.net.stream import Document, read_document
 from mmojo_forge.net.url import is_loopback, redacted, scheme_of, with_slash
 
@@ -134,7 +134,7 @@ class PypiIndexes:
         for found in self._entries(locator):
             if isinstance(found, UrlFailure):
                 failures.append(found)
-                if found.kind is not Kind.GONE:
+                if found.kind is not FailureKind.GONE:
                     break
             elif not found.expected.digests:
                 raise FetchError(
@@ -156,7 +156,9 @@ class PypiIndexes:
             if announced == sha256:
                 yield found.url
             else:
-                yield UrlFailure(found.url, Kind.MISMATCH, f"the index says sha256:{announced}, not sha256:{sha256}")
+                yield UrlFailure(
+                    found.url, FailureKind.MISMATCH, f"the index says sha256:{announced}, not sha256:{sha256}"
+                )
 
     def _entries(self, locator: PypiLocator) -> Iterator[IndexFile | UrlFailure]:
         for index in self._indexes:
@@ -174,7 +176,7 @@ class PypiIndexes:
             if package.filename == locator.file:
                 digests = {name: value.lower() for name, value in package.digests.items() if name in _STRONG}
                 return IndexFile(package.url, Expected(package.size, digests))
-        raise UrlFailure(url, Kind.GONE, f"the index does not list {locator.file}")
+        raise UrlFailure(url, FailureKind.GONE, f"the index does not list {locator.file}")
 
 
 def _packages(project: str, document: Document) -> list[DistributionPackage]:
@@ -184,5 +186,5 @@ def _packages(project: str, document: Document) -> list[DistributionPackage]:
         else:
             page = ProjectPage.from_html(project, document.body, document.url)
     except (ValueError, TypeError, KeyError, UnsupportedRepoVersionError) as error:
-        raise UrlFailure(document.url, Kind.REFUSED, f"not a page of the Simple API: {error}") from error
+        raise UrlFailure(document.url, FailureKind.REFUSED, f"not a page of the Simple API: {error}") from error
     return page.packages

@@ -354,11 +354,6 @@ def fetched_file(node: Node) -> Source | Download | None:
     return node if isinstance(node, Source) else None
 
 
-def node_id(node: Node) -> str:
-    """What identifies a node within a graph: a derivation's id, a source's tree."""
-    return node.id
-
-
 def action_key(preimage: bytes) -> ActionKey:
     """The key under which a build trace is kept."""
     return ActionKey(blake3_hex(preimage))

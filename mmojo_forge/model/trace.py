@@ -16,7 +16,7 @@ _STEM_CHARACTERS = re.compile(r"[^A-Za-z0-9._+-]")
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class TraceOutput:
     """One named result: its tree and how many bytes of content it has."""
 
     tree: TreeId
@@ -24,7 +24,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class TraceSignature:
     """Who vouches for a trace: a public key as NAME:BASE64, and its signature over the trace's fingerprint."""
 
     key: str
@@ -42,12 +42,12 @@ class Trace:
     key: ActionKey
     name: str
     preimage: bytes
-    outputs: Mapping[str, Output]
+    outputs: Mapping[str, TraceOutput]
     builder: str = "local"
     started: float = 0.0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
-    signatures: tuple[Signature, ...] = ()
+    signatures: tuple[TraceSignature, ...] = ()
 
     def fingerprint(self) -> bytes:
         """The canonical bytes that a signature covers: what is claimed, label included, nothing of when or where."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmojo_forge.model.digest import ActionKey, TreeId, blake3_hex, is_hex_digest
-from mmojo_forge.model.trace import Output, Signature, Trace
+from mmojo_forge.model.trace import Trace, TraceOutput, TraceSignature
 
 SCHEMA = 1
 MOST_SIGNATURES = 64
@@ -92,15 +92,15 @@ def _trace(document: Mapping[str, Any], preimage: bytes, described: Mapping[str,
     )
 
 
-def _output(row: Mapping[str, Any]) -> Output:
+def _output(row: Mapping[str, Any]) -> TraceOutput:
     tree, size = row["tree"], row["size"]
     if not is_hex_digest(tree) or type(size) is not int or not 0 <= size <= _MOST:
         raise ValueError("an output has no tree or size")
-    return Output(TreeId(tree), size)
+    return TraceOutput(TreeId(tree), size)
 
 
-def _signature(row: Mapping[str, Any]) -> Signature:
-    return Signature(_short(row["key"]), base64.b64decode(row["value"], validate=True))
+def _signature(row: Mapping[str, Any]) -> TraceSignature:
+    return TraceSignature(_short(row["key"]), base64.b64decode(row["value"], validate=True))
 
 
 def _short(text: object) -> str:

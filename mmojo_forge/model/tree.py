@@ -28,7 +28,7 @@ class TreeError(ForgeError):
     """A file tree, or a manifest, that cannot be a store object."""
 
 
-class Kind(StrEnum):
+class EntryKind(StrEnum):
     """What an entry is; the values are those of the manifest."""
 
     FILE = "f"
@@ -38,11 +38,11 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TreeEntry:
     """One name in a tree. `digest` and `size` (bytes) are set for files, `target` for symlinks."""
 
     path: str
-    kind: Kind
+    kind: EntryKind
     digest: BlobDigest | None = None
     size: int = 0
     target: str | None = None
@@ -61,7 +61,7 @@ class Tree:
     or NUL-bearing parts, and no symlink is absolute or leads out of the tree.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[TreeEntry, ...]
     id: TreeId = field(init=False, compare=False)
     _manifest: bytes = field(init=False, compare=False, repr=False)
 
@@ -72,17 +72,17 @@ class Tree:
         object.__setattr__(self, "id", TreeId(blake3_hex(self._manifest)))
 
     @classmethod
-    def of(cls, entries: Iterable[Entry]) -> Tree:
+    def of(cls, entries: Iterable[TreeEntry]) -> Tree:
         """The tree with these entries, in any order; the root directory may be left out."""
         listed = sorted(entries, key=lambda entry: sort_key(entry.path))
         if not listed or listed[0].path:
-            listed.insert(0, Entry("", Kind.DIRECTORY))
+            listed.insert(0, TreeEntry("", EntryKind.DIRECTORY))
         return cls(tuple(listed))
 
     @classmethod
     def of_file(cls, digest: BlobDigest, size: int, *, executable: bool = False) -> Tree:
         """The tree whose root is one file: what a source is."""
-        return cls((Entry("", Kind.EXECUTABLE if executable else Kind.FILE, digest, size),))
+        return cls((TreeEntry("", EntryKind.EXECUTABLE if executable else EntryKind.FILE, digest, size),))
 
     @classmethod
     def parse(cls, manifest: bytes) -> Tree:
@@ -106,7 +106,7 @@ class Tree:
         """Whether the tree is one file rather than a directory."""
         return self.entries[0].is_file
 
-    def files(self) -> Iterator[Entry]:
+    def files(self) -> Iterator[TreeEntry]:
         """The entries that have content."""
         return (entry for entry in self.entries if entry.digest is not None)
 
@@ -147,12 +147,12 @@ def check_symlink(path: str, target: str) -> None:
             raise TreeError(f"add symlink {path}: target {target} leaves the tree", reason="symlink-escapes")
 
 
-def _check(entries: tuple[Entry, ...]) -> None:
+def _check(entries: tuple[TreeEntry, ...]) -> None:
     if not entries or entries[0].path:
         raise TreeError("make tree: no root entry", reason="tree-no-root")
-    if entries[0].kind is Kind.SYMLINK:
+    if entries[0].kind is EntryKind.SYMLINK:
         raise TreeError("make tree: the root is a symlink", reason="tree-bad-root")
-    directories = {""} if entries[0].kind is Kind.DIRECTORY else set[str]()
+    directories = {""} if entries[0].kind is EntryKind.DIRECTORY else set[str]()
     previous = ""
     for entry in entries[1:]:
         _check_entry(entry, directories)
@@ -188,7 +188,7 @@ def _check_resolved(path: str, links: Mapping[str, str]) -> None:
                 pending.extend(target.split("/")[::-1])
 
 
-def _check_entry(entry: Entry, directories: set[str]) -> None:
+def _check_entry(entry: TreeEntry, directories: set[str]) -> None:
     parent, slash, name = entry.path.rpartition("/")
     check_name(name)
     if slash and not parent:
@@ -197,22 +197,22 @@ def _check_entry(entry: Entry, directories: set[str]) -> None:
         raise TreeError(f"make tree: {entry.path} has no parent directory", reason="tree-no-parent")
     if len(entry.path.encode()) > MAX_PATH_BYTES or entry.path.count("/") >= MAX_DEPTH:
         raise TreeError(f"make tree: {entry.path[:80]}… is too long or deep", reason="tree-bad-name")
-    if entry.kind is Kind.DIRECTORY:
+    if entry.kind is EntryKind.DIRECTORY:
         directories.add(entry.path)
-    elif entry.kind is Kind.SYMLINK:
+    elif entry.kind is EntryKind.SYMLINK:
         check_symlink(entry.path, entry.target or "")
     _check_content(entry)
 
 
-def _check_content(entry: Entry) -> None:
-    has_content = entry.kind in {Kind.FILE, Kind.EXECUTABLE}
-    if has_content != (entry.digest is not None) or (entry.kind is Kind.SYMLINK) != (entry.target is not None):
+def _check_content(entry: TreeEntry) -> None:
+    has_content = entry.kind in {EntryKind.FILE, EntryKind.EXECUTABLE}
+    if has_content != (entry.digest is not None) or (entry.kind is EntryKind.SYMLINK) != (entry.target is not None):
         raise TreeError(f"make tree: {entry.path!r} is not a well-formed {entry.kind.name}", reason="tree-entry")
     if entry.digest is not None and (not is_hex_digest(entry.digest) or entry.size < 0):
         raise TreeError(f"make tree: {entry.path!r} has a malformed digest or size", reason="tree-entry")
 
 
-def _row(entry: Entry) -> list[canonical.Json]:
+def _row(entry: TreeEntry) -> list[canonical.Json]:
     if entry.digest is not None:
         return [entry.path, entry.kind.value, entry.digest, entry.size]
     if entry.target is not None:
@@ -220,7 +220,7 @@ def _row(entry: Entry) -> list[canonical.Json]:
     return [entry.path, entry.kind.value]
 
 
-def _parse_rows(manifest: bytes) -> Iterator[Entry]:
+def _parse_rows(manifest: bytes) -> Iterator[TreeEntry]:
     try:
         document = json.loads(manifest)
         if document["schema"] != SCHEMA:
@@ -231,10 +231,10 @@ def _parse_rows(manifest: bytes) -> Iterator[Entry]:
         raise TreeError(f"read tree manifest: {error}", reason="tree-malformed") from error
 
 
-def _entry(path: str, kind: str, content: str | None = None, size: int = 0) -> Entry:
-    parsed = Kind(kind)
-    if parsed is Kind.SYMLINK:
-        return Entry(path, parsed, target=content)
+def _entry(path: str, kind: str, content: str | None = None, size: int = 0) -> TreeEntry:
+    parsed = EntryKind(kind)
+    if parsed is EntryKind.SYMLINK:
+        return TreeEntry(path, parsed, target=content)
     if not isinstance(path, str) or not isinstance(size, int):
         raise TypeError("an entry is path, kind, digest, size")
-    return Entry(path, parsed, BlobDigest(content) if content is not None else None, size)
+    return TreeEntry(path, parsed, BlobDigest(content) if content is not None else None, size)

@@ -7,10 +7,10 @@ import socket
 import threading
 import weakref
 
-from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.failure import FailureKind, UrlFailure
 
 
-class Cancellation:
+class HttpCancellation:
     """Shared by all clients of one fetcher or cache. Once cancelled it stays so."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Cancellation:
     def check(self, url: str = "") -> None:
         """Raise UrlFailure (`cancelled`) if cancelled."""
         if self._event.is_set():
-            raise UrlFailure(url, Kind.CANCELLED, "cancelled")
+            raise UrlFailure(url, FailureKind.CANCELLED, "cancelled")
 
     def pause(self, seconds: float) -> None:
         """Wait; raises UrlFailure as soon as cancelled."""

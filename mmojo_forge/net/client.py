@@ -24,10 +24,10 @@ import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool
 
-from mmojo_forge.net.cancellation import Cancellation
-from mmojo_forge.net.failure import Kind, UrlFailure, innermost_cause
+from mmojo_forge.net.cancellation import HttpCancellation
+from mmojo_forge.net.failure import FailureKind, UrlFailure, innermost_cause
 from mmojo_forge.net.settings import HttpSettings, Pace
-from mmojo_forge.net.url import AnyHost, RedirectPolicy, redacted_text
+from mmojo_forge.net.url import RedirectPolicy, redacted_text
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:[0-9]{1,18}|\*)")
@@ -45,11 +45,11 @@ class HttpClient:
         self,
         settings: HttpSettings | None = None,
         redirects: RedirectPolicy | None = None,
-        cancellation: Cancellation | None = None,
+        cancellation: HttpCancellation | None = None,
     ) -> None:
         self.settings = settings or HttpSettings()
-        self.cancellation = cancellation or Cancellation()
-        self._redirects = redirects or AnyHost()
+        self.cancellation = cancellation or HttpCancellation()
+        self._redirects = redirects or RedirectPolicy()
         self._session = _Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         adapter = _WatchedAdapter(self.settings.connections, self.cancellation)
@@ -86,7 +86,7 @@ class HttpClient:
                 current = self._followed(method, url, current, target)
             finally:
                 response.close()
-        raise UrlFailure(url, Kind.REDIRECTS, f"more than {self.settings.redirects} redirects")
+        raise UrlFailure(url, FailureKind.REDIRECTS, f"more than {self.settings.redirects} redirects")
 
     def _send(
         self, method: str, url: str, current: str, headers: Mapping[str, str], content: bytes | None
@@ -107,28 +107,28 @@ class HttpClient:
             )
         except requests.exceptions.ConnectTimeout as error:
             cause = f"no connection within {self.settings.connect_seconds:g} s"
-            raise self.failure(url, Kind.CONNECT_TIMEOUT, cause) from error
+            raise self.failure(url, FailureKind.CONNECT_TIMEOUT, cause) from error
         except (requests.exceptions.ReadTimeout, TimeoutError) as error:
             cause = f"no answer within {self.settings.stall_seconds:g} s"
-            raise self.failure(url, Kind.STALLED, cause) from error
+            raise self.failure(url, FailureKind.STALLED, cause) from error
         except ValueError as error:
-            raise self.failure(url, Kind.REFUSED, "not a usable URL") from error
+            raise self.failure(url, FailureKind.REFUSED, "not a usable URL") from error
         except _BROKEN as error:
-            raise self.failure(url, Kind.UNREACHABLE, innermost_cause(error)) from error
+            raise self.failure(url, FailureKind.UNREACHABLE, innermost_cause(error)) from error
 
     def _followed(self, method: str, url: str, current: str, target: str) -> str:
         try:
             following = urljoin(current, target)
         except ValueError as error:
-            raise UrlFailure(url, Kind.REDIRECTS, "redirected to what is no URL") from error
+            raise UrlFailure(url, FailureKind.REDIRECTS, "redirected to what is no URL") from error
         if refusal := self._redirects.refusal(method, current, following):
-            raise UrlFailure(url, Kind.INSECURE, refusal)
+            raise UrlFailure(url, FailureKind.INSECURE, refusal)
         return following
 
-    def failure(self, url: str, kind: Kind, cause: str) -> UrlFailure:
+    def failure(self, url: str, kind: FailureKind, cause: str) -> UrlFailure:
         """The failure of an exchange; after a cancellation that is the cause, whatever it looked like."""
         if self.cancellation.cancelled:
-            return UrlFailure(url, Kind.CANCELLED, "cancelled")
+            return UrlFailure(url, FailureKind.CANCELLED, "cancelled")
         return UrlFailure(url, kind, cause)
 
 
@@ -166,14 +166,14 @@ class Answer:
             part: bytes = self._response.raw.read1(count, decode_content=False)
         except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as error:
             cause = f"nothing for {client.settings.stall_seconds:g} s"
-            raise client.failure(self._asked, Kind.STALLED, cause) from error
+            raise client.failure(self._asked, FailureKind.STALLED, cause) from error
         except (*_BROKEN, ValueError) as error:
-            raise client.failure(self._asked, Kind.TRUNCATED, innermost_cause(error)) from error
+            raise client.failure(self._asked, FailureKind.TRUNCATED, innermost_cause(error)) from error
         if not part:
             # A connection that was cut looks like the end of an answer of unknown length.
             client.cancellation.check(self._asked)
         if slow := self._pace.stop(len(part)):
-            raise client.failure(self._asked, Kind.SLOW, slow)
+            raise client.failure(self._asked, FailureKind.SLOW, slow)
         return part
 
     def check(self) -> None:
@@ -182,10 +182,10 @@ class Answer:
             return
         cause = f"HTTP {self.status} {redacted_text(self._response.reason or '')}".strip()
         if self.status in {404, 410}:
-            raise UrlFailure(self._asked, Kind.GONE, cause)
+            raise UrlFailure(self._asked, FailureKind.GONE, cause)
         if self.status in {408, 425, 429} or self.status >= 500:
-            raise UrlFailure(self._asked, Kind.SERVER, cause, retry_after=self._retry_after())
-        raise UrlFailure(self._asked, Kind.REFUSED, cause)
+            raise UrlFailure(self._asked, FailureKind.SERVER, cause, retry_after=self._retry_after())
+        raise UrlFailure(self._asked, FailureKind.REFUSED, cause)
 
     def _retry_after(self) -> float | None:
         """In how many seconds to ask again (RFC 9110, section 10.2.3): a number of them, or a date."""
@@ -219,7 +219,7 @@ class _Bearer(requests.auth.AuthBase):
 class _WatchedAdapter(HTTPAdapter):
     """Has every connection that it opens, also to a proxy, known to a cancellation."""
 
-    def __init__(self, connections: int, cancellation: Cancellation) -> None:
+    def __init__(self, connections: int, cancellation: HttpCancellation) -> None:
         self._cancellation = cancellation
         super().__init__(pool_connections=_HOSTS, pool_maxsize=connections)
 
@@ -241,7 +241,7 @@ class _WatchedAdapter(HTTPAdapter):
         manager.pool_classes_by_scheme = {name: _watched(pool, self._cancellation) for name, pool in pools.items()}
 
 
-def _watched(pool: type[HTTPConnectionPool], cancellation: Cancellation) -> type[HTTPConnectionPool]:
+def _watched(pool: type[HTTPConnectionPool], cancellation: HttpCancellation) -> type[HTTPConnectionPool]:
     """The class of pools, plain, TLS or SOCKS, with another class of connections."""
     plain: Any = pool.ConnectionCls
 

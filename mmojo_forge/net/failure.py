@@ -9,7 +9,7 @@ from mmojo_forge.net.url import redacted, redacted_text
 _LONGEST_CAUSE = 300
 
 
-class Kind(StrEnum):
+class FailureKind(StrEnum):
     """How one URL failed. `fetch` uses the values as reasons.
 
     Where several URLs failed in several ways, the first kind of this list says most.
@@ -30,14 +30,23 @@ class Kind(StrEnum):
     GONE = "not-found"
 
 
-TRANSIENT = frozenset({Kind.UNREACHABLE, Kind.CONNECT_TIMEOUT, Kind.STALLED, Kind.SLOW, Kind.TRUNCATED, Kind.SERVER})
+TRANSIENT = frozenset(
+    {
+        FailureKind.UNREACHABLE,
+        FailureKind.CONNECT_TIMEOUT,
+        FailureKind.STALLED,
+        FailureKind.SLOW,
+        FailureKind.TRUNCATED,
+        FailureKind.SERVER,
+    }
+)
 """What may be better a moment later."""
 
 
 class UrlFailure(Exception):
     """One URL that did not give what it was asked for. `retry_after` is what the server asked for, in seconds."""
 
-    def __init__(self, url: str, kind: Kind, cause: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, url: str, kind: FailureKind, cause: str, *, retry_after: float | None = None) -> None:
         super().__init__(f"{redacted(url)}: {cause}")
         self.url = redacted(url)
         self.kind = kind

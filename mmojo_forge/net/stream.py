@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mmojo_forge.net.client import HttpClient
-from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.failure import FailureKind, UrlFailure
 from mmojo_forge.net.url import path_of, scheme_of
 
 CHUNK = 1 << 17
@@ -57,7 +57,7 @@ def open_stream(
         with _open_http(client, url, start, headers or {}) as stream:
             yield stream
     else:
-        raise UrlFailure(url, Kind.REFUSED, f"{scheme!r} is no scheme that can be fetched")
+        raise UrlFailure(url, FailureKind.REFUSED, f"{scheme!r} is no scheme that can be fetched")
 
 
 def read_document(client: HttpClient, url: str, *, accept: str = "*/*", limit: int = _LARGEST_DOCUMENT) -> Document:
@@ -101,7 +101,7 @@ def _open_http(client: HttpClient, url: str, start: int, headers: Mapping[str, s
             answer = stack.enter_context(client.exchange("GET", url, headers))
         answer.check()
         if answer.first_byte != start:
-            raise UrlFailure(url, Kind.REFUSED, "a part that was not asked for")
+            raise UrlFailure(url, FailureKind.REFUSED, "a part that was not asked for")
         total = None if answer.length is None else start + answer.length
         chunks = iter(lambda: answer.read(CHUNK), b"")
         yield Stream(answer.url, start, total, answer.headers.get("Content-Type", ""), chunks)
@@ -113,7 +113,7 @@ def _open_file(url: str, start: int) -> Iterator[Stream]:
     try:
         file = path.open("rb")
     except OSError as error:
-        kind = Kind.GONE if isinstance(error, FileNotFoundError) else Kind.REFUSED
+        kind = FailureKind.GONE if isinstance(error, FileNotFoundError) else FailureKind.REFUSED
         raise UrlFailure(url, kind, error.strerror or "cannot be opened") from error
     with file:
         total = path.stat().st_size
@@ -132,9 +132,9 @@ def _read_document(client: HttpClient, url: str, accept: str, limit: int) -> Doc
         for chunk in stream.chunks:
             body += chunk
             if len(body) > limit:
-                raise UrlFailure(url, Kind.TOO_LARGE, f"a document of more than {limit} bytes")
+                raise UrlFailure(url, FailureKind.TOO_LARGE, f"a document of more than {limit} bytes")
         if stream.total is not None and len(body) < stream.total:
-            raise UrlFailure(url, Kind.TRUNCATED, f"ended after {len(body)} of {stream.total} bytes")
+            raise UrlFailure(url, FailureKind.TRUNCATED, f"ended after {len(body)} of {stream.total} bytes")
         return Document(stream.url, stream.content_type, bytes(body))
 
 

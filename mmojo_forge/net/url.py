@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 _IN_TEXT = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@]*@")
@@ -70,35 +70,26 @@ def origin_of(url: str) -> Origin | None:
     return None
 
 
-class RedirectPolicy(Protocol):
-    """Where a client goes when it is sent elsewhere, and who gets its token."""
+class RedirectPolicy:
+    """Where a client goes when it is sent elsewhere, and who gets its token.
 
-    def refusal(self, method: str, current: str, following: str) -> str:
-        """Why the redirect is not followed, or nothing where it is."""
+    This one is for content whose hash is known: any server will do, and none gets a token.
+    """
 
-    def token(self, url: str) -> str:
-        """What a request to this URL is authorised with, or nothing."""
-
-
-class AnyHost:
-    """For content whose hash is known: any server is as good, but none over less than the connection had before."""
-
-    def refusal(self, method: str, current: str, following: str) -> str:
-        """From https to http, and to another scheme, no redirect is followed."""
-        del method
+    def refusal(self, _method: str, current: str, following: str) -> str:
+        """Why a redirect is not followed: it leads from https to http, or to another scheme. Nothing where it is."""
         scheme = scheme_of(following)
         if scheme_of(current) == "https" and scheme == "http":
             return f"redirected from https to {redacted(following)}"
         return "" if scheme in _WEB else f"redirected to a {scheme} URL"
 
-    def token(self, url: str) -> str:
-        """None."""
-        del url
+    def token(self, _url: str) -> str:
+        """What a request to this URL is authorised with, or nothing."""
         return ""
 
 
-class OwnOrigin:
-    """For one server with a token: it stays there, and may read from the hosts that were named."""
+class OwnOrigin(RedirectPolicy):
+    """For one server with a token: requests stay there, and may read from the hosts that were named."""
 
     def __init__(self, url: str, hosts: frozenset[str], token: str, *, plain_token: bool = False) -> None:
         self._origin = origin_of(url)
@@ -106,20 +97,17 @@ class OwnOrigin:
         self._token = token
         self._plain_token = plain_token
 
-    def refusal(self, method: str, current: str, following: str) -> str:
-        """To other hosts only what reads is redirected, and only over https."""
-        del current
+    def refusal(self, method: str, _current: str, following: str) -> str:
+        """Why a redirect is not followed: other hosts are only read from, over https, and where they were named."""
         origin = origin_of(following)
-        if origin is None:
-            return "redirected to what is no http or https URL"
-        if origin == self._origin:
-            return ""
+        if origin is None or origin == self._origin:
+            return "" if origin else "redirected to what is no http or https URL"
         named = origin.host in self._hosts and origin.scheme == "https" and method in {"GET", "HEAD"}
         return "" if named else f"redirected to {origin.scheme}://{origin.host}"
 
     def token(self, url: str) -> str:
         """The token for the own server; without TLS only where that was allowed, or never leaves this machine."""
-        if not self._token or origin_of(url) != self._origin:
+        if origin_of(url) != self._origin:
             return ""
         safe = scheme_of(url) == "https" or self._plain_token or is_loopback(url)
         return self._token if safe else ""

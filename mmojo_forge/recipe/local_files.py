@@ -10,7 +10,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from mmojo_forge.model.digest import BlobDigest
-from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry
 from mmojo_forge.recipe.errors import RecipeError
 
 _CHUNK = 1 << 20
@@ -25,15 +25,15 @@ def read_local_tree(path: Path) -> Tree:
         raise RecipeError(f"read {path}: {error.strerror}", reason="local-files-missing") from error
 
 
-def _entries(path: Path, name: str) -> Iterator[Entry]:
+def _entries(path: Path, name: str) -> Iterator[TreeEntry]:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
-        yield Entry(name, Kind.SYMLINK, target=os.readlink(path))
+        yield TreeEntry(name, EntryKind.SYMLINK, target=os.readlink(path))
     elif stat.S_ISREG(status.st_mode):
-        kind = Kind.EXECUTABLE if status.st_mode & stat.S_IXUSR else Kind.FILE
-        yield Entry(name, kind, _digest(path), status.st_size)
+        kind = EntryKind.EXECUTABLE if status.st_mode & stat.S_IXUSR else EntryKind.FILE
+        yield TreeEntry(name, kind, _digest(path), status.st_size)
     elif stat.S_ISDIR(status.st_mode):
-        yield Entry(name, Kind.DIRECTORY)
+        yield TreeEntry(name, EntryKind.DIRECTORY)
         for child in sorted(os.listdir(path)):
             if child not in IGNORED:
                 yield from _entries(path / child, f"{name}/{child}" if name else child)

@@ -25,7 +25,7 @@ import zstandard
 from mmojo_forge.model.derivation import Limits
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, Sha256, TreeId, blake3_hex, is_hex_digest
 from mmojo_forge.model.trace import Trace
-from mmojo_forge.model.tree import Entry, Kind, Tree, check_name
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry, check_name
 from mmojo_forge.store import layout, noop_lookup, objects, scratch
 from mmojo_forge.store.add.add import Adder, open_source
 from mmojo_forge.store.bundle.reader import Imported, read_bundle
@@ -37,10 +37,10 @@ from mmojo_forge.store.failure import reported
 from mmojo_forge.store.maintain import recovery, roots
 from mmojo_forge.store.maintain.maintenance import Maintenance
 from mmojo_forge.store.maintain.repair import RepairResult
-from mmojo_forge.store.maintain.verify import OnProgress, Report
+from mmojo_forge.store.maintain.verify import OnProgress, VerifyReport
 from mmojo_forge.store.noop_lookup import boot_id
 from mmojo_forge.store.objects import open_verified, read_part
-from mmojo_forge.store.protocol import Fetch, FileDigests, Observation, OnWait, OpenBlob, Recorded, Root, StoreError
+from mmojo_forge.store.protocol import Fetch, FileDigests, GcRoot, Observation, OnWait, OpenBlob, Recorded, StoreError
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -152,11 +152,11 @@ class LocalStore:
         """The content, verified when it is read to its end; raises StoreError (`blob-missing`, `blob-corrupt`)."""
         return open_verified(self._root, self._blob(digest, executable), digest)
 
-    def read_part(self, entry: Entry, offset: int, count: int) -> bytes:
+    def read_part(self, entry: TreeEntry, offset: int, count: int) -> bytes:
         """Some bytes of a file's content, not verified; none where it is not here."""
         if entry.digest is None:
             return b""
-        return read_part(self._blob(entry.digest, entry.kind is Kind.EXECUTABLE), offset, count)
+        return read_part(self._blob(entry.digest, entry.kind is EntryKind.EXECUTABLE), offset, count)
 
     # Trees: writing
 
@@ -295,7 +295,7 @@ class LocalStore:
                 roots.add(self._root, str(link), str(target), self._scratch)
         return target
 
-    def roots(self) -> Iterator[Root]:
+    def roots(self) -> Iterator[GcRoot]:
         """The links that keep objects alive, and those that are gone."""
         with reported("list roots", self._root):
             return roots.listed(self._root)
@@ -334,7 +334,7 @@ class LocalStore:
         finally:
             self._scratch.discard(name)
 
-    def verify(self, *, check_content: bool = True, on_progress: OnProgress | None = None) -> Report:
+    def verify(self, *, check_content: bool = True, on_progress: OnProgress | None = None) -> VerifyReport:
         """Whether the store is what it says; nothing is changed."""
         return self.maintenance.verify(check_content=check_content, on_progress=on_progress)
 

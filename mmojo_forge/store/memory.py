@@ -22,13 +22,13 @@ import zstandard
 
 from mmojo_forge.model.derivation import Limits
 from mmojo_forge.model.digest import BlobDigest, Sha256, TreeId, blake3_hex, is_hex_digest
-from mmojo_forge.model.tree import Entry, Kind, Tree, check_name
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry, check_name
 from mmojo_forge.store import layout, objects
 from mmojo_forge.store.add import scan
 from mmojo_forge.store.add.add import check_content, open_source
 from mmojo_forge.store.db.database import Database
 from mmojo_forge.store.db.traces import Traces
-from mmojo_forge.store.protocol import Fetch, FileDigests, OnWait, OpenBlob, Root, StoreError
+from mmojo_forge.store.protocol import Fetch, FileDigests, GcRoot, OnWait, OpenBlob, StoreError
 from mmojo_forge.store.scratch import remove_tree
 
 
@@ -86,7 +86,7 @@ class MemoryStore:
         except KeyError as error:
             raise objects.missing("memory", digest) from error
 
-    def read_part(self, entry: Entry, offset: int, count: int) -> bytes:
+    def read_part(self, entry: TreeEntry, offset: int, count: int) -> bytes:
         """Some bytes of a file's content."""
         return self._blobs.get(cast(BlobDigest, entry.digest), b"")[offset : offset + count]
 
@@ -216,11 +216,11 @@ class MemoryStore:
         self._roots[link.absolute()] = (tree, target)
         return target
 
-    def roots(self) -> Iterator[Root]:
+    def roots(self) -> Iterator[GcRoot]:
         """The links that were added."""
         for link, (tree, target) in sorted(self._roots.items()):
             points = link.is_symlink() and link.readlink() == target.absolute()
-            yield Root(link, target if points else None, tree if points else None)
+            yield GcRoot(link, target if points else None, tree if points else None)
 
     def close(self) -> None:
         """Forget the traces."""
@@ -230,24 +230,24 @@ class MemoryStore:
         self._trees[tree.id] = tree
         return tree
 
-    def _take(self, file: scan.FoundFile, top: Path) -> Entry:
+    def _take(self, file: scan.ScannedFile, top: Path) -> TreeEntry:
         try:
             data = (top / file.path).read_bytes()
         except PermissionError as error:
             raise scan.unreadable(str(top), file.path) from error
         digest = BlobDigest(blake3_hex(data))
         self._blobs[digest] = data
-        kind = Kind.EXECUTABLE if file.executable else Kind.FILE
-        return Entry(file.path, kind, digest, len(data))
+        kind = EntryKind.EXECUTABLE if file.executable else EntryKind.FILE
+        return TreeEntry(file.path, kind, digest, len(data))
 
-    def _put(self, entry: Entry, path: Path) -> None:
-        if entry.kind is Kind.DIRECTORY:
+    def _put(self, entry: TreeEntry, path: Path) -> None:
+        if entry.kind is EntryKind.DIRECTORY:
             path.mkdir()
         elif entry.target is not None:
             path.symlink_to(entry.target)
         elif entry.digest is not None:
             path.write_bytes(self._blobs[entry.digest])
-            path.chmod(0o555 if entry.kind is Kind.EXECUTABLE else 0o444)
+            path.chmod(0o555 if entry.kind is EntryKind.EXECUTABLE else 0o444)
 
 
 class _Arrival:
@@ -257,16 +257,16 @@ class _Arrival:
         self.missing = missing
         self.taken: dict[BlobDigest, bytes] = {}
 
-    def lacking(self, files: Sequence[Entry]) -> set[BlobDigest]:
+    def lacking(self, files: Sequence[TreeEntry]) -> set[BlobDigest]:
         return {file.digest for file in files if file.digest in self.missing}
 
-    def take_small(self, files: Sequence[tuple[Entry, bytes]]) -> None:
+    def take_small(self, files: Sequence[tuple[TreeEntry, bytes]]) -> None:
         for file, content in files:
             assert file.digest is not None
             self.missing.remove(file.digest)
             self.taken[file.digest] = content
 
-    def take_file(self, file: Entry, path: Path) -> None:
+    def take_file(self, file: TreeEntry, path: Path) -> None:
         self.take_small([(file, path.read_bytes())])
 
 

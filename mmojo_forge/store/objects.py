@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 from blake3 import blake3
 
 from mmojo_forge.model.digest import BlobDigest, TreeId, blake3_hex
-from mmojo_forge.model.tree import Kind
+from mmojo_forge.model.tree import EntryKind
 from mmojo_forge.store import layout
 from mmojo_forge.store.add.import_files import thread_count
 from mmojo_forge.store.add.scan import DIRECTORY_FLAGS, open_beneath
@@ -73,7 +73,7 @@ def check_out(root: str, manifest: bytes, temporary: str, target: str, shuffle: 
         # What is no deeper comes first, so that directories are there before what lies in them.
         rows[1:] = sorted(random.Random(shuffle).sample(rows[1:], len(rows) - 1), key=lambda row: row[0].count("/"))
     with _Blobs(root) as blobs:
-        if rows[0][1] == Kind.DIRECTORY:
+        if rows[0][1] == EntryKind.DIRECTORY:
             _check_out_directory(rows, blobs, temporary, target)
         else:
             # A rename onto another name of the same file leaves both: then somebody else was first.
@@ -128,10 +128,10 @@ def _by_directory(rows: list[Row], top_fd: int) -> dict[str, _Directory]:
     for row in rows[1:]:
         path, kind = row[0], row[1]
         parent, _, name = path.rpartition("/")
-        if kind == Kind.DIRECTORY:
+        if kind == EntryKind.DIRECTORY:
             os.mkdir(path, 0o755, dir_fd=top_fd)
             directories[path] = _Directory()
-        elif kind == Kind.SYMLINK:
+        elif kind == EntryKind.SYMLINK:
             directories[parent].links.append((name, row[2]))
         else:
             directories[parent].files.append([name, *row[1:]])
@@ -142,7 +142,7 @@ def _link_files(blobs: _Blobs, directory: _Directory, fd: int, *, loose: bool) -
     """Fill the directory `fd`, which is closed, and finish it; one that is `loose` stays writable."""
     try:
         for name, kind, digest, size in directory.files:
-            blobs.link(digest, kind == Kind.EXECUTABLE, size, name, fd)
+            blobs.link(digest, kind == EntryKind.EXECUTABLE, size, name, fd)
         for name, target in directory.links:
             os.symlink(target, name, dir_fd=fd)
             os.utime(name, _TIMES, dir_fd=fd, follow_symlinks=False)

@@ -16,7 +16,7 @@ from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.model.derivation import Limits
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, Sha256, TreeId
 from mmojo_forge.model.trace import Trace
-from mmojo_forge.model.tree import Entry, Tree
+from mmojo_forge.model.tree import Tree, TreeEntry
 
 
 class Sink(Protocol):
@@ -26,13 +26,13 @@ class Sink(Protocol):
     whole became valid is for the caller to see to, when the fetch returned.
     """
 
-    def lacking(self, files: Sequence[Entry]) -> set[BlobDigest]:
+    def lacking(self, files: Sequence[TreeEntry]) -> set[BlobDigest]:
         """The digests whose content is needed."""
 
-    def take_small(self, files: Sequence[tuple[Entry, bytes]]) -> None:
+    def take_small(self, files: Sequence[tuple[TreeEntry, bytes]]) -> None:
         """Take some files, whole and verified."""
 
-    def take_file(self, file: Entry, path: Path) -> None:
+    def take_file(self, file: TreeEntry, path: Path) -> None:
         """Take one large file, verified, which lies at `path` and may be moved away."""
 
 
@@ -46,7 +46,7 @@ class StoreUnusableError(StoreError):
     exit_code = ExitCode.ENVIRONMENT_ERROR
 
 
-class OutputError(StoreError):
+class UnstorableOutput(StoreError):
     """A file tree that must not become a store object: a device, a socket, a setuid bit, too large."""
 
 
@@ -67,7 +67,7 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class Root:
+class GcRoot:
     """A link outside the store that keeps an object alive. `target` is None when it no longer points to one."""
 
     link: Path
@@ -75,7 +75,7 @@ class Root:
     tree: TreeId | None
 
 
-OpenBlob = Callable[[Entry], AbstractContextManager[BinaryIO]]
+OpenBlob = Callable[[TreeEntry], AbstractContextManager[BinaryIO]]
 """Opens the content of a tree's entry, somewhere else."""
 
 Fetch = Callable[[Sink, Path], None]
@@ -102,7 +102,7 @@ class TreeReader(Protocol):
     def open_blob(self, digest: BlobDigest, *, executable: bool = False) -> AbstractContextManager[BinaryIO]:
         """The content, verified as it is read; raises StoreError (`blob-missing`, `blob-corrupt`)."""
 
-    def read_part(self, entry: Entry, offset: int, count: int) -> bytes:
+    def read_part(self, entry: TreeEntry, offset: int, count: int) -> bytes:
         """Some bytes of a file's content, which nobody verified; fewer where there are no more, or no such file."""
 
 
@@ -113,7 +113,7 @@ class TraceReader(Protocol):
         """The traces that are known, in one question however many keys."""
 
 
-class Substituter(TreeReader, TraceReader, Protocol):
+class ReadableStore(TreeReader, TraceReader, Protocol):
     """A store that is asked before building."""
 
     name: str
@@ -224,7 +224,7 @@ class Store(TreeReader, TreeWriter, ObjectStore, BuildTrace, Protocol):
     def add_root(self, link: Path, tree: TreeId, name: str) -> Path:
         """Point the symlink `link` at the object, checked out, and keep it alive as long as it does."""
 
-    def roots(self) -> Iterator[Root]:
+    def roots(self) -> Iterator[GcRoot]:
         """The links that keep objects alive, and those that are gone."""
 
     def close(self) -> None:

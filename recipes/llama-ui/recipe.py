@@ -1,16 +1,4 @@
-from mmojo_forge.recipe import (
-    Component,
-    Files,
-    NpmClosure,
-    Package,
-    Pypi,
-    Spec,
-    apply_patches,
-    build,
-    node_modules,
-    recipe,
-    unpack,
-)
+from mmojo_forge.recipe import Component, Files, NpmClosure, Package, Pypi, Spec, apply_patches, build, node_modules, recipe, unpack
 
 # The page belongs to the server that it was written for: the same source as recipes/llama-cpp.
 VERSION = "0.3.36"

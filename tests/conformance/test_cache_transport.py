@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.transport.bazel import BazelTransport
 from mmojo_forge.cache.transport.bucket import BucketTransport
 from mmojo_forge.cache.transport.fakes import MemoryTransport
@@ -119,7 +119,7 @@ def test_what_is_not_there_is_missing(transport: Transport) -> None:
     assert transport.size("trees/ab/abc") is None
     with pytest.raises(CacheError) as failed:
         read_whole(transport, "trees/ab/abc", 100)
-    assert (failed.value.reason, failed.value.fault) == ("cache-missing", Fault.MISSING)
+    assert (failed.value.reason, failed.value.fault) == ("cache-missing", CacheFault.MISSING)
 
 
 def test_what_is_not_there_is_not_listed_and_can_be_deleted(listing: Transport) -> None:

@@ -21,7 +21,7 @@ from mmojo_forge.executor import sandbox
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
 from mmojo_forge.executor.fake import FakeExecutor, Script
 from mmojo_forge.executor.host_environment import HostEnvironment, VariedExecutor
-from mmojo_forge.executor.request import BuildRequest, BuildResult, Executor, Mount, Outcome
+from mmojo_forge.executor.request import BuildOutcome, BuildRequest, BuildResult, Executor, Mount
 from mmojo_forge.model.derivation import Limits
 
 
@@ -127,16 +127,16 @@ def test_a_build_that_succeeds_leaves_outputs_and_a_log(make: MakeExecutor, plac
     chunks: list[bytes] = []
     result = make(play).run(request, on_output=chunks.append)
     assert result.succeeded
-    assert (result.outcome, result.exit_code) == (Outcome.SUCCEEDED, 0)
+    assert (result.outcome, result.exit_code) == (BuildOutcome.SUCCEEDED, 0)
     assert (request.out / "file").read_text() == "content\n"
     assert b"".join(chunks) == read_log(request) == b"done\n"
 
 
 def test_a_build_that_fails_is_a_result(make: MakeExecutor, place: Place) -> None:
     request = place.request("exit 3")
-    result = make(lambda request: BuildResult(Outcome.FAILED, 3, 0.1)).run(request)
+    result = make(lambda request: BuildResult(BuildOutcome.FAILED, 3, 0.1)).run(request)
     assert not result.succeeded
-    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 3)
+    assert (result.outcome, result.exit_code) == (BuildOutcome.FAILED, 3)
 
 
 def test_a_silent_build_has_an_empty_log(make: MakeExecutor, place: Place) -> None:
@@ -151,14 +151,14 @@ def test_a_log_beyond_its_limit_ends_the_build(make: MakeExecutor, place: Place)
     request = place.request("yes")
     request = replace(request, limits=replace(request.limits, log_bytes=1000))
     result = make(lambda request: b"y\n" * 1000).run(request)
-    assert result.outcome is Outcome.LOG_LIMIT
+    assert result.outcome is BuildOutcome.LOG_LIMIT
     assert read_log(request) == b"y\n" * 500
 
 
 def test_a_build_that_nobody_wants_any_more_is_cancelled(make: MakeExecutor, place: Place, cancelled: int) -> None:
     request = place.request("sleep 60")
     result = make(lambda request: b"").run(request, cancellation=Descriptor(cancelled))
-    assert result.outcome is Outcome.CANCELLED
+    assert result.outcome is BuildOutcome.CANCELLED
     assert not result.succeeded
     assert read_log(request) == b""
 

@@ -18,11 +18,11 @@ import zstandard
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Limits, action_key
 from mmojo_forge.model.digest import BlobDigest, DerivationId, Sha256, TreeId, blake3_hex
-from mmojo_forge.model.trace import Output, Trace
-from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.model.trace import Trace, TraceOutput
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry
 from mmojo_forge.store.local import LocalStore
 from mmojo_forge.store.memory import MemoryStore
-from mmojo_forge.store.protocol import FileDigests, Recorded, Root, Store
+from mmojo_forge.store.protocol import FileDigests, GcRoot, Recorded, Store
 
 NOWHERE = TreeId("0" * 64)
 
@@ -61,7 +61,7 @@ def trace_of(text: bytes, tree: TreeId, **facts: float) -> Trace:
         key=action_key(text),
         name="tool-1.0",
         preimage=text,
-        outputs={"out": Output(tree, 10)},
+        outputs={"out": TraceOutput(tree, 10)},
         seconds=facts.get("seconds", 0.0),
         peak_memory_bytes=int(facts.get("memory", 0)),
     )
@@ -71,13 +71,13 @@ def test_an_added_path_has_the_tree_of_its_files(store: Store, source: Path) -> 
     tree = store.add_path(source)
     listed = {entry.path: (entry.kind, entry.size, entry.target) for entry in tree.entries}
     assert listed == {
-        "": (Kind.DIRECTORY, 0, None),
-        "bin": (Kind.DIRECTORY, 0, None),
-        "bin/alias": (Kind.SYMLINK, 0, "../größe"),
-        "bin/tool": (Kind.EXECUTABLE, 10, None),
-        "bin/tool.txt": (Kind.FILE, 10, None),
-        "empty": (Kind.DIRECTORY, 0, None),
-        "größe": (Kind.FILE, 300_000, None),
+        "": (EntryKind.DIRECTORY, 0, None),
+        "bin": (EntryKind.DIRECTORY, 0, None),
+        "bin/alias": (EntryKind.SYMLINK, 0, "../größe"),
+        "bin/tool": (EntryKind.EXECUTABLE, 10, None),
+        "bin/tool.txt": (EntryKind.FILE, 10, None),
+        "empty": (EntryKind.DIRECTORY, 0, None),
+        "größe": (EntryKind.FILE, 300_000, None),
     }
     assert store.has_tree(tree.id)
     assert store.read_tree(tree.id) == tree
@@ -300,9 +300,9 @@ def test_a_tree_comes_in_from_another_store(store: Store, source: Path, tmp_path
     other = LocalStore.open(tmp_path / "other")
     tree = other.add_path(source)
 
-    def from_other(entry: Entry) -> BinaryIO:
+    def from_other(entry: TreeEntry) -> BinaryIO:
         assert entry.digest is not None
-        return other.open_blob(entry.digest, executable=entry.kind is Kind.EXECUTABLE)
+        return other.open_blob(entry.digest, executable=entry.kind is EntryKind.EXECUTABLE)
 
     store.add_tree(tree, from_other)
     assert store.has_tree(tree.id)
@@ -313,7 +313,7 @@ def test_a_tree_comes_in_from_another_store(store: Store, source: Path, tmp_path
 @pytest.mark.parametrize("lie", [b"", b"liar!", b"lying, and at length"])
 def test_a_tree_whose_content_is_a_lie_stays_out(store: Store, lie: bytes) -> None:
     truth = b"truth"
-    tree = Tree.of([Entry("a", Kind.FILE, BlobDigest(blake3_hex(truth)), len(truth))])
+    tree = Tree.of([TreeEntry("a", EntryKind.FILE, BlobDigest(blake3_hex(truth)), len(truth))])
     assert refusal(lambda: store.add_tree(tree, lambda entry: _opened(lie))) == "blob-mismatch"
     assert not store.has_tree(tree.id)
     store.add_tree(tree, lambda entry: _opened(truth))
@@ -425,7 +425,7 @@ def test_a_root_links_to_the_object_and_can_be_moved_on(store: Store, source: Pa
     store.add_root(link, second.id, "thing")
     store.add_root(link, second.id, "thing")
     assert (link / "größe").read_bytes() == b"other"
-    assert list(store.roots()) == [Root(link, store.object_path(second.id, "thing"), second.id)]
+    assert list(store.roots()) == [GcRoot(link, store.object_path(second.id, "thing"), second.id)]
 
 
 def test_a_root_that_was_removed_keeps_nothing_alive(store: Store, source: Path, tmp_path: Path) -> None:
@@ -433,9 +433,9 @@ def test_a_root_that_was_removed_keeps_nothing_alive(store: Store, source: Path,
     link = tmp_path / "thing"
     store.add_root(link, tree.id, "thing")
     link.unlink()
-    assert list(store.roots()) == [Root(link, None, None)]
+    assert list(store.roots()) == [GcRoot(link, None, None)]
     link.symlink_to("/etc")
-    assert list(store.roots()) == [Root(link, None, None)]
+    assert list(store.roots()) == [GcRoot(link, None, None)]
 
 
 def test_a_root_never_replaces_a_file(store: Store, source: Path, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.ape.assimilate import assimilate
-from mmojo_forge.ape.inspect import inspect
-from mmojo_forge.ape.link import link
-from mmojo_forge.ape.spec import LinkSpec
+from mmojo_forge.ape.read.container import read_container
+from mmojo_forge.ape.write.edit import assimilate
+from mmojo_forge.ape.write.link import link
+from mmojo_forge.ape.write.spec import LinkSpec
 from tests.support.ape_programs import HERE, LAUNCHER, Compiler, build_order
 
 SHELLS = {"dash": ["dash"], "bash": ["bash"], "zsh": ["zsh"], "busybox": ["busybox", "sh"], "sh": ["sh"]}
@@ -94,7 +94,7 @@ def test_it_starts_its_best_slice_and_hands_everything_on(start: list[str | Path
     assert found["file"] == [str(start[-1])]
     assert done.stdout.endswith("\nline\nlast")
     assert done.stderr == ""
-    sha256 = next(one.sha256 for one in inspect(Path(start[-1])).slices if one.name == best_slice())
+    sha256 = next(one.sha256 for one in read_container(Path(start[-1])).slices if one.name == best_slice())
     assert cached(home) == [home / ".cache" / "ape" / sha256 / "hello"]
 
 
@@ -200,7 +200,7 @@ def test_a_folder_planted_in_tmp_is_not_used(start: list[str | Path], tmp_path: 
     done = started(start, Path("/dev/null/home"), {"TMPDIR": str(shared)})
     assert done.returncode == 0, done.stderr  # /tmp is the place after TMPDIR
     assert cached(elsewhere) == []
-    record = next(one for one in inspect(Path(start[-1])).slices if one.name == best_slice())
+    record = next(one for one in read_container(Path(start[-1])).slices if one.name == best_slice())
     shutil.rmtree(Path("/tmp") / f"ape-{os.geteuid()}" / record.sha256)
 
 
@@ -279,7 +279,7 @@ def test_a_name_without_a_slash_is_this_folders_file(ape: Path, home: Path) -> N
 
 
 def test_a_truncated_file_says_so_and_leaves_nothing(start: list[str | Path], home: Path, tmp_path: Path) -> None:
-    record = next(one for one in inspect(Path(start[-1])).slices if one.name == best_slice())
+    record = next(one for one in read_container(Path(start[-1])).slices if one.name == best_slice())
     path = tmp_path / "cut"
     path.write_bytes(Path(start[-1]).read_bytes()[: record.offset + record.size - 1])
     path.chmod(0o755)
@@ -290,7 +290,7 @@ def test_a_truncated_file_says_so_and_leaves_nothing(start: list[str | Path], ho
 
 
 def test_an_altered_slice_says_so_and_leaves_nothing(start: list[str | Path], home: Path, tmp_path: Path) -> None:
-    record = next(one for one in inspect(Path(start[-1])).slices if one.name == best_slice())
+    record = next(one for one in read_container(Path(start[-1])).slices if one.name == best_slice())
     data = bytearray(Path(start[-1]).read_bytes())
     data[record.offset + record.size // 2] ^= 1
     path = tmp_path / "altered"
@@ -331,7 +331,7 @@ def test_uname_decides_which_slice_is_unpacked(ape: Path, home: Path, tmp_path: 
     done = started(["bash", ape], home, {"PATH": f"{fake.parent}:{os.environ['PATH']}"})
     assert done.returncode == 126
     (copy,) = cached(home)
-    record = next(one for one in inspect(ape).slices if one.name == name)
+    record = next(one for one in read_container(ape).slices if one.name == name)
     assert copy.parent.name == record.sha256
     assert copy.read_bytes() == ape.read_bytes()[record.offset : record.offset + record.size]
 
@@ -396,7 +396,7 @@ def test_an_ape_loader_starts_the_launcher(loaders: Path, ape: Path, home: Path)
 def test_the_arm_launcher_works_under_qemu(loaders: Path, ape: Path, home: Path, cpu: str, name: str) -> None:
     """The launcher unpacks; qemu-user hands its execve to the host's kernel, which may or may not know arm64."""
     qemu = ["qemu-aarch64-static", "-cpu", cpu]
-    record = next(one for one in inspect(ape).slices if one.name == name)
+    record = next(one for one in read_container(ape).slices if one.name == name)
     native = assimilate(ape, "linux-aarch64", home / "arm").path
     commands: list[list[str | Path]] = [[*qemu, native], [*qemu, loaders / "aarch64", ape]]
     for number, command in enumerate(commands):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.ape.inspect import inspect
-from mmojo_forge.ape.link import link
-from mmojo_forge.ape.spec import LinkSpec
+from mmojo_forge.ape.read.container import read_container
+from mmojo_forge.ape.write.link import link
+from mmojo_forge.ape.write.spec import LinkSpec
 from tests.support.ape_programs import Compiler, build_order
 from tests.support.wine import WINE
 
@@ -76,7 +76,7 @@ def test_it_starts_its_best_slice_and_hands_everything_on(ape: Path, environment
     assert found["arg"] == arguments
     assert found["file"] == ["Z:" + str(ape).replace("/", "\\")]
     assert done.stdout.endswith("\nline\nlast")
-    record = next(one for one in inspect(ape).slices if one.name == "windows-x86_64-v1")
+    record = next(one for one in read_container(ape).slices if one.name == "windows-x86_64-v1")
     (copy,) = copies(environment)
     assert (copy.parent.name, copy.name) == (record.sha256, "hello.exe")
 
@@ -146,7 +146,7 @@ def test_a_damaged_file_says_so_and_leaves_nothing(
 ) -> None:
     for copy in copies(environment):
         copy.unlink()
-    record = next(one for one in inspect(ape).slices if one.name == "windows-x86_64-v1")
+    record = next(one for one in read_container(ape).slices if one.name == "windows-x86_64-v1")
     data = bytearray(ape.read_bytes())
     if fault == "cut":
         del data[record.offset + record.size - 1 :]

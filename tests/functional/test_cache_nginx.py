@@ -15,7 +15,7 @@ import pytest
 
 from mmojo_forge.cache.format.info import CacheInfo
 from mmojo_forge.cache.gc.collect import collect, plan_collection
-from mmojo_forge.cache.gc.inventory import Kind
+from mmojo_forge.cache.gc.inventory import CacheFileKind
 from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.transport.bazel import BazelTransport
 from mmojo_forge.cache.transport.folder import FolderTransport
@@ -110,8 +110,9 @@ def test_a_cache_behind_nginx_is_collected(url: str, tmp_path: Path) -> None:
     assert not done.spared
     assert done.total == planned.total > 0
     assert {kind: len(several) for kind, several in done.removed.items()} == {
-        kind: planned.counts[kind] - (1 if kind in {Kind.NAME, Kind.MAP, Kind.MANIFEST, Kind.PACK} else 0)
-        for kind in Kind
+        kind: planned.counts[kind]
+        - (1 if kind in {CacheFileKind.NAME, CacheFileKind.MAP, CacheFileKind.MANIFEST, CacheFileKind.PACK} else 0)
+        for kind in CacheFileKind
     }
     fetched(transport, kept, tmp_path / "partial")
     sink = CheckingSink()

@@ -110,6 +110,7 @@ def test_the_report_for_people_names_variations_and_verdicts(forge: Forge) -> No
     assert all(aspect.value in shown for aspect in Aspect)
 
 
+@pytest.mark.bisect
 def test_a_build_that_reads_the_clock_differs(forge: Forge) -> None:
     make(forge, "date +%s > /forge/out/out")
     forge.realize("it")
@@ -126,6 +127,7 @@ def test_a_build_that_reads_the_clock_differs(forge: Forge) -> None:
     assert node["depends_on"] == []
 
 
+@pytest.mark.bisect
 def test_a_build_that_reads_chance_is_unstable(forge: Forge) -> None:
     make(forge, "cat /proc/sys/kernel/random/uuid > /forge/out/out")
     (node,) = check(forge, "--bisect", "it", expect=1)["nodes"]
@@ -187,6 +189,7 @@ def test_a_build_that_writes_how_many_jobs_it_had_depends_on_that(forge: Forge) 
     bisect(forge, Aspect.PARALLELISM)
 
 
+@pytest.mark.bisect
 def test_a_build_that_lists_files_as_they_come_depends_on_their_order(forge: Forge) -> None:
     make(forge, "cd /forge/files; find . -type f > /forge/out/out", inputs='{"files": Files("files")}')
     folder = forge.root / "recipes/it/files"
@@ -202,6 +205,7 @@ def test_a_build_that_lists_files_as_they_come_depends_on_their_order(forge: For
     check(forge, "it")
 
 
+@pytest.mark.bisect
 def test_a_build_that_depends_on_its_place_is_told_what_comes_with_it(forge: Forge) -> None:
     """/proc/self/mountinfo has the paths of bind mounts within their file systems, and the devices' numbers."""
     make(forge, "stat -f -c %T /build > /forge/out/out")
@@ -223,6 +227,7 @@ def test_what_is_around_forge_does_not_reach_a_build(forge: Forge) -> None:
     assert {aspect.value for aspect in around} <= varied(report)
 
 
+@pytest.mark.bisect
 def test_a_build_that_reads_its_personality_depends_on_it(forge: Forge) -> None:
     """Sandboxes have the same each time, rebuilds another: where memory lies must not matter either."""
     make(forge, "cat /proc/self/personality > /forge/out/out")
@@ -431,6 +436,7 @@ def test_what_differs_under_one_variation_and_fails_under_another_depends_on_bot
     isolate_failure(forge, Aspect.CPU_MODEL)
 
 
+@pytest.mark.bisect
 def test_a_build_that_fails_from_some_time_on_depends_on_what_every_rebuild_has(forge: Forge) -> None:
     script = "cd /forge/clock; [ $(date +%s) -lt $(cat clock) ]; echo > /forge/out/out"
     make(forge, script, inputs='{"clock": Files("clock")}')

@@ -18,7 +18,7 @@ import pytest
 from tests.support.built import REPOSITORY, built, find
 from tests.support.cuda_driver import make_driver
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules are made for Linux")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="modules are made for Linux")]
 
 CHECK = REPOSITORY / "recipes" / "ggml-module" / "check" / "check-module.sh"
 NAME = "libggml-cuda.so"

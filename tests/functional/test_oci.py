@@ -24,15 +24,14 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.ape.append import append
-from mmojo_forge.ape.inspect import inspect
-from mmojo_forge.ape.link import link
-from mmojo_forge.ape.oci.image import ImageOptions, write_image
-from mmojo_forge.ape.oci.packaged import write_packaged_image
-from mmojo_forge.ape.oci.source import Bytes, whole_file
+from mmojo_forge.ape.oci.image import ImageOptions, write_image, write_packaged_image
+from mmojo_forge.ape.oci.tar import Bytes, whole_file
 from mmojo_forge.ape.packaging.gather import gather
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
-from mmojo_forge.ape.spec import Asset
+from mmojo_forge.ape.read.container import read_container
+from mmojo_forge.ape.write.edit import append
+from mmojo_forge.ape.write.link import link
+from mmojo_forge.ape.write.spec import Asset
 from tests.support.ape_programs import Compiler, build_order
 from tests.support.built import built, tiny_model
 from tests.support.serve import free_port
@@ -180,11 +179,11 @@ def test_umoci_unpacks_what_was_put_in(layout: Path, ape: Path, tmp_path: Path, 
     run("umoci", "unpack", *rootless, "--image", f"{one}:v1", bundle)
     root = bundle / "rootfs"
     assert (root / "mmojo-server-support/model.gguf").read_bytes() == b"GGUF" * 100_000
-    slices = [record for record in inspect(ape).slices if record.system == system]
+    slices = [record for record in read_container(ape).slices if record.system == system]
     for record in slices:
         copy = root / "var/cache/hello/ape" / record.sha256 / "hello"
         assert sha256(copy.read_bytes()).hexdigest() == record.sha256
-    found = inspect(root / "hello", verify=True)
+    found = read_container(root / "hello", verify=True)
     assert (found.assimilated, [record.name for record in found.slices]) == (system, [one.name for one in slices])
 
 
@@ -241,7 +240,7 @@ def test_a_container_needs_nothing_but_the_image_and_can_write_nowhere(layout: P
     assert {"arg=cat", "arg=a b", "file=/hello", "zero=/hello"} <= set(lines)
     assert out.endswith("from outside")
     best = next(line.partition("=")[2] for line in lines if line.startswith("slice="))
-    assert best in {record.name for record in inspect(ape).slices if record.system == "linux-x86_64"}
+    assert best in {record.name for record in read_container(ape).slices if record.system == "linux-x86_64"}
 
 
 def test_another_user_needs_a_writable_tmp(layout: Path, tmp_path: Path) -> None:
@@ -286,9 +285,10 @@ def test_the_server_answers_from_a_container_that_can_write_nowhere(server: Path
         check_completion(port, process)
 
 
+@pytest.mark.slow
 def test_a_packaged_server_finds_its_arguments_model_and_page_in_a_container(tmp_path: Path) -> None:
     program = built("mmojo-server.ape", "FORGE_TEST_APE")
-    if not any(entry.name.startswith("ui/chat/") for entry in inspect(program).entries):
+    if not any(entry.name.startswith("ui/chat/") for entry in read_container(program).entries):
         pytest.skip("this server is older than its pages and arguments")
     (tmp_path / "my-args").write_text(" ".join(SMALL))
     models, args = (NamedFile("tiny.gguf", tiny_model()),), NamedFile("my-args", tmp_path / "my-args")

@@ -19,7 +19,7 @@ import pytest
 
 from mmojo_forge.model.lockfile import Lock
 from tests.conftest import REPOSITORY
-from tests.functional.test_cache_serve import Authority
+from tests.support.authority import Authority
 
 pytestmark = pytest.mark.toolchain
 

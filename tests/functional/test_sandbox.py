@@ -32,7 +32,7 @@ import zstandard
 
 from mmojo_forge.executor import availability, bubblewrap, personality, sandbox
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
-from mmojo_forge.executor.request import BuildRequest, BuildResult, ExecutorError, Mount, Outcome
+from mmojo_forge.executor.request import BuildOutcome, BuildRequest, BuildResult, ExecutorError, Mount
 from mmojo_forge.executor.seccomp import MACHINES
 from mmojo_forge.model.derivation import Limits
 
@@ -111,7 +111,7 @@ class Lab:
         assert result.succeeded, output
         return output
 
-    def outcome(self, script: str, limits: Limits) -> Outcome:
+    def outcome(self, script: str, limits: Limits) -> BuildOutcome:
         return self.run(self.request(script, limits=limits))[0].outcome
 
     def errno_of(self, *calls: bytes, data: bytes = b"") -> int:
@@ -429,21 +429,21 @@ def test_other_abis_of_the_processor_are_closed(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("script", "outcome", "exit_code"),
     [
-        ("exit 0", Outcome.SUCCEEDED, 0),
-        ("exit 3", Outcome.FAILED, 3),
-        ("kill -9 $$", Outcome.SIGNALLED, 137),
-        ("kill -SEGV $$", Outcome.SIGNALLED, 139),
-        ("exec /forge/nothing", Outcome.FAILED, 127),
+        ("exit 0", BuildOutcome.SUCCEEDED, 0),
+        ("exit 3", BuildOutcome.FAILED, 3),
+        ("kill -9 $$", BuildOutcome.SIGNALLED, 137),
+        ("kill -SEGV $$", BuildOutcome.SIGNALLED, 139),
+        ("exec /forge/nothing", BuildOutcome.FAILED, 127),
     ],
 )
-def test_a_build_ends_as_its_builder_does(lab: Lab, script: str, outcome: Outcome, exit_code: int) -> None:
+def test_a_build_ends_as_its_builder_does(lab: Lab, script: str, outcome: BuildOutcome, exit_code: int) -> None:
     result, _ = lab.run(lab.request(script))
     assert (result.outcome, result.exit_code) == (outcome, exit_code)
 
 
 def test_a_builder_that_does_not_exist_is_a_failed_build(own_lab: Lab) -> None:
     result, _ = own_lab.run(replace(own_lab.request(""), argv=("/forge/nothing",)))
-    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 127)
+    assert (result.outcome, result.exit_code) == (BuildOutcome.FAILED, 127)
 
 
 def test_ignored_and_blocked_signals_of_forge_do_not_reach_the_build(own_lab: Lab) -> None:
@@ -490,23 +490,27 @@ def test_a_daemon_that_holds_the_output_open_neither_delays_nor_survives(lab: La
 @pytest.mark.parametrize(
     ("script", "limits", "outcome"),
     [
-        ("while :; do echo x; sleep 0.05; done", replace(LIMITS, wall_seconds=0.5), Outcome.WALL_LIMIT),
-        ("trap '' TERM INT; sleep 60", replace(LIMITS, silent_seconds=0.3), Outcome.SILENCE_LIMIT),
-        (HOG, replace(LIMITS, memory_bytes=64 << 20), Outcome.MEMORY_LIMIT),
+        ("while :; do echo x; sleep 0.05; done", replace(LIMITS, wall_seconds=0.5), BuildOutcome.WALL_LIMIT),
+        ("trap '' TERM INT; sleep 60", replace(LIMITS, silent_seconds=0.3), BuildOutcome.SILENCE_LIMIT),
+        (HOG, replace(LIMITS, memory_bytes=64 << 20), BuildOutcome.MEMORY_LIMIT),
         (
             "for d in /tmp /dev/shm; do dd if=/dev/zero of=$d/x bs=1M count=40; done; sleep 60",
             replace(LIMITS, memory_bytes=64 << 20),
-            Outcome.MEMORY_LIMIT,
+            BuildOutcome.MEMORY_LIMIT,
         ),
-        ("for i in $(seq 150); do sleep 60 & done; wait", replace(LIMITS, processes=100), Outcome.PROCESS_LIMIT),
-        ("yes", replace(LIMITS, log_bytes=1 << 20), Outcome.LOG_LIMIT),
-        ("head -c 2m /dev/zero > /forge/out/big", replace(LIMITS, output_bytes=1 << 20), Outcome.OUTPUT_LIMIT),
-        ("truncate -s 1073741824 /build/big; sleep 60", replace(LIMITS, output_bytes=1 << 20), Outcome.OUTPUT_LIMIT),
-        ("cd /forge/out; touch $(seq 20)", replace(LIMITS, output_files=10), Outcome.OUTPUT_LIMIT),
+        ("for i in $(seq 150); do sleep 60 & done; wait", replace(LIMITS, processes=100), BuildOutcome.PROCESS_LIMIT),
+        ("yes", replace(LIMITS, log_bytes=1 << 20), BuildOutcome.LOG_LIMIT),
+        ("head -c 2m /dev/zero > /forge/out/big", replace(LIMITS, output_bytes=1 << 20), BuildOutcome.OUTPUT_LIMIT),
+        (
+            "truncate -s 1073741824 /build/big; sleep 60",
+            replace(LIMITS, output_bytes=1 << 20),
+            BuildOutcome.OUTPUT_LIMIT,
+        ),
+        ("cd /forge/out; touch $(seq 20)", replace(LIMITS, output_files=10), BuildOutcome.OUTPUT_LIMIT),
     ],
     ids=["wall", "silence", "memory", "files in memory", "processes", "log", "output", "sparse work", "files"],
 )
-def test_a_build_is_stopped_at_its_limit(lab: Lab, script: str, limits: Limits, outcome: Outcome) -> None:
+def test_a_build_is_stopped_at_its_limit(lab: Lab, script: str, limits: Limits, outcome: BuildOutcome) -> None:
     assert lab.outcome(script, limits) is outcome
 
 
@@ -516,7 +520,7 @@ def test_a_fork_bomb_stays_small_and_dies(home: Path) -> None:
     # It forks until the kernel refuses and stays as large as that; one whose branches die of the refusal may shrink
     # again between two looks.
     bomb = "(while :; do sleep 60 & done); sleep 60"
-    assert lab.outcome(bomb, replace(LIMITS, processes=100)) is Outcome.PROCESS_LIMIT
+    assert lab.outcome(bomb, replace(LIMITS, processes=100)) is BuildOutcome.PROCESS_LIMIT
 
 
 def test_the_log_of_a_flood_is_as_long_as_the_limit(own_lab: Lab) -> None:
@@ -558,7 +562,7 @@ def test_a_cancelled_build_is_dead_at_once(lab: Lab) -> None:
         pool.submit(cancel_when_alive)
         run = BubblewrapExecutor().run
         result = run_apart(lab.user, lambda: run(request, cancellation=stop))
-    assert result.outcome is Outcome.CANCELLED
+    assert result.outcome is BuildOutcome.CANCELLED
     assert result.seconds < LIMITS.wall_seconds
     assert is_still(request.work / "alive")
 
@@ -637,7 +641,7 @@ def test_runs_side_by_side_do_not_mix_and_leak_no_descriptor(own_lab: Lab) -> No
 
 def test_a_failed_build_can_be_entered_as_it_was_left(lab: Lab) -> None:
     request = lab.request("echo state > /build/state; exit 1")
-    assert lab.run(request)[0].outcome is Outcome.FAILED
+    assert lab.run(request)[0].outcome is BuildOutcome.FAILED
 
     def enter() -> str:
         command = BubblewrapExecutor().shell_command(

@@ -14,7 +14,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from mmojo_forge.ape.extract import extract
+from mmojo_forge.ape.read.extract import extract
 from tests.support.built import tiny_model
 from tests.support.packed import ARGUMENTS, Running, package, running, start_of, the_server
 from tests.support.wine import WINE

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.ape.spec import Asset
-from mmojo_forge.ape.writer import EntryWriter
+from mmojo_forge.ape.write.entry_writer import EntryWriter
+from mmojo_forge.ape.write.spec import Asset
 from tests.support.built import built, server_program, tiny_model
 from tests.support.packed import ARGUMENTS, Running, make_certificate, package, running, start_of, the_server
 

@@ -12,7 +12,7 @@ from tests.support.browser import KEYS, Browser, BrowserError, missing
 from tests.support.built import REPOSITORY, tiny_model
 from tests.support.packed import ARGUMENTS, Running, package, running, start_of, the_server
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=f"needs {missing()}")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(missing() is not None, reason=f"needs {missing()}")]
 SCREENSHOTS = REPOSITORY / "out" / "screenshots"
 ANSWER = "document.querySelector('main, body').innerText.length"
 STOP = "button[aria-label='Stop'], form button.bg-transparent"

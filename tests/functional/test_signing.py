@@ -18,13 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.ape.append import append
-from mmojo_forge.ape.authenticode import check_signed_headers
-from mmojo_forge.ape.extract import extract
-from mmojo_forge.ape.inspect import inspect
-from mmojo_forge.ape.link import link
-from mmojo_forge.ape.pe import parse_pe
-from mmojo_forge.ape.spec import Asset, LinkSpec
+from mmojo_forge.ape.format.pe import check_signed_headers, parse_pe
+from mmojo_forge.ape.read.container import read_container
+from mmojo_forge.ape.read.extract import extract
+from mmojo_forge.ape.write.edit import append
+from mmojo_forge.ape.write.link import link
+from mmojo_forge.ape.write.spec import Asset, LinkSpec
 from mmojo_forge.errors import ForgeError
 from tests.functional.conftest import Forge
 from tests.support.ape_programs import Compiler, build_order
@@ -120,7 +119,7 @@ def test_a_signature_covers_the_whole_file_and_changes_three_fields(
     offset, size = struct.unpack_from("<II", after, table)
     assert (offset, offset + size) == (-(-len(before) // 8) * 8, len(after))
     # The model's bytes, the last but the directory's, count as well.
-    entry = next(one for one in inspect(ape).entries if one.name == "model.gguf")
+    entry = next(one for one in read_container(ape).entries if one.name == "model.gguf")
     data = bytearray(after)
     data[entry.offset + entry.size - 1] ^= 1
     (tmp_path / "bad.exe").write_bytes(data)
@@ -133,7 +132,7 @@ def test_the_zip_of_a_signed_file_stays_readable(signed: Path, ape: Path, tmp_pa
         assert archive.testzip() is None
         assert archive.namelist() == unsigned.namelist()
     for verify in (False, True):
-        assert inspect(signed, verify=verify).entries == inspect(ape).entries
+        assert read_container(signed, verify=verify).entries == read_container(ape).entries
     assert extract(signed, "model.gguf", tmp_path / "model").sha256 == extract(ape, "model.gguf", tmp_path / "m").sha256
 
 
@@ -144,7 +143,7 @@ def test_unzip_lists_and_tests_a_signed_file(signed: Path, ape: Path) -> None:
     done = subprocess.run(["unzip", "-t", signed], capture_output=True, text=True, check=False)
     assert done.returncode in {0, 1}, done.stdout + done.stderr
     assert "No errors detected" in done.stdout
-    assert all(f"testing: {entry.name}" in done.stdout for entry in inspect(ape).entries)
+    assert all(f"testing: {entry.name}" in done.stdout for entry in read_container(ape).entries)
 
 
 @signing
@@ -204,10 +203,11 @@ def test_a_quote_that_signing_wrote_is_told_and_can_be_mended(
     assert f"file={path}" in run("dash", path, "exit", "0", environment=home).splitlines()
 
 
+@pytest.mark.slow
 @signing
 def test_a_signed_server_serves_the_model_in_it(certificate: Certificate, tmp_path: Path) -> None:
     program = built("mmojo-server.ape", "FORGE_TEST_APE")
-    if not any(entry.name.startswith("ui/chat/") for entry in inspect(program).entries):
+    if not any(entry.name.startswith("ui/chat/") for entry in read_container(program).entries):
         pytest.skip("this server is older than models in its file")
     arguments = tmp_path / "args"
     arguments.write_text("--host 127.0.0.1 --port ${TEST_PORT:-8080} --ctx-size 256 --threads 2 --no-warmup\n")
@@ -262,7 +262,7 @@ def check_code_directory(data: bytes) -> int:
 
 def test_the_macos_slice_keeps_its_ad_hoc_signature(ape: Path, order: LinkSpec, tmp_path: Path) -> None:
     """Apple silicon starts no program without one; the slice is unpacked byte for byte, so it holds."""
-    record = next(one for one in inspect(ape).slices if one.system == "macos-aarch64")
+    record = next(one for one in read_container(ape).slices if one.system == "macos-aarch64")
     data = extract(ape, record.name, tmp_path / "slice").path.read_bytes()
     assert data == next(one.path for one in order.slices if one.name == record.name).read_bytes()
     assert check_code_directory(data) > 0
@@ -276,7 +276,7 @@ def test_the_macos_slice_keeps_its_ad_hoc_signature(ape: Path, order: LinkSpec, 
 
 @signing
 def test_the_macos_slice_holds_in_a_signed_file_too(signed: Path, tmp_path: Path) -> None:
-    record = next(one for one in inspect(signed).slices if one.system == "macos-aarch64")
+    record = next(one for one in read_container(signed).slices if one.system == "macos-aarch64")
     assert check_code_directory(extract(signed, record.name, tmp_path / "slice").path.read_bytes()) > 0
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from bench.soak import Soak
 from tests.functional.conftest import REPOSITORY, Forge
+
+pytestmark = pytest.mark.soak
 
 
 def soak_in(forge: Forge) -> Soak:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.support.browser import KEYS, Browser, missing, wait
+from tests.support.built import built
 from tests.support.serve import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,24 +51,12 @@ def test_the_page_is_small_and_asks_nobody_else() -> None:
 # Servers
 
 
-def _built(target: str, variable: str) -> Path:
-    """Where a target lies in the store; nothing is built for this."""
-    if chosen := os.environ.get(variable):
-        return Path(chosen)
-    command = [sys.executable, "-m", "mmojo_forge", "-C", str(REPOSITORY), "store", "path", target]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"{target} is not built, and {variable} is not set")
-    return Path(done.stdout.strip())
-
-
 @contextmanager
 def llama_server(*more: str, folder: Path = PAGE) -> Iterator[str]:
     """A real server with the page; its address."""
-    program = _built("mmojo-server.linux-x86_64-v3", "FORGE_TEST_SERVER")
+    program = built("mmojo-server.linux-x86_64-v3", "FORGE_TEST_SERVER")
     program = program / "bin" / "mmojo-server" if program.is_dir() else program
-    model = _built("bench-model.tiny", "FORGE_TEST_MODEL")
+    model = built("bench-model.tiny", "FORGE_TEST_MODEL")
     port = free_port()
     command = [str(program), "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "--path", str(folder)]
     command += ["-c", str(CONTEXT), "-np", "1", "-t", "2", "--no-warmup", *more]

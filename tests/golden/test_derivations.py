@@ -17,7 +17,7 @@ from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import BlobDigest, Sha256, TreeId, blake3_hex
 from mmojo_forge.model.lockfile import Lock, Pin, Userland
 from mmojo_forge.model.node_modules import NodeModules, NpmPackage
-from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry
 from mmojo_forge.recipe.evaluate import Evaluator
 from mmojo_forge.recipe.loader import Loader
 
@@ -105,11 +105,11 @@ def test_tree_manifest_and_id_are_those_on_file() -> None:
     digest = BlobDigest(blake3_hex(b"content"))
     tree = Tree.of(
         [
-            Entry("bin", Kind.DIRECTORY),
-            Entry("bin/run", Kind.EXECUTABLE, digest, 7),
-            Entry("bin/ru", Kind.SYMLINK, target="run"),
-            Entry("bin-2", Kind.DIRECTORY),
-            Entry('naïve "file"\n', Kind.FILE, digest, 7),
+            TreeEntry("bin", EntryKind.DIRECTORY),
+            TreeEntry("bin/run", EntryKind.EXECUTABLE, digest, 7),
+            TreeEntry("bin/ru", EntryKind.SYMLINK, target="run"),
+            TreeEntry("bin-2", EntryKind.DIRECTORY),
+            TreeEntry('naïve "file"\n', EntryKind.FILE, digest, 7),
         ]
     )
     compare(HERE / "cases" / "tree.txt", f"{tree.id}\n{tree.encode().decode()}\n")

@@ -1,4 +1,8 @@
-"""Targets that lie in the store already: tests that need llama.cpp take them from there, and build nothing."""
+"""Targets that lie in the store already: tests that need llama.cpp take them from there, and build nothing.
+
+A test whose target is not built is skipped, unless somebody promised it: FORGE_TEST_NEEDS names the targets that CI has
+built, and `./check --slow` promises all of them. Then it fails.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def built(target: str, variable: str = "", **options: str) -> Path:
-    """Where `target` lies, or what the environment variable names; skips the test if there is neither."""
+    """Where `target` lies, or what the environment variable names; skips the test, or fails it, if there is neither."""
     found = find(target, variable, **options)
     if found is None:
         # Only tests have it; `python -m bench` uses the other functions without.
         import pytest
 
         which = " ".join([target, *settings(options)])
-        pytest.skip(f"{which} is not built" + (f", and {variable} is not set" if variable else ""))
+        text = f"{which} is not built" + (f", and {variable} is not set" if variable else "")
+        if os.environ.get("FORGE_TEST_SLOW") or which in os.environ.get("FORGE_TEST_NEEDS", "").split():
+            pytest.fail(text)
+        pytest.skip(text)
     return found
 
 

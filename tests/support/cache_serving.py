@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mmojo_forge.cache.server.limits import Limits
-from mmojo_forge.cache.server.metrics import Exchange, Reporter
+from mmojo_forge.cache.server.limits import ServerLimits
+from mmojo_forge.cache.server.metrics import Exchange, ServerReporter
 from mmojo_forge.cache.server.server import CacheServer, ServerSettings
 from mmojo_forge.cache.server.tokens import Access, Tokens
 from mmojo_forge.cache.transport.web import WebTransport
@@ -39,11 +39,11 @@ _START_SECONDS = 60
 
 def limited(settings: ServerSettings, **limits: Any) -> ServerSettings:
     """The settings with other limits."""
-    return replace(settings, limits=Limits(**limits))
+    return replace(settings, limits=ServerLimits(**limits))
 
 
 @dataclass
-class Recorder(Reporter):
+class Recorder(ServerReporter):
     """Keeps what it is told."""
 
     exchanges: list[Exchange] = field(default_factory=list)

@@ -16,13 +16,13 @@ from typing import Any, BinaryIO
 
 from mmojo_forge.cache.failure import CacheError
 from mmojo_forge.cache.transport.protocol import Transport
-from mmojo_forge.cache.write.chunk_writer import Item
+from mmojo_forge.cache.write.chunk_writer import PushItem
 from mmojo_forge.model import canonical
 from mmojo_forge.model.derivation import Derivation, action_key
 from mmojo_forge.model.digest import BlobDigest, TreeId, blake3_hex, is_hex_digest
 from mmojo_forge.model.signature import PrivateKey
-from mmojo_forge.model.trace import Output, Signature, Trace
-from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.model.trace import Trace, TraceOutput, TraceSignature
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry
 
 ALICE = PrivateKey("alice", b"a" * 32)
 BOB = PrivateKey("bob", b"b" * 32)
@@ -44,24 +44,24 @@ class Files:
             plain = path.rstrip("*")
             for at, letter in enumerate(plain):
                 if letter == "/":
-                    entries[plain[:at]] = Entry(plain[:at], Kind.DIRECTORY)
-            kind = Kind.EXECUTABLE if path.endswith("*") else Kind.FILE
-            entries[plain] = Entry(plain, kind, BlobDigest(blake3_hex(data)), len(data))
+                    entries[plain[:at]] = TreeEntry(plain[:at], EntryKind.DIRECTORY)
+            kind = EntryKind.EXECUTABLE if path.endswith("*") else EntryKind.FILE
+            entries[plain] = TreeEntry(plain, kind, BlobDigest(blake3_hex(data)), len(data))
         return Tree.of(entries.values())
 
     @property
-    def item(self) -> Item:
-        return Item(self.tree, self.name, self.open)
+    def item(self) -> PushItem:
+        return PushItem(self.tree, self.name, self.open)
 
     @contextmanager
-    def open(self, entry: Entry) -> Iterator[BinaryIO]:
+    def open(self, entry: TreeEntry) -> Iterator[BinaryIO]:
         self.opened.append(entry.path)
         yield io.BytesIO(self._data(entry))
 
-    def read_at(self, entry: Entry, offset: int, size: int) -> bytes:
+    def read_at(self, entry: TreeEntry, offset: int, size: int) -> bytes:
         return self._data(entry)[offset : offset + size]
 
-    def _data(self, entry: Entry) -> bytes:
+    def _data(self, entry: TreeEntry) -> bytes:
         return self.content[entry.path] if entry.path in self.content else self.content[f"{entry.path}*"]
 
 
@@ -73,17 +73,17 @@ class CheckingSink:
     got: dict[BlobDigest, bytes] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def lacking(self, files: Sequence[Entry]) -> set[BlobDigest]:
+    def lacking(self, files: Sequence[TreeEntry]) -> set[BlobDigest]:
         return {file.digest for file in files if file.digest is not None} - self.has
 
-    def take_small(self, files: Sequence[tuple[Entry, bytes]]) -> None:
+    def take_small(self, files: Sequence[tuple[TreeEntry, bytes]]) -> None:
         for file, content in files:
             self._take(file, content)
 
-    def take_file(self, file: Entry, path: Path) -> None:
+    def take_file(self, file: TreeEntry, path: Path) -> None:
         self._take(file, path.read_bytes())
 
-    def _take(self, file: Entry, content: bytes) -> None:
+    def _take(self, file: TreeEntry, content: bytes) -> None:
         assert file.digest is not None
         assert blake3_hex(content) == file.digest
         assert len(content) == file.size
@@ -102,12 +102,14 @@ def trace_of(
     """A trace of a derivation, signed."""
     preimage = Derivation(name, "builtin:copy", (), {"X": env}, {}).preimage({})
     tree = TreeId(output if is_hex_digest(output) else blake3_hex(output.encode()))
-    trace = Trace(action_key(preimage), name, preimage, {"out": Output(tree, size)}, by[0].name if by else "nobody")
+    trace = Trace(
+        action_key(preimage), name, preimage, {"out": TraceOutput(tree, size)}, by[0].name if by else "nobody"
+    )
     return signed(trace, by)
 
 
 def signed(trace: Trace, by: Sequence[PrivateKey]) -> Trace:
-    signatures = tuple(Signature(str(key.public), key.sign(trace.fingerprint())) for key in by)
+    signatures = tuple(TraceSignature(str(key.public), key.sign(trace.fingerprint())) for key in by)
     return Trace(trace.key, trace.name, trace.preimage, trace.outputs, trace.builder, signatures=signatures)
 
 

@@ -13,7 +13,7 @@ from mmojo_forge.engine.protocols import OnProgress, Signer, Substituter
 from mmojo_forge.engine.realise.realise import Realisation
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.engine.services import Directories, Services, Settings
-from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Outcome
+from mmojo_forge.executor.request import BuildOutcome, BuildRequest, BuildResult, CancelSignal
 from mmojo_forge.model.derivation import Derivation, Download, Input, Node, Source
 from mmojo_forge.model.digest import BlobDigest, Sha256, blake3_hex
 from mmojo_forge.store.local import LocalStore
@@ -34,7 +34,7 @@ class FunctionExecutor:
         self,
         request: BuildRequest,
         *,
-        cancellation: Cancellation | None = None,
+        cancellation: CancelSignal | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
         with self.lock:
@@ -45,8 +45,8 @@ class FunctionExecutor:
         try:
             self.functions[request.argv[0]](request)
         except RuntimeError:
-            return BuildResult(Outcome.FAILED, 3, 0.0)
-        return BuildResult(Outcome.SUCCEEDED, 0, 0.0, 1000)
+            return BuildResult(BuildOutcome.FAILED, 3, 0.0)
+        return BuildResult(BuildOutcome.SUCCEEDED, 0, 0.0, 1000)
 
 
 @dataclass

@@ -5,7 +5,7 @@
     # ------------------------------------------------------------------------------------------------
     the user's file, as it was
 
-What a file holds can be told from this again, so that a packaged program can be packaged once more.
+Packaging recognises these lines again, so that a packaged program can be packaged once more.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mmojo_forge.ape.arguments import plain
-from mmojo_forge.ape.arguments.error import ArgumentsError
-from mmojo_forge.ape.arguments.text import BOM
+from mmojo_forge.ape.arguments.plain import BOM
+from mmojo_forge.ape.errors import ArgumentsError
 
 NAME: Final = "mmojo-server-args"
 YAML_NAME: Final = "mmojo-server-args.yaml"

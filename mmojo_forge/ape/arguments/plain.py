@@ -1,5 +1,7 @@
 """The plain form: words with quotes, escapes, comments and variables (docs/args.md).
 
+`decode_text` is for both forms.
+
 Reading and replacing variables are apart: a file can be checked where it is packaged, and its variables are those of
 the machine where the server starts.
 """
@@ -9,11 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
-from mmojo_forge.ape.arguments.error import ArgumentsError, Fault
-from mmojo_forge.ape.arguments.text import decode_text
+from mmojo_forge.ape.errors import ArgumentFault, ArgumentsError
 
+MAX_SIZE: Final = 1 << 20
+BOM: Final = b"\xef\xbb\xbf"
 MARK: Final = "..."
 _BLANK: Final = " \t\n\r\v\f"
 _BETWEEN: Final = re.compile(rf"(?:[{_BLANK}]|\\\r?\n|#[^\n]*)*")
@@ -22,8 +26,22 @@ _QUOTED_RUN: Final = re.compile(r'[^"\\$]+')
 _JOINED: Final = re.compile(r"\\\r?\n")
 _VARIABLE: Final = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}\n]*))?\})")
 _ESCAPE: Final = re.compile(r"\\(?:x([0-9A-Fa-f]{1,2})|([0-7]{1,3})|([abefnrtv\\\"'?$]))")
-_NAMED: Final = dict(zip("abefnrtv", b"\a\b\x1b\f\n\r\t\v", strict=True))
+_NAMED: Final = MappingProxyType(dict(zip("abefnrtv", b"\a\b\x1b\f\n\r\t\v", strict=True)))
 _SAFE: Final = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
+
+
+def decode_text(data: bytes, file: str) -> str:
+    """The characters of `data` without a byte order mark at their start; raises ArgumentsError."""
+    if len(data) > MAX_SIZE:
+        raise ArgumentsError(file, 1, ArgumentFault.SIZE, "larger than 1 MiB: that is no file of arguments")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ArgumentsError(file, line, ArgumentFault.ENCODING, "not UTF-8; save the file as UTF-8") from error
+    if "\0" in text:
+        raise ArgumentsError(file, text.count("\n", 0, text.index("\0")) + 1, ArgumentFault.NUL, "a NUL byte")
+    return text.removeprefix("\ufeff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +79,7 @@ def _expand(part: bytes | Variable, environment: Mapping[str, str], file: str) -
         value = part.default
     if value is None:
         cause = f"${part.name} is not set; ${{{part.name}:-}} is empty then"
-        raise ArgumentsError(file, part.line, Fault.VARIABLE, cause)
+        raise ArgumentsError(file, part.line, ArgumentFault.VARIABLE, cause)
     return value.encode("utf-8", "surrogateescape")
 
 
@@ -102,7 +120,7 @@ class _Parser:
                 return
             word = self._word()
             if word.mark and marked:
-                raise self._error(Fault.MARKER, "a second `...`", self._at - len(MARK))
+                raise self._error(ArgumentFault.MARKER, "a second `...`", self._at - len(MARK))
             marked = marked or word.mark
             yield word
 
@@ -126,7 +144,7 @@ class _Parser:
     def _read_single(self) -> None:
         end = self._text.find("'", self._at + 1)
         if end < 0:
-            raise self._error(Fault.QUOTE, "the quote that begins here is never closed", self._at)
+            raise self._error(ArgumentFault.QUOTE, "the quote that begins here is never closed", self._at)
         self._add(self._text[self._at + 1 : end])
         self._at = end + 1
 
@@ -135,7 +153,7 @@ class _Parser:
         self._at += 1
         while self._text[self._at : self._at + 1] != '"':
             if self._at >= len(self._text) or self._text[self._at :] == "\\":
-                raise self._error(Fault.QUOTE, "the quote that begins here is never closed", start)
+                raise self._error(ArgumentFault.QUOTE, "the quote that begins here is never closed", start)
             match self._text[self._at]:
                 case "\\":
                     self._read_escape()
@@ -151,10 +169,10 @@ class _Parser:
             return
         following = self._text[self._at + 1 : self._at + 2]
         if not following:
-            raise self._error(Fault.ESCAPE, "a backslash with nothing behind it", self._at)
+            raise self._error(ArgumentFault.ESCAPE, "a backslash with nothing behind it", self._at)
         if following.isascii() and following.isalnum():
             cause = f"\\{following} means nothing outside quotes; write a path with / or in '…'"
-            raise self._error(Fault.ESCAPE, cause, self._at)
+            raise self._error(ArgumentFault.ESCAPE, cause, self._at)
         self._add(following)
         self._at += 2
 
@@ -165,13 +183,13 @@ class _Parser:
         found = _ESCAPE.match(self._text, self._at)
         if found is None:
             shown = self._text[self._at : self._at + 2]
-            raise self._error(Fault.ESCAPE, f"{shown!r} is no escape; write \\\\ for a backslash", self._at)
+            raise self._error(ArgumentFault.ESCAPE, f"{shown!r} is no escape; write \\\\ for a backslash", self._at)
         digits, base = (found[1], 16) if found[1] else (found[2], 8)
         value = int(digits, base) if digits else _NAMED.get(found[3], ord(found[3]))
         if value > 0xFF:
-            raise self._error(Fault.ESCAPE, f"\\{found[2]} is more than a byte", self._at)
+            raise self._error(ArgumentFault.ESCAPE, f"\\{found[2]} is more than a byte", self._at)
         if value == 0:
-            raise self._error(Fault.NUL, "no argument can hold a NUL byte", self._at)
+            raise self._error(ArgumentFault.NUL, "no argument can hold a NUL byte", self._at)
         self._parts.append(bytes([value]))
         self._at = found.end()
 
@@ -179,7 +197,7 @@ class _Parser:
         found = _VARIABLE.match(self._text, self._at)
         if found is None:
             if self._text.startswith("${", self._at):
-                raise self._error(Fault.VARIABLE, "neither ${NAME} nor ${NAME:-text}", self._at)
+                raise self._error(ArgumentFault.VARIABLE, "neither ${NAME} nor ${NAME:-text}", self._at)
             self._add("$")
             self._at += 1
             return
@@ -202,5 +220,5 @@ class _Parser:
     def _line(self, at: int) -> int:
         return self._text.count("\n", 0, at) + 1
 
-    def _error(self, fault: Fault, cause: str, at: int) -> ArgumentsError:
+    def _error(self, fault: ArgumentFault, cause: str, at: int) -> ArgumentsError:
         return ArgumentsError(self._file, self._line(at), fault, cause)

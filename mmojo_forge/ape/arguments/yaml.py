@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
-from mmojo_forge.ape.arguments.error import ArgumentsError, Fault
-from mmojo_forge.ape.arguments.text import decode_text
+from mmojo_forge.ape.arguments.plain import decode_text
+from mmojo_forge.ape.errors import ArgumentFault, ArgumentsError
 
 _KEY: Final = re.compile(r"(-{0,2}[A-Za-z0-9][A-Za-z0-9_-]*):(?= |$)")
 _ITEM: Final = re.compile(r"( *)-(?= |$)")
@@ -23,7 +24,7 @@ _DOUBLE: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPE: Final = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))")
 _QUOTED: Final = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\"")
 _CONTROL: Final = re.compile(r"[\x01-\x08\x0b-\x1f\x7f]")
-_NAMED: Final = dict(zip('abefnrtv\\/"', '\a\b\x1b\f\n\r\t\v\\/"', strict=True))
+_NAMED: Final = MappingProxyType(dict(zip('abefnrtv\\/"', '\a\b\x1b\f\n\r\t\v\\/"', strict=True)))
 _NULLS: Final = frozenset({"", "null", "Null", "NULL", "~"})
 _INDICATORS: Final = ",[]{}#&*!|>'\"%@`"
 
@@ -58,24 +59,26 @@ class _Parser:
 
     def _check_characters(self, row: str) -> None:
         if _CONTROL.search(row):
-            raise self._error(Fault.CONTROL, "a control character")
+            raise self._error(ArgumentFault.CONTROL, "a control character")
         outside = _QUOTED.sub("", row)
         comment = re.search(r"(?:^| )#", outside)
         if "\t" in (outside[: comment.start()] if comment else outside):
-            raise self._error(Fault.TAB, "a tab; YAML wants blanks")
+            raise self._error(ArgumentFault.TAB, "a tab; YAML wants blanks")
 
     def _read_line(self, row: str) -> None:
         if _DOCUMENT.match(row):
-            raise self._error(Fault.DOCUMENT, "a second document; this file has one")
+            raise self._error(ArgumentFault.DOCUMENT, "a second document; this file has one")
         item = _ITEM.match(row)
         if item:
             self._read_item(len(item[1]), row[item.end() :])
             return
         if row.startswith(" "):
-            raise self._error(Fault.INDENT, "an indented line that is no item of a list; options stand at the start")
+            raise self._error(
+                ArgumentFault.INDENT, "an indented line that is no item of a list; options stand at the start"
+            )
         key = _KEY.match(row)
         if key is None:
-            raise self._error(Fault.KEY, "not `option: value`")
+            raise self._error(ArgumentFault.KEY, "not `option: value`")
         self._finish()
         self._begin(key[1])
         value, given = self._read_value(row[key.end() :])
@@ -85,9 +88,11 @@ class _Parser:
 
     def _read_item(self, depth: int, rest: str) -> None:
         if not self.option:
-            raise self._error(Fault.KEY, "a list without an option")
+            raise self._error(ArgumentFault.KEY, "a list without an option")
         if not self.open or self.depth not in {None, depth}:
-            raise self._error(Fault.INDENT, "an item that belongs to no list" if not self.open else "another depth")
+            raise self._error(
+                ArgumentFault.INDENT, "an item that belongs to no list" if not self.open else "another depth"
+            )
         self.depth = depth
         value, _ = self._read_value(rest)
         self.values.append(value)
@@ -96,7 +101,9 @@ class _Parser:
         self.option = key if key.startswith("-") else f"-{key}" if len(key) == 1 else f"--{key}"
         self.values, self.depth = [], None
         if self.option in self.seen:
-            raise self._error(Fault.DUPLICATE, f"{self.option} a second time; a list gives an option more than once")
+            raise self._error(
+                ArgumentFault.DUPLICATE, f"{self.option} a second time; a list gives an option more than once"
+            )
         self.seen.add(self.option)
 
     def _finish(self) -> None:
@@ -116,17 +123,19 @@ class _Parser:
             return self._unescape(self._read_quoted(_DOUBLE, text)), True
         plain = re.split(r" +#", text, maxsplit=1)[0].rstrip(" ")
         if "\t" in plain:
-            raise self._error(Fault.TAB, "a tab; YAML wants blanks")
+            raise self._error(ArgumentFault.TAB, "a tab; YAML wants blanks")
         if plain[0] in _INDICATORS or re.match(r"[-?:](?: |$)", plain) or ": " in plain or plain.endswith(":"):
-            raise self._error(Fault.VALUE, f"{plain!r} is more than a text; put it in quotes if it is meant as one")
+            raise self._error(
+                ArgumentFault.VALUE, f"{plain!r} is more than a text; put it in quotes if it is meant as one"
+            )
         return (None if plain in _NULLS else plain), True
 
     def _read_quoted(self, pattern: re.Pattern[str], text: str) -> str:
         found = pattern.match(text)
         if found is None:
-            raise self._error(Fault.QUOTE, "a quote that is not closed on its line")
+            raise self._error(ArgumentFault.QUOTE, "a quote that is not closed on its line")
         if not _REST.fullmatch(text[found.end() :]):
-            raise self._error(Fault.VALUE, "text behind the closing quote")
+            raise self._error(ArgumentFault.VALUE, "text behind the closing quote")
         return found[1]
 
     def _unescape(self, text: str) -> str:
@@ -134,18 +143,18 @@ class _Parser:
             digits = found[1] or found[2] or found[3]
             if not digits:
                 if found[4] not in _NAMED:
-                    raise self._error(Fault.ESCAPE, f"{found[0]!r} is no escape; write \\\\ for a backslash")
+                    raise self._error(ArgumentFault.ESCAPE, f"{found[0]!r} is no escape; write \\\\ for a backslash")
                 return _NAMED[found[4]]
             code = int(digits, 16)
             if code == 0:
-                raise self._error(Fault.NUL, "no argument can hold a NUL byte")
+                raise self._error(ArgumentFault.NUL, "no argument can hold a NUL byte")
             if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
-                raise self._error(Fault.ESCAPE, f"{found[0]} is no character")
+                raise self._error(ArgumentFault.ESCAPE, f"{found[0]} is no character")
             return chr(code)
 
         return _ESCAPE.sub(character, text)
 
-    def _error(self, fault: Fault, cause: str) -> ArgumentsError:
+    def _error(self, fault: ArgumentFault, cause: str) -> ArgumentsError:
         return ArgumentsError(self.file, self.line, fault, cause)
 
 

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from mmojo_forge.ape.oci.error import OciError, OciReason
-from mmojo_forge.ape.oci.source import Bytes, Hashed, Source
-from mmojo_forge.ape.oci.tar import Member, encode_member, end_of_archive
-from mmojo_forge.ape.staging import Staging
+from mmojo_forge.ape.errors import OciError, OciReason
+from mmojo_forge.ape.files.staging import Staging
+from mmojo_forge.ape.oci.tar import Bytes, ByteSource, Hashed, TarMember, encode_member, end_of_archive
 
 _BLOBS: Final = "blobs/sha256"
 _LAYOUT: Final = Bytes(b'{"imageLayoutVersion":"1.0.0"}')
@@ -30,7 +29,7 @@ _MARK: Final = "oci-layout"
 class Blobs(Protocol):
     """A layout in the making."""
 
-    def put(self, source: Source) -> str:
+    def put(self, source: ByteSource) -> str:
         """Adds a blob; its SHA-256."""
 
     def finish(self, index: bytes) -> None:
@@ -43,7 +42,7 @@ class FolderBlobs:
 
     folder: Path
 
-    def put(self, source: Source) -> str:
+    def put(self, source: ByteSource) -> str:
         """Adds a blob; its SHA-256."""
         new = self.folder / _BLOBS / "new"
         new.parent.mkdir(parents=True, exist_ok=True)
@@ -73,15 +72,15 @@ class ArchiveBlobs:
     stream: BinaryIO
     _known: set[str] = field(default_factory=set, init=False)
 
-    def put(self, source: Source) -> str:
+    def put(self, source: ByteSource) -> str:
         """Adds a blob; its SHA-256. Raises OciError (`oci-changed`) if it was another the second time."""
         digest = _digest(source)
         if digest not in self._known:
             if not self._known:
-                self._add(Member("blobs", 0o755))
-                self._add(Member(_BLOBS, 0o755))
+                self._add(TarMember("blobs", 0o755))
+                self._add(TarMember(_BLOBS, 0o755))
             written = Hashed(source)
-            self._add(Member(f"{_BLOBS}/{digest}", 0o644, written))
+            self._add(TarMember(f"{_BLOBS}/{digest}", 0o644, written))
             if written.sha256 != digest:
                 raise OciError("write an image: a file changed while it was read", reason=OciReason.CHANGED)
             self._known.add(digest)
@@ -89,11 +88,11 @@ class ArchiveBlobs:
 
     def finish(self, index: bytes) -> None:
         """Ends the layout with its index.json."""
-        self._add(Member(_INDEX, 0o644, Bytes(index)))
-        self._add(Member(_MARK, 0o644, _LAYOUT))
+        self._add(TarMember(_INDEX, 0o644, Bytes(index)))
+        self._add(TarMember(_MARK, 0o644, _LAYOUT))
         self.stream.write(end_of_archive())
 
-    def _add(self, member: Member) -> None:
+    def _add(self, member: TarMember) -> None:
         for chunk in encode_member(member):
             self.stream.write(chunk)
 
@@ -136,7 +135,7 @@ def _count_images(layout: Path) -> int:
         return 2
 
 
-def _digest(source: Source) -> str:
+def _digest(source: ByteSource) -> str:
     hashed = Hashed(source)
     for _ in hashed.chunks():
         pass

@@ -40,7 +40,7 @@ PLATFORMS: Final = (Platform("linux-x86_64", "amd64"), Platform("linux-aarch64",
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
+class ImageBlob:
     """A blob of the image as others refer to it. `made_by` is what its layer's history says."""
 
     media_type: str
@@ -89,7 +89,7 @@ def encode(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
-def config(platform: Platform, start: Start, layers: Sequence[Blob]) -> bytes:
+def config(platform: Platform, start: Start, layers: Sequence[ImageBlob]) -> bytes:
     """An image's configuration; layers are not compressed, so a layer's digest is its content's."""
     history = [{"created": _CREATED, "created_by": layer.made_by} for layer in layers]
     rootfs = {"type": "layers", "diff_ids": [layer.digest for layer in layers]}
@@ -97,19 +97,19 @@ def config(platform: Platform, start: Start, layers: Sequence[Blob]) -> bytes:
     return encode({**platform.describe(), **facts})
 
 
-def manifest(configuration: Blob, layers: Sequence[Blob], annotations: Mapping[str, str]) -> bytes:
+def manifest(configuration: ImageBlob, layers: Sequence[ImageBlob], annotations: Mapping[str, str]) -> bytes:
     """The manifest of one platform's image."""
     described = {"config": configuration.describe(), "layers": [layer.describe() for layer in layers]}
     return encode({"schemaVersion": 2, "mediaType": MANIFEST, **described, "annotations": dict(annotations)})
 
 
-def index(manifests: Sequence[tuple[Platform, Blob]], annotations: Mapping[str, str]) -> bytes:
+def index(manifests: Sequence[tuple[Platform, ImageBlob]], annotations: Mapping[str, str]) -> bytes:
     """The index of one image for several platforms."""
     described = [blob.describe(platform=platform.describe()) for platform, blob in manifests]
     return encode({"schemaVersion": 2, "mediaType": INDEX, "manifests": described, "annotations": dict(annotations)})
 
 
-def layout(image: Blob, tag: str) -> bytes:
+def layout(image: ImageBlob, tag: str) -> bytes:
     """The index.json of a layout that holds one image."""
     named = image.describe(annotations={"org.opencontainers.image.ref.name": tag})
     return encode({"schemaVersion": 2, "mediaType": INDEX, "manifests": [named]})

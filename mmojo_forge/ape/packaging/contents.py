@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmojo_forge.ape.arguments import head
-from mmojo_forge.ape.directory import Entry
-from mmojo_forge.ape.gguf import Gguf
-from mmojo_forge.ape.layout import BLOCK
+from mmojo_forge.ape.format.layout import BLOCK
+from mmojo_forge.ape.format.zip_directory import STORED, DirectoryEntry, ZipRecord
 from mmojo_forge.ape.packaging import names
-from mmojo_forge.ape.program import Program
-from mmojo_forge.ape.zipdir import STORED, ZipEntry
+from mmojo_forge.ape.read.gguf import Gguf
+from mmojo_forge.ape.read.program import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +28,21 @@ class InProgram:
     """An entry of the program's zip."""
 
     path: Path
-    entry: Entry
+    entry: DirectoryEntry
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class InMemory:
     """Bytes that packaging made or read whole."""
 
     data: bytes
 
 
-Origin = OnDisk | InProgram | Made
+Origin = OnDisk | InProgram | InMemory
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class PackageItem:
     """One file of the package. `beside` says that it is no part of the program as such, so that it lies in the
     support folder where there is one."""
 
@@ -60,7 +59,7 @@ class Item:
                 return size
             case InProgram(entry=entry):
                 return entry.size
-            case Made(data=data):
+            case InMemory(data=data):
                 return len(data)
 
     @property
@@ -68,18 +67,18 @@ class Item:
         """What its data lies at a multiple of, so that it can be mapped."""
         return BLOCK if names.is_mapped(self.name) else 1
 
-    def entry(self, name: str = "") -> ZipEntry:
+    def entry(self, name: str = "") -> ZipRecord:
         """Its zip entry, but for where it lies; the CRC is -1 where nobody knows it yet."""
         mode = 0o755 if self.executable else 0o644
         if isinstance(self.origin, InProgram):
             old = self.origin.entry
-            return ZipEntry(name or self.name, old.method, old.crc, old.packed, old.size, mode=mode)
-        return ZipEntry(name or self.name, STORED, -1, self.size, self.size, mode=mode)
+            return ZipRecord(name or self.name, old.method, old.crc, old.packed, old.size, mode=mode)
+        return ZipRecord(name or self.name, STORED, -1, self.size, self.size, mode=mode)
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What packaging tells the server: names of files in the package, and plain values. Empty where nothing is.
+    """The options that packaging writes for the server: names of files in the package, and plain values; empty if none.
 
     A path instead of a name stays what it is: what lay beside the program before still does.
     """
@@ -108,12 +107,12 @@ SUPPORT_PATH = "/support/"
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class PackageContents:
     """All that was gathered. `given` and `yaml` are the user's arguments in either form, None where there are none;
     `models` are those that were looked at, by name; `notes` is what the user should know."""
 
     program: Program
-    items: tuple[Item, ...]
+    items: tuple[PackageItem, ...]
     head: Head
     given: bytes | None
     yaml: bytes | None
@@ -122,12 +121,12 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PackageLayout:
     """Which files go into the program, and which into the support folder beside it. Sorted by name."""
 
     program: Program
-    inside: tuple[Item, ...]
-    beside: tuple[Item, ...]
+    inside: tuple[PackageItem, ...]
+    beside: tuple[PackageItem, ...]
 
     @property
     def unchanged(self) -> bool:
@@ -138,34 +137,36 @@ class Layout:
         )
 
 
-def lay_out_inside(contents: Contents) -> Layout:
+def lay_out_inside(contents: PackageContents) -> PackageLayout:
     """All in one file."""
     return _lay_out(contents, lambda _: False, args_beside=False)
 
 
-def lay_out_beside(contents: Contents) -> Layout:
+def lay_out_beside(contents: PackageContents) -> PackageLayout:
     """The program as it is, and all that was added in the support folder."""
     return _lay_out(contents, lambda item: item.beside, args_beside=True)
 
 
-def lay_out_all_beside(contents: Contents) -> Layout:
+def lay_out_all_beside(contents: PackageContents) -> PackageLayout:
     """The program alone, and everything else in the support folder: for one that must have nothing at its end."""
     return _lay_out(contents, lambda _: True, args_beside=True)
 
 
-def lay_out_models_beside(contents: Contents) -> Layout:
+def lay_out_models_beside(contents: PackageContents) -> PackageLayout:
     """All in one file but the models, and what would have to be unpacked: for a system that starts no large program, or
     where nothing can be written."""
     return _lay_out(contents, lambda item: names.is_model(item.name) or names.is_module(item.name), args_beside=False)
 
 
-def lay_out_for_image(contents: Contents) -> Layout:
+def lay_out_for_image(contents: PackageContents) -> PackageLayout:
     """All in one file but the models, and no GPU modules: an image has no glibc, so that nothing could load them."""
     kept = tuple(item for item in contents.items if not names.is_module(item.name))
     return lay_out_models_beside(replace(contents, items=kept))
 
 
-def _lay_out(contents: Contents, is_beside: Callable[[Item], bool], *, args_beside: bool) -> Layout:
+def _lay_out(
+    contents: PackageContents, is_beside: Callable[[PackageItem], bool], *, args_beside: bool
+) -> PackageLayout:
     outside = {item.name for item in contents.items if is_beside(item)}
 
     def place(name: str) -> str:
@@ -174,16 +175,16 @@ def _lay_out(contents: Contents, is_beside: Callable[[Item], bool], *, args_besi
     arguments = _arguments(contents, place)
     inside = [item for item in contents.items if item.name not in outside] + ([] if args_beside else arguments)
     beside = [item for item in contents.items if item.name in outside] + (arguments if args_beside else [])
-    return Layout(contents.program, _sorted(inside), _sorted(beside))
+    return PackageLayout(contents.program, _sorted(inside), _sorted(beside))
 
 
-def _arguments(contents: Contents, place: Callable[[str], str]) -> list[Item]:
+def _arguments(contents: PackageContents, place: Callable[[str], str]) -> list[PackageItem]:
     plain = head.encode_head(contents.head.options(place), contents.given or b"")
     found = [(head.NAME, plain)] if plain else []
     if contents.yaml is not None:
         found.append((head.YAML_NAME, contents.yaml))
-    return [Item(name, Made(data)) for name, data in found]
+    return [PackageItem(name, InMemory(data)) for name, data in found]
 
 
-def _sorted(items: list[Item]) -> tuple[Item, ...]:
+def _sorted(items: list[PackageItem]) -> tuple[PackageItem, ...]:
     return tuple(sorted(items, key=lambda item: item.name.encode()))

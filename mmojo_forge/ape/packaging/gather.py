@@ -17,22 +17,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mmojo_forge.ape import container, content, entries
 from mmojo_forge.ape.arguments import head, plain, yaml
-from mmojo_forge.ape.directory import Entry
-from mmojo_forge.ape.error import ApeError, ApeReason
-from mmojo_forge.ape.gguf import Gguf
+from mmojo_forge.ape.errors import ApeError, ApeReason
+from mmojo_forge.ape.files import content
+from mmojo_forge.ape.format.zip_directory import DirectoryEntry
 from mmojo_forge.ape.packaging import names
-from mmojo_forge.ape.packaging.contents import SUPPORT_PATH, ZIP_PATH, Contents, Head, InProgram, Item
+from mmojo_forge.ape.packaging.contents import SUPPORT_PATH, ZIP_PATH, Head, InProgram, PackageContents, PackageItem
 from mmojo_forge.ape.packaging.models import look_at_models, look_at_projector, read_item
 from mmojo_forge.ape.packaging.modules import Modules, look_at_modules
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.sources import look_at, look_at_certificate, read_text, walk_folder
-from mmojo_forge.ape.program import Program, read_program
+from mmojo_forge.ape.read import container
+from mmojo_forge.ape.read.gguf import Gguf
+from mmojo_forge.ape.read.program import Program, read_program
 
 
 @dataclass(frozen=True, slots=True)
-class Old:
+class OldArguments:
     """What the program has: its arguments, apart from those that packaging wrote, which `head` has."""
 
     head: Mapping[str, str] = field(default_factory=dict)
@@ -45,8 +46,8 @@ class Given:
     """What an order gives, looked through. Models come with what they say of themselves; modules are among the items
     too."""
 
-    items: tuple[Item, ...]
-    models: tuple[tuple[Item, Gguf], ...]
+    items: tuple[PackageItem, ...]
+    models: tuple[tuple[PackageItem, Gguf], ...]
     modules: Modules
     plain: bytes | None
     yaml: bytes | None
@@ -63,7 +64,7 @@ def look_through(order: PackageOrder) -> Given:
     return Given(tuple(items), tuple(models), modules, plain_args, yaml_args)
 
 
-def gather(order: PackageOrder) -> Contents:
+def gather(order: PackageOrder) -> PackageContents:
     """What the order comes to; raises ApeError, with the reason that fits what is wrong."""
     given = look_through(order)
     program = read_program(order.program)
@@ -76,7 +77,7 @@ def gather(order: PackageOrder) -> Contents:
     found = [item.name for item in items]
     names.check_unique(found, folded=False)
     replaced = order.clear or order.args is not None
-    return Contents(
+    return PackageContents(
         program=program,
         items=tuple(items),
         head=_head(order, old, found),
@@ -87,20 +88,20 @@ def gather(order: PackageOrder) -> Contents:
     )
 
 
-def read_old_arguments(program: Program) -> Old:
+def read_old_arguments(program: Program) -> OldArguments:
     """The arguments in the program's zip; raises ApeError (`ape-altered`)."""
     texts: dict[str, bytes] = {}
     for entry in program.assets:
         if entry.name in names.ARGUMENTS:
             with content.open_input(program.path, "program") as stream:
-                texts[entry.name] = entries.read_text(stream, entry, str(program.path))
+                texts[entry.name] = content.read_entry_text(stream, entry, str(program.path))
     if head.NAME not in texts:
-        return Old({}, None, texts.get(head.YAML_NAME))
+        return OldArguments({}, None, texts.get(head.YAML_NAME))
     options, given = head.split_head(texts[head.NAME])
-    return Old(options, given or None, texts.get(head.YAML_NAME))
+    return OldArguments(options, given or None, texts.get(head.YAML_NAME))
 
 
-def _keep(order: PackageOrder, program: Program, old: Old, given: set[str]) -> list[Item]:
+def _keep(order: PackageOrder, program: Program, old: OldArguments, given: set[str]) -> list[PackageItem]:
     """The entries of the program that stay; raises ApeError (`ape-no-entry`)."""
     found = {entry.name: entry for entry in program.assets if entry.name not in names.ARGUMENTS}
     dropped = {name for name in found if name in given}
@@ -127,15 +128,15 @@ def _keep(order: PackageOrder, program: Program, old: Old, given: set[str]) -> l
     return [keep_entry(program, entry) for name, entry in found.items() if name not in dropped]
 
 
-def keep_entry(program: Program, entry: Entry) -> Item:
+def keep_entry(program: Program, entry: DirectoryEntry) -> PackageItem:
     """An entry of the program as an item."""
     name = entry.name
     beside = any(belongs(name) for belongs in (names.is_model, names.is_module, names.is_custom))
     beside = beside or name in {names.CERT, names.KEY}
-    return Item(name, InProgram(program.path, entry), executable=bool(entry.mode & 0o100), beside=beside)
+    return PackageItem(name, InProgram(program.path, entry), executable=bool(entry.mode & 0o100), beside=beside)
 
 
-def _page(order: PackageOrder) -> list[Item]:
+def _page(order: PackageOrder) -> list[PackageItem]:
     if order.ui is None:
         return []
     if not order.ui.is_dir():
@@ -149,7 +150,7 @@ def _page(order: PackageOrder) -> list[Item]:
     return walk_folder(order.ui, f"{names.PAGES}{names.CUSTOM}", "page")
 
 
-def _certificate(order: PackageOrder) -> list[Item]:
+def _certificate(order: PackageOrder) -> list[PackageItem]:
     if order.cert and order.key:
         return look_at_certificate(order.cert, order.key)
     if order.cert or order.key:
@@ -162,8 +163,8 @@ def _certificate(order: PackageOrder) -> list[Item]:
     return []
 
 
-def _files(files: Iterable[NamedFile]) -> list[Item]:
-    found: list[Item] = []
+def _files(files: Iterable[NamedFile]) -> list[PackageItem]:
+    found: list[PackageItem] = []
     for file in files:
         names.check_name(file.name, f"file {file.path}")
         if file.name in names.ARGUMENTS or names.is_model(file.name):
@@ -180,7 +181,7 @@ def _files(files: Iterable[NamedFile]) -> list[Item]:
     return found
 
 
-def _models(items: Iterable[Item], known: Sequence[tuple[Item, Gguf]]) -> dict[str, Gguf]:
+def _models(items: Iterable[PackageItem], known: Sequence[tuple[PackageItem, Gguf]]) -> dict[str, Gguf]:
     """What each model in the package is, those in folders (adapters) too; raises ApeError."""
     facts = {item.name: found for item, found in known}
     for item in items:
@@ -202,8 +203,8 @@ def _arguments(order: PackageOrder) -> tuple[bytes | None, bytes | None]:
     return data, None
 
 
-def _head(order: PackageOrder, old: Old, found: Sequence[str]) -> Head:
-    """What the server is told: what the order says, else what it was told before, as far as that is still there."""
+def _head(order: PackageOrder, old: OldArguments, found: Sequence[str]) -> Head:
+    """The options for the server: those of the order, else those it had before, if what they name is still there."""
 
     def before(option: str) -> str:
         name = old.head.get(option, "").removeprefix(ZIP_PATH)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmojo_forge.ape import content
-from mmojo_forge.ape.error import ApeError, ApeReason
-from mmojo_forge.ape.gguf import Gguf, read_gguf
+from mmojo_forge.ape.errors import ApeError, ApeReason
+from mmojo_forge.ape.files import content
 from mmojo_forge.ape.packaging import names
-from mmojo_forge.ape.packaging.contents import InProgram, Item, OnDisk
+from mmojo_forge.ape.packaging.contents import InProgram, OnDisk, PackageItem
 from mmojo_forge.ape.packaging.order import NamedFile
 from mmojo_forge.ape.packaging.sources import look_at
+from mmojo_forge.ape.read.gguf import Gguf, read_gguf
 
 _PROJECTOR = "clip"
 
 
-def look_at_models(models: Sequence[NamedFile]) -> list[tuple[Item, Gguf]]:
+def look_at_models(models: Sequence[NamedFile]) -> list[tuple[PackageItem, Gguf]]:
     """Each model, and every part of those that are split, checked; raises ApeError (`ape-model`, `ape-name`)."""
     found = []
     for name, path in _with_parts(models):
@@ -34,7 +34,7 @@ def look_at_models(models: Sequence[NamedFile]) -> list[tuple[Item, Gguf]]:
     return found
 
 
-def look_at_projector(file: NamedFile) -> tuple[Item, Gguf]:
+def look_at_projector(file: NamedFile) -> tuple[PackageItem, Gguf]:
     """What lets a model see or hear, checked; raises ApeError (`ape-model`, `ape-name`)."""
     if not names.is_model(file.name):
         raise ApeError(f"package mmproj {file.path}: {file.name!r} is not NAME.gguf", reason=ApeReason.NAME)
@@ -44,7 +44,7 @@ def look_at_projector(file: NamedFile) -> tuple[Item, Gguf]:
     return item, facts
 
 
-def read_item(item: Item) -> Gguf:
+def read_item(item: PackageItem) -> Gguf:
     """What a model says of itself; raises ApeError (`ape-model`, `ape-unmapped`)."""
     if isinstance(item.origin, OnDisk):
         with content.open_input(item.origin.path, "model") as stream:

@@ -1,4 +1,4 @@
-"""GPU backends that are packed as modules, and the programs that can load them.
+"""GPU backends that are packaged as modules, and the programs that can load them.
 
 modules/linux-x86_64/ggml-cuda/libggml-cuda.so    a module, with libraries of its own beside it
 modules/linux-x86_64/host/mmojo-server-v3         the program linked to glibc: static ones load nothing
@@ -15,14 +15,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
-from mmojo_forge.ape import content, entries
-from mmojo_forge.ape.error import ApeError, ApeReason
-from mmojo_forge.ape.note import read_note
+from mmojo_forge.ape.errors import ApeError, ApeReason
+from mmojo_forge.ape.files import content
 from mmojo_forge.ape.packaging import names
-from mmojo_forge.ape.packaging.contents import Item, Made
+from mmojo_forge.ape.packaging.contents import InMemory, PackageItem
 from mmojo_forge.ape.packaging.order import NamedFile
 from mmojo_forge.ape.packaging.sources import walk_folder
-from mmojo_forge.ape.program import Kind, Program
+from mmojo_forge.ape.read.executable import read_note
+from mmojo_forge.ape.read.program import Program, ProgramKind
 
 SUMS: Final = "SHA256SUMS"
 _WHAT: Final = "module"
@@ -33,7 +33,7 @@ _BUILD_INFO: Final = "build-info.json"
 class Modules:
     """The folders as items, and what headers of ggml they are all for: a hash, empty if there are none."""
 
-    items: tuple[Item, ...]
+    items: tuple[PackageItem, ...]
     ggml: str
 
     def check_fit(self, program: Program) -> None:
@@ -46,13 +46,13 @@ class Modules:
 
 def _version_wanted(program: Program) -> str:
     """What an APE's build-info.json says, or the note of a program for glibc; empty if neither says anything."""
-    if program.kind is Kind.ELF:
+    if program.kind is ProgramKind.ELF:
         return read_note(program.path, "package").get("ggml", "")
     info = next((entry for entry in program.assets if entry.name == _BUILD_INFO), None)
     if info is None:
         return ""
     with content.open_input(program.path, "program") as stream:
-        text = entries.read_text(stream, info, str(program.path))
+        text = content.read_entry_text(stream, info, str(program.path))
     try:
         return str(json.loads(text)["ggml"]["abi"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -62,15 +62,15 @@ def _version_wanted(program: Program) -> str:
 def look_at_modules(modules: Sequence[NamedFile]) -> Modules:
     """What is in the folders; raises ApeError (`ape-module`) for what no program could load, or not together."""
     fits: dict[str, NamedFile] = {}
-    found: list[Item] = []
+    found: list[PackageItem] = []
     for module in modules:
         items = _folder(module)
         for path in _programs(module, items):
             fits.setdefault(_version(path), module)
         found += [*items, _sums(module, items)]
     if len(fits) > 1:
-        (version, one), (others, other) = sorted(fits.items())[:2]
-        raise _other(f"module {one.name}", other.name, version, others)
+        (version, first), (others, other) = sorted(fits.items())[:2]
+        raise _other(f"module {first.name}", other.name, version, others)
     return Modules(tuple(found), next(iter(fits), ""))
 
 
@@ -82,11 +82,11 @@ def _other(what: str, than: str, version: str, others: str) -> ApeError:
     )
 
 
-def _folder(module: NamedFile) -> list[Item]:
+def _folder(module: NamedFile) -> list[PackageItem]:
     prefix = f"{names.MODULES}{module.name}"
     if "/" in module.name or not module.path.is_dir():
         raise ApeError(f"package module {module.path}: not a folder with a module in it", reason=ApeReason.MODULE)
-    items = [one for one in walk_folder(module.path, prefix, _WHAT) if one.name != f"{prefix}/{SUMS}"]
+    items = [item for item in walk_folder(module.path, prefix, _WHAT) if item.name != f"{prefix}/{SUMS}"]
     for item in items:
         if "/" in item.name.removeprefix(f"{prefix}/"):
             raise ApeError(
@@ -97,7 +97,7 @@ def _folder(module: NamedFile) -> list[Item]:
     return items
 
 
-def _programs(module: NamedFile, items: Iterable[Item]) -> list[Path]:
+def _programs(module: NamedFile, items: Iterable[PackageItem]) -> list[Path]:
     """What says of itself which ggml it is for: the module, or the programs that load modules."""
     is_host = module.name == names.HOST
     inside = [item.name.rpartition("/")[2] for item in items]
@@ -119,7 +119,7 @@ def _version(path: Path) -> str:
     return version
 
 
-def _sums(module: NamedFile, items: Iterable[Item]) -> Item:
+def _sums(module: NamedFile, items: Iterable[PackageItem]) -> PackageItem:
     """As sha256sum writes them (GNU coreutils)."""
     lines = []
     for item in items:
@@ -129,4 +129,4 @@ def _sums(module: NamedFile, items: Iterable[Item]) -> Item:
             for chunk in content.read_chunks(stream):
                 hasher.update(chunk)
         lines.append(f"{hasher.hexdigest()}  {name}\n")
-    return Item(f"{names.MODULES}{module.name}/{SUMS}", Made("".join(lines).encode()))
+    return PackageItem(f"{names.MODULES}{module.name}/{SUMS}", InMemory("".join(lines).encode()))

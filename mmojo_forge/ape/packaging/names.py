@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from mmojo_forge.ape.arguments import head
-from mmojo_forge.ape.error import ApeError, ApeReason
-from mmojo_forge.ape.spec import Asset
+from mmojo_forge.ape.errors import ApeError, ApeReason
+from mmojo_forge.ape.write.spec import Asset
 
 CERT: Final = "certs/server.crt"
 KEY: Final = "certs/server.key"
@@ -94,7 +94,7 @@ def is_yaml(name: str) -> bool:
 
 
 def is_custom(name: str) -> bool:
-    """Whether it belongs to the page that was packed."""
+    """Whether it belongs to the page that was packaged."""
     return name.startswith(f"{PAGES}{CUSTOM}/")
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmojo_forge.ape.error import ApeError, ApeReason
+from mmojo_forge.ape.errors import ApeError, ApeReason
 
 _FILES = ("mmproj", "args")
 _PATHS = ("cert", "key", "ui")
@@ -34,7 +34,7 @@ class NamedFile:
 
 @dataclass(frozen=True, slots=True)
 class PackageOrder:
-    """What is wanted. `page` names a page that the program has, `ui` is a folder to be packed as one; `name` is what
+    """What is wanted. `page` names a page that the program has, `ui` is a folder to be packaged as one; `name` is what
     the server is called, empty for what it was called before. `modules` are folders, each called like the module.
     Files in `remove` are left out of what the program has. `clear` drops the arguments that it has, and new `args`
     take their place anyway.
@@ -82,7 +82,7 @@ def _parse(data: Mapping[str, Any], base: Path) -> PackageOrder:
         fields[name] = base / path if path else None
     for name in ("name", "page"):
         fields[name] = str(rest.pop(name, ""))
-    fields["remove"] = tuple(str(one) for one in rest.pop("remove", []))
+    fields["remove"] = tuple(str(pattern) for pattern in rest.pop("remove", []))
     if rest:
         raise ValueError(f"unknown fields: {', '.join(sorted(rest))}")
     return PackageOrder(**fields)

@@ -8,10 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from mmojo_forge.ape.error import ApeError, ApeReason
+from mmojo_forge.ape.errors import ApeError, ApeReason
 from mmojo_forge.ape.oci import blobs
 from mmojo_forge.ape.packaging import names
-from mmojo_forge.ape.program import Kind, Program
+from mmojo_forge.ape.read.program import Program, ProgramKind
 
 # From this size on Windows says that an .exe is no valid application.
 WINDOWS_LIMIT: Final = 1 << 32
@@ -35,7 +35,7 @@ FOLDERS: Final = frozenset({Format.FOLDER, Format.OCI})
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class PackageOutput:
     """One form, and where it goes. `name` is what the program is called inside of a folder."""
 
     format: Format
@@ -43,7 +43,7 @@ class Output:
     name: str
 
 
-def choose_outputs(out: Path, formats: Sequence[Format], name: str, program: Program) -> list[Output]:
+def choose_outputs(out: Path, formats: Sequence[Format], name: str, program: Program) -> list[PackageOutput]:
     """Where each of the formats goes; raises ApeError (`ape-output`, `ape-name`) where it cannot be made or put.
 
     One format goes to `out`, but the twin for Windows ends in .exe; of several, the folder is called like `out` without
@@ -63,7 +63,7 @@ def choose_outputs(out: Path, formats: Sequence[Format], name: str, program: Pro
     }
     if len(formats) == 1 and formats[0] is not Format.EXE:
         places[formats[0]] = out
-    chosen = [Output(one, places[one], called) for one in Format if one in formats]
+    chosen = [PackageOutput(form, places[form], called) for form in Format if form in formats]
     for output in chosen:
         if sum(output.path == other.path for other in chosen) > 1:
             raise ApeError(
@@ -76,7 +76,7 @@ def choose_outputs(out: Path, formats: Sequence[Format], name: str, program: Pro
 
 
 def _check_formats(formats: Sequence[Format], program: Program) -> None:
-    if program.kind is Kind.MACHO and Format.APE in formats:
+    if program.kind is ProgramKind.MACHO and Format.APE in formats:
         raise ApeError(
             f"package {program.path}: macOS starts no program that has something behind its signed end",
             detail="Package it as a folder: --format folder, or --format zip.",
@@ -97,10 +97,10 @@ def _check_formats(formats: Sequence[Format], program: Program) -> None:
 
 
 def _starts_on_linux(program: Program) -> bool:
-    return program.facts is not None and any(one.system.startswith("linux-") for one in program.facts.slices)
+    return program.facts is not None and any(record.system.startswith("linux-") for record in program.facts.slices)
 
 
-def _check_place(output: Output) -> None:
+def _check_place(output: PackageOutput) -> None:
     path = output.path
     if not path.parent.is_dir():
         raise ApeError(f"package {path}: there is no folder {path.parent}", reason=ApeReason.OUTPUT)

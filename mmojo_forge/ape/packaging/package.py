@@ -19,29 +19,28 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from mmojo_forge.ape.copying import OnProgress
-from mmojo_forge.ape.oci.image import Image, ImageOptions
-from mmojo_forge.ape.oci.packaged import measure_reading, stage_packaged_image
-from mmojo_forge.ape.packaging import files, names
+from mmojo_forge.ape.files.copying import OnProgress
+from mmojo_forge.ape.files.staging import Staging, link_or_copy
+from mmojo_forge.ape.oci.image import Image, ImageOptions, measure_reading, stage_packaged_image
+from mmojo_forge.ape.packaging import item_writer, names
 from mmojo_forge.ape.packaging.contents import (
-    Contents,
-    Item,
-    Layout,
     OnDisk,
+    PackageContents,
+    PackageItem,
+    PackageLayout,
     lay_out_beside,
     lay_out_for_image,
     lay_out_inside,
     lay_out_models_beside,
 )
-from mmojo_forge.ape.packaging.outputs import IMAGES, WINDOWS_LIMIT, Format, Output
+from mmojo_forge.ape.packaging.outputs import IMAGES, WINDOWS_LIMIT, Format, PackageOutput
 from mmojo_forge.ape.packaging.sources import stamp_of
-from mmojo_forge.ape.program import Kind
-from mmojo_forge.ape.staging import Staging, link_or_copy
+from mmojo_forge.ape.read.program import ProgramKind
 
 _WHAT: Final = "package"
 _PROGRAM_MODE: Final = 0o755
 
-Report = Callable[[int, int], None]
+OnTotalProgress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
 
@@ -61,16 +60,16 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PackagePlan:
     """What will be written for one output: the layout, and the name of the program below the output's path, or an
-    image's title. `left_out` says that there are GPU modules and that they are not in it."""
+    image's title. `skips_modules` says that there are GPU modules and that they are not in it."""
 
-    output: Output
-    layout: Layout
+    output: PackageOutput
+    layout: PackageLayout
     program: str
     size: int
     windows: bool
-    left_out: bool = False
+    skips_modules: bool = False
 
     def product(self) -> Product:
         """What comes of it."""
@@ -82,7 +81,7 @@ class Plan:
             return Product(self.output.format, self.output.path, self.size + sum(size for _, size in rows))
         programs = [(self.program, self.size)] + ([(f"{self.output.name}.exe", self.size)] if self.windows else [])
         if self.output.format is Format.ZIP:
-            size = files.measure_archive(_archived(self, Path(), self.size))
+            size = item_writer.measure_archive(_archived(self, Path(), self.size))
             return Product(self.output.format, self.output.path, size)
         return Product(
             self.output.format,
@@ -92,34 +91,34 @@ class Plan:
         )
 
 
-def plan_package(contents: Contents, outputs: Sequence[Output]) -> list[Plan]:
+def plan_package(contents: PackageContents, outputs: Sequence[PackageOutput]) -> list[PackagePlan]:
     """What `write_package` would write, with its sizes; raises ApeError (`ape-name`). No effects."""
     return [_plan(contents, output) for output in outputs]
 
 
-def _plan(contents: Contents, output: Output) -> Plan:
+def _plan(contents: PackageContents, output: PackageOutput) -> PackagePlan:
     program = contents.program
     layout = lay_out_inside(contents)
     name = output.path.name
-    windows = left_out = False
-    if output.format is Format.EXE and files.measure_program(layout) >= WINDOWS_LIMIT:
+    windows = skips_modules = False
+    if output.format is Format.EXE and item_writer.measure_program(layout) >= WINDOWS_LIMIT:
         layout = lay_out_models_beside(contents)
     elif output.format in IMAGES:
         # Whatever the output is called, the same order gives the same digests.
         layout, name = lay_out_for_image(contents), contents.head.alias
-        left_out = any(names.is_module(item.name) for item in contents.items)
+        skips_modules = any(names.is_module(item.name) for item in contents.items)
     elif output.format in {Format.FOLDER, Format.ZIP}:
         layout = lay_out_beside(contents)
-        windows = program.kind is Kind.APE and program.starts_on_windows
-        name = output.name + (".exe" if program.kind is Kind.PE else "")
+        windows = program.kind is ProgramKind.APE and program.starts_on_windows
+        name = output.name + (".exe" if program.kind is ProgramKind.PE else "")
     for item in layout.beside:
         names.check_portable(item.name)
     names.check_unique([item.name for item in layout.beside], folded=True)
-    return Plan(output, layout, name, files.measure_program(layout), windows, left_out)
+    return PackagePlan(output, layout, name, item_writer.measure_program(layout), windows, skips_modules)
 
 
-def warnings_of(plans: Sequence[Plan]) -> list[str]:
-    """What should be said beforehand of the sizes, and of what is left out."""
+def warnings_of(plans: Sequence[PackagePlan]) -> list[str]:
+    """What should be said beforehand of the sizes, and of what is skipped."""
     found = []
     formats = {plan.output.format for plan in plans}
     for plan in plans:
@@ -130,7 +129,7 @@ def warnings_of(plans: Sequence[Plan]) -> list[str]:
                 f"{plan.output.path} will have {plan.size / 1e9:.2f} GB: Windows starts no program of 4 GiB "
                 f"(4.29 GB) or more{hint}"
             )
-        if plan.left_out:
+        if plan.skips_modules:
             found.append(f"{plan.output.path}: an image has no glibc, which GPU modules need; they are not in it")
         if plan.output.format is Format.EXE and plan.layout.beside:
             found.append(
@@ -140,7 +139,7 @@ def warnings_of(plans: Sequence[Plan]) -> list[str]:
     return found
 
 
-def write_package(plans: Sequence[Plan], report: Report, *, durable: bool = True) -> list[Product]:
+def write_package(plans: Sequence[PackagePlan], report: OnTotalProgress, *, durable: bool = True) -> list[Product]:
     """Makes all of it, or nothing; raises ApeError. What was there before stays until all is whole."""
     total = sum(_to_copy(plan) for plan in plans)
     done = 0
@@ -152,7 +151,7 @@ def write_package(plans: Sequence[Plan], report: Report, *, durable: bool = True
 
     images: dict[Path, Image] = {}
     with Staging(_WHAT, durable=durable) as staging:
-        whole: Plan | None = None
+        whole: PackagePlan | None = None
         for plan in plans:
             if plan.output.format is Format.EXE and whole and plan.layout == whole.layout:
                 staging.twin(whole.output.path, plan.output.path)
@@ -166,7 +165,7 @@ def write_package(plans: Sequence[Plan], report: Report, *, durable: bool = True
     return [_made(plan, images.get(plan.output.path)) for plan in plans]
 
 
-def _made(plan: Plan, image: Image | None) -> Product:
+def _made(plan: PackagePlan, image: Image | None) -> Product:
     product = plan.product()
     if image is None:
         return product
@@ -174,13 +173,13 @@ def _made(plan: Plan, image: Image | None) -> Product:
     return replace(product, size=sum(path.stat().st_size for path in found), digest=image.digest)
 
 
-def _to_copy(plan: Plan) -> int:
+def _to_copy(plan: PackagePlan) -> int:
     if plan.output.format in IMAGES:
         return measure_reading(plan.layout, archive=plan.output.format is Format.OCI_TAR)
     return plan.size + sum(item.size for item in plan.layout.beside)
 
 
-def _write(plan: Plan, staging: Staging, on_progress: OnProgress) -> None:
+def _write(plan: PackagePlan, staging: Staging, on_progress: OnProgress) -> None:
     output = plan.output
     if output.format is Format.FOLDER:
         _write_folder(plan, staging, on_progress)
@@ -188,29 +187,31 @@ def _write(plan: Plan, staging: Staging, on_progress: OnProgress) -> None:
         _write_zip(plan, staging, on_progress)
     else:
         with staging.file(output.path, mode=_PROGRAM_MODE) as stream:
-            files.write_program(plan.layout, stream, on_progress)
+            item_writer.write_program(plan.layout, stream, on_progress)
         _write_beside(plan, output.path.parent / names.SUPPORT, staging, on_progress)
 
 
-def _write_beside(plan: Plan, folder: Path, staging: Staging, on_progress: OnProgress) -> None:
+def _write_beside(plan: PackagePlan, folder: Path, staging: Staging, on_progress: OnProgress) -> None:
     for item in plan.layout.beside:
         path = folder / item.name
         staging.parents(path.parent)
         with staging.file(path, mode=_PROGRAM_MODE if item.executable else 0o644) as stream:
-            files.write_file(item, stream, on_progress)
+            item_writer.write_file(item, stream, on_progress)
 
 
-def _write_image(plan: Plan, staging: Staging, on_progress: OnProgress) -> Image:
+def _write_image(plan: PackagePlan, staging: Staging, on_progress: OnProgress) -> Image:
     options = ImageOptions(title=plan.program)
     archive = plan.output.format is Format.OCI_TAR
     return stage_packaged_image(plan.layout, options, plan.output.path, staging, on_progress, archive=archive)
 
 
-def _write_folder(plan: Plan, staging: Staging, on_progress: OnProgress) -> None:
+def _write_folder(plan: PackagePlan, staging: Staging, on_progress: OnProgress) -> None:
     folder = staging.folder(plan.output.path)
     program = folder / plan.program
     # Files in the staged folder need no names of their own to be staged under: the folder appears as a whole.
-    staging.write(program, lambda stream: files.write_program(plan.layout, stream, on_progress), mode=_PROGRAM_MODE)
+    staging.write(
+        program, lambda stream: item_writer.write_program(plan.layout, stream, on_progress), mode=_PROGRAM_MODE
+    )
     if plan.windows:
         link_or_copy(program, folder / f"{plan.output.name}.exe")
     (folder / names.SUPPORT).mkdir()
@@ -218,20 +219,20 @@ def _write_folder(plan: Plan, staging: Staging, on_progress: OnProgress) -> None
         path = folder / names.SUPPORT / item.name
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = _PROGRAM_MODE if item.executable else 0o644
-        staging.write(path, partial(files.write_file, item, on_progress=on_progress), mode=mode)
+        staging.write(path, partial(item_writer.write_file, item, on_progress=on_progress), mode=mode)
 
 
-def _write_zip(plan: Plan, staging: Staging, on_progress: OnProgress) -> None:
+def _write_zip(plan: PackagePlan, staging: Staging, on_progress: OnProgress) -> None:
     with staging.spare(plan.output.path) as program:
-        staging.write(program, lambda stream: files.write_program(plan.layout, stream, on_progress), mode=0o600)
+        staging.write(program, lambda stream: item_writer.write_program(plan.layout, stream, on_progress), mode=0o600)
         with staging.file(plan.output.path) as stream:
-            files.write_archive(_archived(plan, program, plan.size), stream, on_progress)
+            item_writer.write_archive(_archived(plan, program, plan.size), stream, on_progress)
 
 
-def _archived(plan: Plan, program: Path, size: int) -> list[tuple[str, Item]]:
+def _archived(plan: PackagePlan, program: Path, size: int) -> list[tuple[str, PackageItem]]:
     """The files of the folder by their names in its zip."""
     stamp = stamp_of(program.stat()) if program.is_file() else ()
-    whole = Item(plan.program, OnDisk(program, size, stamp), executable=True)
+    whole = PackageItem(plan.program, OnDisk(program, size, stamp), executable=True)
     top = plan.output.name
     rows = [(f"{top}/{plan.program}", whole)]
     if plan.windows:

@@ -7,11 +7,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmojo_forge.ape import content
-from mmojo_forge.ape.entries import MAX_TEXT
-from mmojo_forge.ape.error import ApeError, ApeReason
+from mmojo_forge.ape.errors import ApeError, ApeReason
+from mmojo_forge.ape.files import content
+from mmojo_forge.ape.files.content import MAX_TEXT
 from mmojo_forge.ape.packaging import names
-from mmojo_forge.ape.packaging.contents import Item, Made, OnDisk
+from mmojo_forge.ape.packaging.contents import InMemory, OnDisk, PackageItem
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, ...]:
@@ -19,7 +19,7 @@ def stamp_of(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def look_at(name: str, path: Path, what: str) -> Item:
+def look_at(name: str, path: Path, what: str) -> PackageItem:
     """The file at `path` as an item; raises ApeError (`ape-input`) where there is none."""
     try:
         status = path.stat()
@@ -28,7 +28,7 @@ def look_at(name: str, path: Path, what: str) -> Item:
     if not stat.S_ISREG(status.st_mode):
         raise ApeError(f"package {what} {path}: not a file", reason=ApeReason.INPUT)
     origin = OnDisk(path, status.st_size, stamp_of(status))
-    return Item(name, origin, executable=bool(status.st_mode & stat.S_IXUSR))
+    return PackageItem(name, origin, executable=bool(status.st_mode & stat.S_IXUSR))
 
 
 def read_text(path: Path, what: str) -> bytes:
@@ -40,7 +40,7 @@ def read_text(path: Path, what: str) -> bytes:
     return data
 
 
-def look_at_certificate(cert: Path, key: Path) -> list[Item]:
+def look_at_certificate(cert: Path, key: Path) -> list[PackageItem]:
     """Certificate and key as items; raises ApeError (`ape-certificate`) for what no server could use.
 
     Whether they belong together is for those to check who can read them.
@@ -53,7 +53,7 @@ def look_at_certificate(cert: Path, key: Path) -> list[Item]:
             raise _refuse_certificate(path, f"there is no {label} in PEM in it")
         if b"ENCRYPTED" in data:
             raise _refuse_certificate(path, "the key is encrypted, and nobody is there to be asked for the password")
-        found.append(Item(name, Made(data)))
+        found.append(PackageItem(name, InMemory(data)))
     return found
 
 
@@ -61,7 +61,7 @@ def _refuse_certificate(path: Path, cause: str) -> ApeError:
     return ApeError(f"package {path}: {cause}", reason=ApeReason.CERTIFICATE)
 
 
-def walk_folder(folder: Path, prefix: str, what: str) -> list[Item]:
+def walk_folder(folder: Path, prefix: str, what: str) -> list[PackageItem]:
     """Every file below `folder` as an item below `prefix`, sorted by name.
 
     A link to a file in the same folder is that file; links out of it, to folders and to nothing are refused

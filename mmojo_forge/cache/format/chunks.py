@@ -27,7 +27,7 @@ from pyfastcdc import FastCDC
 
 from mmojo_forge.cache.failure import lying
 from mmojo_forge.model.digest import BlobDigest
-from mmojo_forge.model.tree import Entry, Tree, TreeError
+from mmojo_forge.model.tree import Tree, TreeEntry, TreeError
 
 LEVEL = 2
 
@@ -93,18 +93,18 @@ CHUNK_LEAST, CHUNK_AVERAGE, CHUNK_MOST = 16 << 10, 64 << 10, 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ChunkLayout:
     """The files of a tree that have content, each content once, in tree order: those that are empty, small, large."""
 
-    empty: tuple[Entry, ...]
-    small: tuple[Entry, ...]
-    large: tuple[Entry, ...]
+    empty: tuple[TreeEntry, ...]
+    small: tuple[TreeEntry, ...]
+    large: tuple[TreeEntry, ...]
 
 
-def layout_of(tree: Tree, small: int = SMALL) -> Layout:
+def layout_of(tree: Tree, small: int = SMALL) -> ChunkLayout:
     """The tree's contents; raises TreeError (`tree-entry`) where one digest has two sizes."""
     seen: dict[BlobDigest, int] = {}
-    parts: tuple[list[Entry], list[Entry], list[Entry]] = ([], [], [])
+    parts: tuple[list[TreeEntry], list[TreeEntry], list[TreeEntry]] = ([], [], [])
     for entry in tree.files():
         assert entry.digest is not None
         size = seen.get(entry.digest)
@@ -113,12 +113,12 @@ def layout_of(tree: Tree, small: int = SMALL) -> Layout:
         if size is None:
             seen[entry.digest] = entry.size
             parts[0 if not entry.size else 1 if entry.size < small else 2].append(entry)
-    return Layout(*(tuple(part) for part in parts))
+    return ChunkLayout(*(tuple(part) for part in parts))
 
 
-def groups(files: tuple[Entry, ...]) -> Iterator[tuple[Entry, ...]]:
+def groups(files: tuple[TreeEntry, ...]) -> Iterator[tuple[TreeEntry, ...]]:
     """Small files, joined into groups."""
-    group: list[Entry] = []
+    group: list[TreeEntry] = []
     size = 0
     for file in files:
         if size + file.size > CHUNK_MOST:
@@ -139,7 +139,7 @@ def chunks(stream: BinaryIO) -> Iterator[bytes]:
         yield bytes(chunk.data)
 
 
-def _ends(file: Entry) -> bool:
+def _ends(file: TreeEntry) -> bool:
     """Whether a group ends after the file: with a chance of its size to the average, told from its digest alone."""
     assert file.digest is not None
     return int(file.digest[:8], 16) * GROUP_AVERAGE < file.size << 32

@@ -26,12 +26,12 @@ from mmojo_forge.cache.format import layout
 from mmojo_forge.model import trace_entry
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId, is_hex_digest
 from mmojo_forge.model.signature import PublicKey, SignatureError
-from mmojo_forge.model.trace import Signature, Trace
+from mmojo_forge.model.trace import Trace, TraceSignature
 from mmojo_forge.model.trace_entry import EntryError
 
 
 @dataclass(frozen=True, slots=True)
-class Checker:
+class TraceChecker:
     """Reads what a cache gives as traces. Callers may assume that each has one signature or more, all of them by
     `trusted` keys and valid, and that key, preimage and name belong together."""
 
@@ -63,7 +63,7 @@ class Checker:
         except SignatureError as error:
             raise self._malformed(path, error) from error
 
-    def _signatures(self, trace: Trace, path: str) -> Iterable[Signature]:
+    def _signatures(self, trace: Trace, path: str) -> Iterable[TraceSignature]:
         """Those by trusted keys, under the names that these have here; all of them have to hold."""
         known = {key.key: key for key in self.trusted}
         fingerprint = trace.fingerprint()
@@ -74,7 +74,7 @@ class Checker:
                 continue
             if not key.holds(fingerprint, one.value):
                 raise lying(self.place, path, f"the signature of {key.name} does not hold", "trace-bad-signature")
-            found[key.key] = Signature(str(key), one.value)
+            found[key.key] = TraceSignature(str(key), one.value)
         if not found:
             raise lying(self.place, path, "it is signed by nobody who is trusted here", "trace-unknown-signer")
         return found.values()
@@ -99,7 +99,7 @@ class Index:
     trees: frozenset[TreeId]
 
 
-def parse(encoded: bytes, root: DerivationId, checker: Checker, path: str) -> Index:
+def parse(encoded: bytes, root: DerivationId, checker: TraceChecker, path: str) -> Index:
     """The index of a root; raises CacheError (`cache-schema`, `cache-malformed`)."""
     try:
         document = json.loads(encoded)

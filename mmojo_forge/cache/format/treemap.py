@@ -22,10 +22,10 @@ from typing import Any, NoReturn
 
 from mmojo_forge.cache.failure import lying
 from mmojo_forge.cache.format import layout
-from mmojo_forge.cache.format.chunks import CHUNK_LEAST, CHUNK_MOST, Layout, layout_of, longest_frame
+from mmojo_forge.cache.format.chunks import CHUNK_LEAST, CHUNK_MOST, ChunkLayout, layout_of, longest_frame
 from mmojo_forge.model import canonical
 from mmojo_forge.model.digest import TreeId, is_hex_digest
-from mmojo_forge.model.tree import Entry, Tree
+from mmojo_forge.model.tree import Tree, TreeEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Chunk:
 class Group:
     """Small files that one chunk holds, one after the other."""
 
-    files: tuple[Entry, ...]
+    files: tuple[TreeEntry, ...]
     chunk: Chunk
 
 
@@ -51,7 +51,7 @@ class Group:
 class Large:
     """A large file and the chunks it is made of."""
 
-    file: Entry
+    file: TreeEntry
     chunks: tuple[Chunk, ...]
 
 
@@ -60,7 +60,7 @@ class TreeMap:
     """Where a tree's content is. Callers may assume that sizes add up to those of the manifest."""
 
     tree: TreeId
-    empty: tuple[Entry, ...]
+    empty: tuple[TreeEntry, ...]
     groups: tuple[Group, ...]
     files: tuple[Large, ...]
 
@@ -139,7 +139,7 @@ class _Reader:
             self._refuse("a chunk is none")
         return Chunk(digest, packs[_number(pack, len(packs))], offset, length, size)
 
-    def _groups(self, rows: list[list[Any]], content: Layout, found: list[Chunk]) -> Iterator[Group]:
+    def _groups(self, rows: list[list[Any]], content: ChunkLayout, found: list[Chunk]) -> Iterator[Group]:
         at = 0
         for count, number in rows:
             files = content.small[at : at + _number(count, len(content.small))]
@@ -151,7 +151,7 @@ class _Reader:
         if at != len(content.small):
             self._refuse("small files are missing")
 
-    def _files(self, rows: list[list[Any]], content: Layout, found: list[Chunk]) -> Iterator[Large]:
+    def _files(self, rows: list[list[Any]], content: ChunkLayout, found: list[Chunk]) -> Iterator[Large]:
         for file, numbers in zip(content.large, rows, strict=True):
             chunks = tuple(found[_number(number, len(found))] for number in numbers)
             if sum(chunk.size for chunk in chunks) != file.size:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.format import layout
 from mmojo_forge.cache.transport.protocol import Transport, read_whole
 from mmojo_forge.cache.write.writer import PushMode
@@ -105,7 +105,7 @@ def _read(transport: Transport, path: str, most: int) -> dict[str, Any]:
     try:
         document = json.loads(read_whole(transport, path, most))
     except CacheError as error:
-        if error.fault is Fault.FAILING:
+        if error.fault is CacheFault.FAILING:
             raise
         return {}
     except (ValueError, RecursionError):

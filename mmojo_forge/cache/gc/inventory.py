@@ -18,7 +18,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from mmojo_forge.cache.failure import CacheError, Fault, lying
+from mmojo_forge.cache.failure import CacheError, CacheFault, lying
 from mmojo_forge.cache.format import layout
 from mmojo_forge.cache.format.chunks import Codec
 from mmojo_forge.cache.transport.protocol import Transport, check_path, read_whole
@@ -29,7 +29,7 @@ _Done = TypeVar("_Done")
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
-class Kind(StrEnum):
+class CacheFileKind(StrEnum):
     """What an object is; the folder it lies in. In the order in which they are removed."""
 
     INDEX = layout.INDEX
@@ -40,24 +40,24 @@ class Kind(StrEnum):
     PACK = layout.PACKS
 
 
-_NAMED_LIKE: Mapping[Kind, re.Pattern[str]] = MappingProxyType(
+_NAMED_LIKE: Mapping[CacheFileKind, re.Pattern[str]] = MappingProxyType(
     {
-        Kind.INDEX: re.compile(r"([0-9a-f]{64})\.([0-9a-f]{16})\.zst"),
-        Kind.TRACE: re.compile(r"([0-9a-f]{64})\.([0-9a-f]{16})\.json"),
-        Kind.NAME: re.compile(r"([0-9a-f]{64})()"),
-        Kind.MAP: re.compile(r"([0-9a-f]{64})()\.zst"),
-        Kind.MANIFEST: re.compile(r"([0-9a-f]{64})()\.zst"),
-        Kind.PACK: re.compile(r"([0-9a-f]{64})()"),
+        CacheFileKind.INDEX: re.compile(r"([0-9a-f]{64})\.([0-9a-f]{16})\.zst"),
+        CacheFileKind.TRACE: re.compile(r"([0-9a-f]{64})\.([0-9a-f]{16})\.json"),
+        CacheFileKind.NAME: re.compile(r"([0-9a-f]{64})()"),
+        CacheFileKind.MAP: re.compile(r"([0-9a-f]{64})()\.zst"),
+        CacheFileKind.MANIFEST: re.compile(r"([0-9a-f]{64})()\.zst"),
+        CacheFileKind.PACK: re.compile(r"([0-9a-f]{64})()"),
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CacheFile:
     """One object as its folder lists it. `id` is the derivation, key, tree or pack that it is about; `modified` is 0
     where the cache does not tell."""
 
-    kind: Kind
+    kind: CacheFileKind
     path: str
     id: str
     signer: str
@@ -76,7 +76,7 @@ class Named:
     flaw: str = ""
 
 
-Known = Mapping[str, tuple[Found, Named]]
+Known = Mapping[str, tuple[CacheFile, Named]]
 """What was read before, by path: what has not changed since is not read again."""
 
 
@@ -89,7 +89,7 @@ class Inventory:
         self._connections = connections
         self._codec = Codec()
         self._known = dict(known)
-        self._found: dict[Kind, dict[str, Found]] = {}
+        self._found: dict[CacheFileKind, dict[str, CacheFile]] = {}
         self.problems: dict[str, CacheError] = {}
         """What is wrong with what there is, by path."""
         self.unreadable: set[str] = set()
@@ -100,25 +100,25 @@ class Inventory:
         """What was read, for another one."""
         return self._known
 
-    def of(self, kind: Kind) -> Mapping[str, Found]:
+    def of(self, kind: CacheFileKind) -> Mapping[str, CacheFile]:
         """The objects of a kind, by path."""
         return self._found.get(kind, {})
 
-    def named(self, found: Found) -> Named:
+    def named(self, found: CacheFile) -> Named:
         """What an object names; nothing where it could not be read."""
         known = self._known.get(found.path)
         return known[1] if known is not None and known[0] == found else Named()
 
-    def see(self, *kinds: Kind) -> None:
+    def see(self, *kinds: CacheFileKind) -> None:
         """See anew what there is of these kinds."""
         for kind in kinds:
             self._found[kind] = {found.path: found for found in self._listed(kind)}
 
-    def look(self, *kinds: Kind) -> None:
+    def look(self, *kinds: CacheFileKind) -> None:
         """The same, and read those of them that name others, as far as they are new."""
         self.see(*kinds)
         for kind in kinds:
-            if kind in {Kind.INDEX, Kind.TRACE, Kind.MAP}:
+            if kind in {CacheFileKind.INDEX, CacheFileKind.TRACE, CacheFileKind.MAP}:
                 self._read_new(kind)
 
     def each(self, work: Callable[[_Given], _Done], given: Iterable[_Given]) -> list[_Done]:
@@ -130,19 +130,19 @@ class Inventory:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _listed(self, kind: Kind) -> Iterator[Found]:
+    def _listed(self, kind: CacheFileKind) -> Iterator[CacheFile]:
         folders = [one.name for one in self._transport.entries(kind) if one.is_folder and _is_part(one.name)]
         several = self.each(self._transport.entries, [f"{kind}/{folder}" for folder in folders])
         for folder, listed in zip(folders, several, strict=True):
             for one in listed:
                 path = f"{kind}/{folder}/{one.name}"
                 match = _NAMED_LIKE[kind].fullmatch(one.name)
-                if one.is_folder or match is None or (kind is not Kind.NAME and match[1][:2] != folder):
+                if one.is_folder or match is None or (kind is not CacheFileKind.NAME and match[1][:2] != folder):
                     self.problems[path] = lying(self._transport.place, path, "nothing that forge writes", "cache-path")
                 else:
-                    yield Found(kind, path, match[1], match[2], one.size, one.modified)
+                    yield CacheFile(kind, path, match[1], match[2], one.size, one.modified)
 
-    def _read_new(self, kind: Kind) -> None:
+    def _read_new(self, kind: CacheFileKind) -> None:
         # Every trace, too: what one says may differ from what its signer's index says by now.
         known = self._known
         new = [one for one in self.of(kind).values() if one.path not in known or known[one.path][0] != one]
@@ -152,15 +152,15 @@ class Inventory:
             else:
                 self._known[found.path] = (found, named)
 
-    def _read(self, found: Found) -> Named | None:
+    def _read(self, found: CacheFile) -> Named | None:
         """What it names; None where it is gone by now."""
         for last in (False, True):
             try:
                 return self._parse(found)
             except CacheError as error:
-                if error.fault is Fault.MISSING:
+                if error.fault is CacheFault.MISSING:
                     return None
-                if error.fault is not Fault.LYING or error.reason == "cache-schema":
+                if error.fault is not CacheFault.LYING or error.reason == "cache-schema":
                     raise
                 # Read once more: for an answer that was garbled on its way nothing must be taken for unneeded.
                 if last:
@@ -168,9 +168,9 @@ class Inventory:
                     self.unreadable.add(found.path)
         return Named()
 
-    def _parse(self, found: Found) -> Named:
+    def _parse(self, found: CacheFile) -> Named:
         place, path = self._transport.place, found.path
-        if found.kind is Kind.TRACE:
+        if found.kind is CacheFileKind.TRACE:
             encoded = read_whole(self._transport, path, layout.MAX_TRACE)
         else:
             frame = read_whole(self._transport, path, layout.MAX_COMPRESSED)
@@ -210,8 +210,8 @@ def _named_by_map(document: Any) -> Named:
     return Named(packs=frozenset(_digest(pack) for pack in document["packs"]))
 
 
-_PARSERS: Mapping[Kind, Callable[[Any], Named]] = MappingProxyType(
-    {Kind.INDEX: _named_by_index, Kind.TRACE: _named_by_trace, Kind.MAP: _named_by_map}
+_PARSERS: Mapping[CacheFileKind, Callable[[Any], Named]] = MappingProxyType(
+    {CacheFileKind.INDEX: _named_by_index, CacheFileKind.TRACE: _named_by_trace, CacheFileKind.MAP: _named_by_map}
 )
 
 

@@ -15,14 +15,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from mmojo_forge.cache.gc.inventory import Found, Inventory, Kind
+from mmojo_forge.cache.gc.inventory import CacheFile, CacheFileKind, Inventory
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
     """Who keeps something: an index, the traces for a key, a tree by itself."""
 
-    index: Found | None
+    index: CacheFile | None
     keys: frozenset[str]
     trees: frozenset[str]
     used: float
@@ -37,19 +37,21 @@ class Selection:
     def __init__(self, inventory: Inventory, now: float) -> None:
         self._inventory = inventory
         self._now = now
-        self._traces = _by_id(inventory.of(Kind.TRACE).values())
-        self._names = _by_id(inventory.of(Kind.NAME).values())
-        self._maps = {one.id: one for one in inventory.of(Kind.MAP).values()}
-        self._manifests = {one.id: one for one in inventory.of(Kind.MANIFEST).values()}
-        self._packs = {one.id: one for one in inventory.of(Kind.PACK).values()}
+        self._traces = _by_id(inventory.of(CacheFileKind.TRACE).values())
+        self._names = _by_id(inventory.of(CacheFileKind.NAME).values())
+        self._maps = {one.id: one for one in inventory.of(CacheFileKind.MAP).values()}
+        self._manifests = {one.id: one for one in inventory.of(CacheFileKind.MANIFEST).values()}
+        self._packs = {one.id: one for one in inventory.of(CacheFileKind.PACK).values()}
         self.units = sorted(self._units(), key=lambda unit: (unit.used, unit.index.path if unit.index else ""))
         self._keys = Counter(key for unit in self.units for key in unit.keys)
         self._trees = Counter(tree for unit in self.units for tree in unit.trees)
         self._named_packs = Counter(pack for one in self._maps.values() for pack in inventory.named(one).packs)
-        self.gone: list[Found] = []
+        self.gone: list[CacheFile] = []
         """Indexes, traces, names and maps."""
         self.bytes_left = sum(
-            one.size for kind in (Kind.INDEX, Kind.TRACE, Kind.NAME, Kind.MAP) for one in inventory.of(kind).values()
+            one.size
+            for kind in (CacheFileKind.INDEX, CacheFileKind.TRACE, CacheFileKind.NAME, CacheFileKind.MAP)
+            for one in inventory.of(kind).values()
         )
         self.bytes_left += sum(one.size for one in self._manifests.values() if one.id in self._maps)
         self.bytes_left += sum(one.size for one in self._packs.values() if one.id in self._named_packs)
@@ -76,16 +78,16 @@ class Selection:
         for pack in _last(self._inventory.named(found).packs, self._named_packs):
             self.bytes_left -= self._packs[pack].size if pack in self._packs else 0
 
-    def useless_maps(self, oldest: float) -> Iterator[Found]:
+    def useless_maps(self, oldest: float) -> Iterator[CacheFile]:
         """Maps of trees that cannot be fetched, for a manifest or a pack is not there; none written since `oldest`."""
         for found in self._maps.values():
             packs = self._inventory.named(found).packs
             if 0 < found.modified < oldest and not (found.id in self._manifests and packs <= self._packs.keys()):
                 yield found
 
-    def unnamed(self) -> Iterator[tuple[Found, bool]]:
+    def unnamed(self) -> Iterator[tuple[CacheFile, bool]]:
         """Manifests and packs that no map needs which stays; and whether one that goes does."""
-        gone = [one for one in self.gone if one.kind is Kind.MAP]
+        gone = [one for one in self.gone if one.kind is CacheFileKind.MAP]
         packs = {pack for one in gone for pack in self._inventory.named(one).packs}
         trees = {one.id for one in gone}
         for found in self._manifests.values():
@@ -95,14 +97,14 @@ class Selection:
             if not self._named_packs[found.id]:
                 yield found, found.id in packs
 
-    def _go(self, found: Found) -> None:
+    def _go(self, found: CacheFile) -> None:
         self.gone.append(found)
         self.bytes_left -= found.size
 
     def _units(self) -> Iterator[Unit]:
         named = self._inventory.named
         trees: set[str] = set()
-        for index in self._inventory.of(Kind.INDEX).values():
+        for index in self._inventory.of(CacheFileKind.INDEX).values():
             yield self._unit(index, [index], named(index).keys, named(index).trees)
             trees |= named(index).trees
         for key, traces in self._traces.items():
@@ -112,16 +114,18 @@ class Selection:
         for tree in (self._maps.keys() | self._names.keys()) - trees:
             yield self._unit(None, self._names.get(tree, ()), frozenset(), frozenset([tree]))
 
-    def _unit(self, index: Found | None, itself: Iterable[Found], keys: frozenset[str], trees: frozenset[str]) -> Unit:
+    def _unit(
+        self, index: CacheFile | None, itself: Iterable[CacheFile], keys: frozenset[str], trees: frozenset[str]
+    ) -> Unit:
         maps = [self._maps[tree] for tree in trees if tree in self._maps]
         return Unit(index, keys, trees, self._youngest([*itself, *maps]))
 
-    def _youngest(self, several: Iterable[Found]) -> float:
+    def _youngest(self, several: Iterable[CacheFile]) -> float:
         return max((one.modified if one.modified > 0 else self._now for one in several), default=self._now)
 
 
-def _by_id(several: Iterable[Found]) -> dict[str, list[Found]]:
-    found: defaultdict[str, list[Found]] = defaultdict(list)
+def _by_id(several: Iterable[CacheFile]) -> dict[str, list[CacheFile]]:
+    found: defaultdict[str, list[CacheFile]] = defaultdict(list)
     for one in several:
         found[one.id].append(one)
     return found
@@ -135,7 +139,7 @@ def _last(needed: Iterable[str], count: Counter[str]) -> Iterator[str]:
             yield one
 
 
-def by_kind(several: Iterable[Found]) -> Mapping[Kind, tuple[Found, ...]]:
+def by_kind(several: Iterable[CacheFile]) -> Mapping[CacheFileKind, tuple[CacheFile, ...]]:
     """The objects by kind, in the order in which they are removed."""
     listed = list(several)
-    return {kind: tuple(one for one in listed if one.kind is kind) for kind in Kind}
+    return {kind: tuple(one for one in listed if one.kind is kind) for kind in CacheFileKind}

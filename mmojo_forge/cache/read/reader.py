@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from mmojo_forge.cache.failure import CacheError, Fault, lying
+from mmojo_forge.cache.failure import CacheError, CacheFault, lying
 from mmojo_forge.cache.format import index, layout, treemap
 from mmojo_forge.cache.format.chunks import Codec, layout_of
-from mmojo_forge.cache.format.index import Checker
+from mmojo_forge.cache.format.index import TraceChecker
 from mmojo_forge.cache.format.info import CacheInfo, read_info
 from mmojo_forge.cache.format.treemap import TreeMap
 from mmojo_forge.cache.read.transfer import Known, OnProgress, Options, Transfer
@@ -25,10 +25,10 @@ from mmojo_forge.cache.transport.protocol import Transport, read_whole
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.signature import PublicKey
 from mmojo_forge.model.trace import Trace
-from mmojo_forge.model.tree import Entry, Tree, TreeError
+from mmojo_forge.model.tree import Tree, TreeEntry, TreeError
 from mmojo_forge.store.protocol import Sink
 
-ReadAt = Callable[[Entry, int, int], bytes]
+ReadAt = Callable[[TreeEntry, int, int], bytes]
 """Some bytes of a file that is here: from which offset on, and how many. Nobody has to have verified them."""
 
 
@@ -37,7 +37,7 @@ class Seed:
 
     def __init__(self, maps: Iterable[TreeMap], read_at: ReadAt) -> None:
         self._read_at = read_at
-        self._places: dict[str, list[tuple[Entry, int, int]]] = {}
+        self._places: dict[str, list[tuple[TreeEntry, int, int]]] = {}
         for one in maps:
             for group in one.groups:
                 self._places.setdefault(group.chunk.digest, [(file, 0, file.size) for file in group.files])
@@ -58,7 +58,7 @@ _Given = TypeVar("_Given")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TraceAnswer:
     """What a cache says about keys: traces with valid signatures by trusted keys. Several for one key may claim
     different outputs: what to make of that is a policy. `errors` are the entries that were not accepted, `trees` what
     is said to be there, which may not be so."""
@@ -76,7 +76,7 @@ class CacheReader:
 
     def __init__(self, transport: Transport, trusted: Sequence[PublicKey], options: Options | None = None) -> None:
         self._transport = transport
-        self._checker = Checker(tuple(trusted), transport.place)
+        self._checker = TraceChecker(tuple(trusted), transport.place)
         self._signers = list(dict.fromkeys(layout.signer_id(key) for key in trusted))
         self._options = options or Options()
         self._codec = Codec()
@@ -85,19 +85,21 @@ class CacheReader:
         """What the cache says about itself; raises CacheError (`cache-missing`, `cache-schema`, …)."""
         return read_info(self._transport)
 
-    def fetch_index(self, roots: Sequence[DerivationId]) -> Answer:
+    def fetch_index(self, roots: Sequence[DerivationId]) -> TraceAnswer:
         """What the builders who are trusted wrote about the closures of these derivations: one request for each."""
         return self._asked(
             lambda asked: self.read_index(*asked), [(root, signer) for root in roots for signer in self._signers]
         )
 
-    def read_index(self, root: DerivationId, signer: str) -> Answer:
+    def read_index(self, root: DerivationId, signer: str) -> TraceAnswer:
         """One builder's index; raises CacheError (`cache-missing`, `cache-malformed`)."""
         path = layout.index_path(root, signer)
         found = index.parse(self._metadata(path, layout.MAX_INDEX), root, self._checker, path)
-        return Answer({key: tuple(several) for key, several in found.traces.items()}, tuple(found.errors), found.trees)
+        return TraceAnswer(
+            {key: tuple(several) for key, several in found.traces.items()}, tuple(found.errors), found.trees
+        )
 
-    def fetch_traces(self, keys: Sequence[ActionKey]) -> Answer:
+    def fetch_traces(self, keys: Sequence[ActionKey]) -> TraceAnswer:
         """The entries for these keys: a request for each key and trusted signer. For what no index has."""
         return self._asked(self._trace, [(key, signer) for key in keys for signer in self._signers])
 
@@ -139,7 +141,7 @@ class CacheReader:
             try:
                 return self.read_map(tree)
             except CacheError as error:
-                if error.fault is Fault.FAILING:
+                if error.fault is CacheFault.FAILING:
                     raise
                 return None
 
@@ -171,23 +173,23 @@ class CacheReader:
         frame = read_whole(self._transport, path, min(layout.MAX_COMPRESSED, most))
         return self._codec.unpack_at_most(frame, most, self._transport.place, path)
 
-    def _trace(self, asked: tuple[ActionKey, str]) -> Answer:
+    def _trace(self, asked: tuple[ActionKey, str]) -> TraceAnswer:
         key, signer = asked
         path = layout.trace_path(key, signer)
         trace = self._checker.parse(read_whole(self._transport, path, layout.MAX_TRACE), path, key, signer)
-        return Answer({key: (trace,)})
+        return TraceAnswer({key: (trace,)})
 
-    def _asked(self, work: Callable[[_Asked], Answer], asked: Sequence[_Asked]) -> Answer:
+    def _asked(self, work: Callable[[_Asked], TraceAnswer], asked: Sequence[_Asked]) -> TraceAnswer:
         """All answers in one. A cache that fails fails at once; one that lies is only not believed."""
 
-        def one(question: _Asked) -> Answer:
+        def one(question: _Asked) -> TraceAnswer:
             try:
                 return work(question)
             except CacheError as error:
-                if error.fault is Fault.MISSING:
-                    return Answer({})
-                if error.fault is Fault.LYING:
-                    return Answer({}, (error,))
+                if error.fault is CacheFault.MISSING:
+                    return TraceAnswer({})
+                if error.fault is CacheFault.LYING:
+                    return TraceAnswer({}, (error,))
                 raise
 
         answers = self._each(one, asked)
@@ -199,7 +201,7 @@ class CacheReader:
                     traces.setdefault(key, {}).setdefault(signed, trace)
         errors = tuple(error for answer in answers for error in answer.errors)
         trees = frozenset(tree for answer in answers for tree in answer.trees)
-        return Answer({key: tuple(several.values()) for key, several in traces.items()}, errors, trees)
+        return TraceAnswer({key: tuple(several.values()) for key, several in traces.items()}, errors, trees)
 
     def _each(self, work: Callable[[_Asked], _Given], asked: Sequence[_Asked]) -> list[_Given]:
         if len(asked) <= 1:

@@ -27,13 +27,13 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from mmojo_forge.cache.failure import CacheError, Fault, lying
+from mmojo_forge.cache.failure import CacheError, CacheFault, lying
 from mmojo_forge.cache.format import layout
 from mmojo_forge.cache.format.chunks import CHUNK_MOST, Codec, longest_frame
 from mmojo_forge.cache.format.treemap import Chunk, Group, TreeMap
 from mmojo_forge.cache.transport.protocol import Body, Span, Transport, read_exactly
 from mmojo_forge.model.digest import BlobDigest
-from mmojo_forge.model.tree import Entry
+from mmojo_forge.model.tree import TreeEntry
 from mmojo_forge.store.protocol import Sink
 
 _SUFFIX = ".spool"
@@ -116,7 +116,7 @@ class Spool:
 
     def _failed(self, error: OSError) -> CacheError:
         message = f"keep a download in {self._folder}: {error.strerror or error}"
-        return CacheError(message, reason="cache-io", fault=Fault.FAILING)
+        return CacheError(message, reason="cache-io", fault=CacheFault.FAILING)
 
 
 _RUN = 1 << 20
@@ -156,7 +156,7 @@ class _Delivery:
 class _Assembly:
     """A large file that is being put together."""
 
-    file: Entry
+    file: TreeEntry
     path: Path
     left: int
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -275,7 +275,7 @@ class Transfer:
             except CacheError as error:
                 # What made progress is worth another attempt, however often.
                 attempts -= len(rest) == before
-                if error.fault is not Fault.FAILING or attempts <= 0:
+                if error.fault is not CacheFault.FAILING or attempts <= 0:
                     raise
                 self._options.sleep(_RETRY_SECONDS)
         return []
@@ -325,7 +325,7 @@ class Transfer:
         for assembly, offset in delivery.parts:
             self._write(assembly, offset, content)
 
-    def _take_small(self, files: Iterable[tuple[Entry, bytes]]) -> None:
+    def _take_small(self, files: Iterable[tuple[TreeEntry, bytes]]) -> None:
         verified = []
         for file, content in files:
             if file.digest in self._lacking:
@@ -353,18 +353,18 @@ class Transfer:
             digest = _digest(assembly.path)
         except OSError as error:
             message = f"write {assembly.path}: {error.strerror or error}"
-            raise CacheError(message, reason="cache-io", fault=Fault.FAILING) from error
+            raise CacheError(message, reason="cache-io", fault=CacheFault.FAILING) from error
         if digest != assembly.file.digest:
             raise self._wrong(assembly.file)
         self._sink.take_file(assembly.file, assembly.path)
 
-    def _wrong(self, file: Entry) -> CacheError:
+    def _wrong(self, file: TreeEntry) -> CacheError:
         path = layout.map_path(self._map.tree)
         return lying(self._transport.place, path, f"{file.path or 'the file'} is another", "blob-mismatch")
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
-            raise CacheError("fetch: stopped", reason="cache-io", fault=Fault.FAILING)
+            raise CacheError("fetch: stopped", reason="cache-io", fault=CacheFault.FAILING)
 
     def _in_threads(
         self, work: Callable[[list[_Delivery]], list[_Delivery]], jobs: Sequence[list[_Delivery]]

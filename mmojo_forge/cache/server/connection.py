@@ -11,7 +11,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from mmojo_forge.cache.server.handler import Handler
-from mmojo_forge.cache.server.limits import Limits
+from mmojo_forge.cache.server.limits import ServerLimits
 from mmojo_forge.cache.server.metrics import Metrics
 from mmojo_forge.cache.server.sending import COMMON_HEADERS
 
@@ -26,7 +26,7 @@ class Connection(web.RequestHandler):
     to what is no request is brief, and `crowded` connections are told to come again.
     """
 
-    def __init__(self, server: web.Server, limits: Limits, metrics: Metrics, *, crowded: bool) -> None:
+    def __init__(self, server: web.Server, limits: ServerLimits, metrics: Metrics, *, crowded: bool) -> None:
         self._ours = asyncio.get_running_loop()
         super().__init__(
             server,
@@ -82,7 +82,7 @@ class Listener:
         listener: socket.socket,
         context: ssl.SSLContext | None,
         handler: Handler,
-        limits: Limits,
+        limits: ServerLimits,
         metrics: Metrics,
     ) -> None:
         self._listener = listener

@@ -18,7 +18,7 @@ class ServeError(ForgeError):
         super().__init__(message, detail=detail, reason=reason)
 
 
-class Refusal(Exception):
+class RequestRefused(Exception):
     """A request that is not done: a status (RFC 9110), and why, for machines and for people.
 
     Reasons, by status:

@@ -15,11 +15,11 @@ from types import MappingProxyType
 
 from aiohttp import web
 
-from mmojo_forge.cache.server.failure import Hopeless, Refusal
+from mmojo_forge.cache.server.failure import Hopeless, RequestRefused
 from mmojo_forge.cache.server.folder import ServedFolder, Threads
-from mmojo_forge.cache.server.metrics import CONTENT_TYPE, Exchange, Metrics, Reporter
+from mmojo_forge.cache.server.metrics import CONTENT_TYPE, Exchange, Metrics, ServerReporter
 from mmojo_forge.cache.server.objects import object_at
-from mmojo_forge.cache.server.receiving import Receiver
+from mmojo_forge.cache.server.receiving import UploadReceiver
 from mmojo_forge.cache.server.sending import Sender, missing
 from mmojo_forge.cache.server.tokens import Access
 
@@ -38,11 +38,11 @@ class Handler:
         self,
         folder: ServedFolder,
         sender: Sender,
-        receiver: Receiver | None,
+        receiver: UploadReceiver | None,
         access: Access,
         threads: Threads,
         metrics: Metrics,
-        reporter: Reporter,
+        reporter: ServerReporter,
     ) -> None:
         self._folder = folder
         self._sender = sender
@@ -60,10 +60,10 @@ class Handler:
         try:
             try:
                 if crowded:
-                    raise Refusal(503, "crowded", "too many connections", _RETRY)
+                    raise RequestRefused(503, "crowded", "too many connections", _RETRY)
                 response = await self._answer(request)
-            except (OSError, Refusal) as error:
-                refusal = error if isinstance(error, Refusal) else self._failure(request, error)
+            except (OSError, RequestRefused) as error:
+                refusal = error if isinstance(error, RequestRefused) else self._failure(request, error)
                 reason = refusal.reason
                 response = await self._refuse(request, refusal)
             status = response.status
@@ -84,7 +84,7 @@ class Handler:
         method = request.method
         path = _ABSOLUTE.sub("", request.raw_path, count=1).removeprefix("/")
         if method not in _READING | _WRITING:
-            raise Refusal(405, "method", f"no {method} here", {"Allow": self._allowed()})
+            raise RequestRefused(405, "method", f"no {method} here", {"Allow": self._allowed()})
         if path == "health" and method in _READING:
             return await self._sender.send(request, await self._health())
         authorization = request.headers.getall("Authorization", [])
@@ -103,7 +103,7 @@ class Handler:
 
     async def _write(self, request: web.BaseRequest, path: str, authorization: list[str]) -> web.StreamResponse:
         if self._receiver is None:
-            raise Refusal(405, "read-only", "this server only reads", {"Allow": self._allowed()})
+            raise RequestRefused(405, "read-only", "this server only reads", {"Allow": self._allowed()})
         self._access.check_writing(authorization)
         wanted = object_at(path)
         if wanted is None:
@@ -114,10 +114,10 @@ class Handler:
 
     async def _health(self) -> web.Response:
         if not await self._threads.run(self._folder.is_there):
-            raise Refusal(503, "folder", "the folder is gone")
+            raise RequestRefused(503, "folder", "the folder is gone")
         return _document(200, {"schema": 1, "status": "ok", "writable": self._receiver is not None})
 
-    async def _refuse(self, request: web.BaseRequest, refusal: Refusal) -> web.StreamResponse:
+    async def _refuse(self, request: web.BaseRequest, refusal: RequestRefused) -> web.StreamResponse:
         if request.method in _WRITING:
             self._metrics.refused_write(refusal.reason)
         document = {"error": {"reason": refusal.reason, "message": refusal.message}}
@@ -131,16 +131,16 @@ class Handler:
             request.protocol.force_close()
         return response
 
-    def _failure(self, request: web.BaseRequest, error: OSError) -> Refusal:
+    def _failure(self, request: web.BaseRequest, error: OSError) -> RequestRefused:
         """The refusal that an error of the system amounts to; raises what means that the client is gone."""
         if isinstance(error, ConnectionError):
             raise error
         self._tell(request, error)
         if error.errno in _FULL:
-            return Refusal(507, "full", "no space left")
+            return RequestRefused(507, "full", "no space left")
         if error.errno in _CROWDED:
-            return Refusal(503, "crowded", "too many open files", _RETRY)
-        return Refusal(500, "io", "the folder cannot be read or written")
+            return RequestRefused(503, "crowded", "too many open files", _RETRY)
+        return RequestRefused(500, "io", "the folder cannot be read or written")
 
     def _tell(self, request: web.BaseRequest, error: OSError) -> None:
         self._reporter.failed(f"{request.method} {request.raw_path!r}: {error.strerror or error}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """Numbers and seconds; `least_rate` is in bytes a second.
 
     So many `connections` are served, `spare_connections` more are told to come back later, all others are closed.
@@ -36,10 +36,10 @@ class Limits:
         return 2 * (self.connections + self.spare_connections) + 4 * self.threads + 64
 
 
-class Pace:
+class ClientPace:
     """Begins when it is made."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ServerLimits) -> None:
         self._limits = limits
         self._began = asyncio.get_running_loop().time()
 

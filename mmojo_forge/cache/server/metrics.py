@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mmojo_forge.cache.server.objects import Kind
+from mmojo_forge.cache.server.objects import ObjectKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Exchange:
     reason: str = ""
 
 
-class Reporter:
+class ServerReporter:
     """Told of each exchange, and of what went wrong here; this one does not care."""
 
     def answered(self, exchange: Exchange) -> None:
@@ -57,7 +57,7 @@ class Metrics:
         # Whatever a client calls its method must not become a time series of its own.
         self._requests[method if method in _METHODS else "other", status] += 1
 
-    def wrote(self, kind: Kind) -> None:
+    def wrote(self, kind: ObjectKind) -> None:
         """An object was written."""
         self._written[kind] += 1
 

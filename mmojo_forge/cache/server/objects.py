@@ -33,7 +33,7 @@ _FILE = re.compile(r"([0-9a-f]{64})(?:\.([0-9a-f]{16}))?(?:\.(?:zst|json))?", re
 _XX = re.compile(r"[0-9a-f]{2}", re.ASCII)
 
 
-class Kind(StrEnum):
+class ObjectKind(StrEnum):
     """The folder that an object is in, or the file itself where there is but one."""
 
     INFO = layout.INFO
@@ -49,32 +49,32 @@ class Kind(StrEnum):
     BLOBS = "cas"
 
 
-_MOST: Mapping[Kind, int] = MappingProxyType(
+_MOST: Mapping[ObjectKind, int] = MappingProxyType(
     {
-        Kind.INFO: layout.MAX_INFO,
-        Kind.MARK: MAX_MARK,
-        Kind.UNNAMED: MAX_UNNAMED,
-        Kind.TRACES: layout.MAX_TRACE,
-        Kind.TREES: layout.MAX_COMPRESSED,
-        Kind.MAPS: layout.MAX_COMPRESSED,
-        Kind.PACKS: layout.MAX_PACK,
-        Kind.NAMES: MAX_NAME,
-        Kind.INDEX: layout.MAX_COMPRESSED,
-        Kind.RESULTS: MAX_RESULT,
-        Kind.BLOBS: MAX_BLOB,
+        ObjectKind.INFO: layout.MAX_INFO,
+        ObjectKind.MARK: MAX_MARK,
+        ObjectKind.UNNAMED: MAX_UNNAMED,
+        ObjectKind.TRACES: layout.MAX_TRACE,
+        ObjectKind.TREES: layout.MAX_COMPRESSED,
+        ObjectKind.MAPS: layout.MAX_COMPRESSED,
+        ObjectKind.PACKS: layout.MAX_PACK,
+        ObjectKind.NAMES: MAX_NAME,
+        ObjectKind.INDEX: layout.MAX_COMPRESSED,
+        ObjectKind.RESULTS: MAX_RESULT,
+        ObjectKind.BLOBS: MAX_BLOB,
     }
 )
-_WRITTEN_ONCE = frozenset({Kind.INFO, Kind.NAMES, Kind.TRACES})
-_FOREIGN = frozenset({Kind.RESULTS, Kind.BLOBS})
-_ALONE = frozenset({Kind.INFO, Kind.MARK, Kind.UNNAMED})
-_TOPS = frozenset(Kind) - _ALONE
+_WRITTEN_ONCE = frozenset({ObjectKind.INFO, ObjectKind.NAMES, ObjectKind.TRACES})
+_FOREIGN = frozenset({ObjectKind.RESULTS, ObjectKind.BLOBS})
+_ALONE = frozenset({ObjectKind.INFO, ObjectKind.MARK, ObjectKind.UNNAMED})
+_TOPS = frozenset(ObjectKind) - _ALONE
 
 
 @dataclass(frozen=True, slots=True)
 class CacheObject:
     """One object: `path` is how it is asked for, `digest` what it is named by (nothing, where there is but one)."""
 
-    kind: Kind
+    kind: ObjectKind
     path: str
     digest: str = ""
     signer: str = ""
@@ -90,7 +90,7 @@ class CacheObject:
     def is_empty_blob(self) -> bool:
         """Whether it is the blob without a byte, which every cache has (Remote Execution API); clients ask for it to
         see whether they have found one."""
-        return self.kind is Kind.BLOBS and self.digest == _EMPTY
+        return self.kind is ObjectKind.BLOBS and self.digest == _EMPTY
 
     @property
     def most(self) -> int:
@@ -106,13 +106,13 @@ class CacheObject:
 def object_at(path: str) -> CacheObject | None:
     """The object that the path names, if it can name one."""
     if path in _ALONE:
-        return CacheObject(Kind(path), path)
+        return CacheObject(ObjectKind(path), path)
     folders, _, file = path.rpartition("/")
     found = _FILE.fullmatch(file)
     top, _, inner = folders.partition("/")
     if found is None or top not in _TOPS:
         return None
-    one = CacheObject(Kind(top), path, found[1], found[2] or "")
+    one = CacheObject(ObjectKind(top), path, found[1], found[2] or "")
     return one if path == _made(one, inner) else None
 
 
@@ -123,7 +123,7 @@ def folder_at(path: str) -> bool:
         return False
     if not slash:
         return True
-    if Kind(top) is Kind.NAMES:
+    if ObjectKind(top) is ObjectKind.NAMES:
         return layout.names_folder(inner) == path
     return _XX.fullmatch(inner) is not None
 
@@ -131,19 +131,19 @@ def folder_at(path: str) -> bool:
 def _made(one: CacheObject, inner: str) -> str:
     """The path that the layout has for such an object."""
     match one.kind:
-        case Kind.TRACES:
+        case ObjectKind.TRACES:
             return layout.trace_path(ActionKey(one.digest), one.signer)
-        case Kind.TREES:
+        case ObjectKind.TREES:
             return layout.tree_path(TreeId(one.digest))
-        case Kind.MAPS:
+        case ObjectKind.MAPS:
             return layout.map_path(TreeId(one.digest))
-        case Kind.PACKS:
+        case ObjectKind.PACKS:
             return layout.pack_path(one.digest)
-        case Kind.NAMES:
+        case ObjectKind.NAMES:
             return layout.name_path(inner, TreeId(one.digest))
-        case Kind.INDEX:
+        case ObjectKind.INDEX:
             return layout.index_path(DerivationId(one.digest), one.signer)
-        case Kind.RESULTS | Kind.BLOBS:
+        case ObjectKind.RESULTS | ObjectKind.BLOBS:
             return f"{one.kind}/{one.digest}"
         case _:
             return one.path

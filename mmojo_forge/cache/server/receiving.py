@@ -12,9 +12,9 @@ from typing import Self
 
 from aiohttp import HttpVersion11, web
 
-from mmojo_forge.cache.server.failure import Refusal
+from mmojo_forge.cache.server.failure import RequestRefused
 from mmojo_forge.cache.server.folder import Incoming, ServedFolder, Threads
-from mmojo_forge.cache.server.limits import Limits, Pace
+from mmojo_forge.cache.server.limits import ClientPace, ServerLimits
 from mmojo_forge.cache.server.metrics import Metrics
 from mmojo_forge.cache.server.objects import CacheObject
 from mmojo_forge.cache.server.sending import missing
@@ -31,7 +31,7 @@ class Quota:
     def take(self, count: int) -> None:
         """Count bytes in; raises Refusal (507) where they would be too many."""
         if self._most is not None and self._used + count > self._most:
-            raise Refusal(507, "full", f"the cache may have {self._most:,} bytes, and has {self._used:,}")
+            raise RequestRefused(507, "full", f"the cache may have {self._most:,} bytes, and has {self._used:,}")
         self._used += count
 
     def give(self, count: int) -> None:
@@ -83,11 +83,17 @@ class Upload:
 _CREATED, _REPLACED, _REMOVED = 201, 204, 204
 
 
-class Receiver:
+class UploadReceiver:
     """Takes what is written to a folder."""
 
     def __init__(
-        self, folder: ServedFolder, incoming: Incoming, quota: Quota, threads: Threads, limits: Limits, metrics: Metrics
+        self,
+        folder: ServedFolder,
+        incoming: Incoming,
+        quota: Quota,
+        threads: Threads,
+        limits: ServerLimits,
+        metrics: Metrics,
     ) -> None:
         self._folder = folder
         self._incoming = incoming
@@ -107,7 +113,7 @@ class Receiver:
         with await self._threads.run(Upload, self._folder, self._incoming, wanted) as upload:
             taken = 0
             try:
-                pace = Pace(self._limits)
+                pace = ClientPace(self._limits)
                 while block := await self._next(request, pace, taken):
                     if taken + len(block) > wanted.most:
                         raise _too_large(wanted)
@@ -133,14 +139,14 @@ class Receiver:
         self._metrics.deleted += 1
         return web.Response(status=_REMOVED)
 
-    async def _next(self, request: web.BaseRequest, pace: Pace, so_far: int) -> bytes:
+    async def _next(self, request: web.BaseRequest, pace: ClientPace, so_far: int) -> bytes:
         try:
             async with pace.next_part(so_far):
                 block = await request.content.readany()
         except TimeoutError as error:
-            raise Refusal(408, "too-slow", f"the body came too slowly: {so_far:,} bytes") from error
+            raise RequestRefused(408, "too-slow", f"the body came too slowly: {so_far:,} bytes") from error
         except web.RequestPayloadError as error:
-            raise Refusal(400, "bad-request", f"the body is malformed: {error}") from error
+            raise RequestRefused(400, "bad-request", f"the body is malformed: {error}") from error
         self._metrics.received += len(block)
         return block
 
@@ -149,15 +155,15 @@ def _only_if_absent(request: web.BaseRequest) -> bool:
     """Whether nothing may be replaced; raises Refusal for conditions that are not known, and must not be ignored."""
     known = request.headers.get("If-None-Match", "*").strip() == "*"
     if not known or "If-Match" in request.headers or "If-Unmodified-Since" in request.headers:
-        raise Refusal(412, "precondition", "the only condition for writing is If-None-Match: *")
+        raise RequestRefused(412, "precondition", "the only condition for writing is If-None-Match: *")
     return "If-None-Match" in request.headers
 
 
 def _check_body(request: web.BaseRequest, wanted: CacheObject) -> None:
     if "Content-Range" in request.headers:
-        raise Refusal(400, "bad-request", "an object is written whole (RFC 9110, 14.5)")
+        raise RequestRefused(400, "bad-request", "an object is written whole (RFC 9110, 14.5)")
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise Refusal(415, "encoded", "a body is taken as it is", {"Accept-Encoding": "identity"})
+        raise RequestRefused(415, "encoded", "a body is taken as it is", {"Accept-Encoding": "identity"})
     if (request.content_length or 0) > wanted.most:
         raise _too_large(wanted)
 
@@ -168,16 +174,16 @@ async def _ask_to_go_on(request: web.BaseRequest) -> None:
     if not expected or request.version != HttpVersion11:
         return
     if expected.lower() != "100-continue":
-        raise Refusal(417, "expectation", "the only expectation is 100-continue")
+        raise RequestRefused(417, "expectation", "the only expectation is 100-continue")
     if request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-def _too_large(wanted: CacheObject) -> Refusal:
-    return Refusal(413, "too-large", f"{wanted.path} may have {wanted.most:,} bytes")
+def _too_large(wanted: CacheObject) -> RequestRefused:
+    return RequestRefused(413, "too-large", f"{wanted.path} may have {wanted.most:,} bytes")
 
 
-def _taken(wanted: CacheObject, if_absent: bool) -> Refusal:
+def _taken(wanted: CacheObject, if_absent: bool) -> RequestRefused:
     if if_absent:
-        return Refusal(412, "already-there", f"{wanted.path} is there")
-    return Refusal(409, "written-once", f"{wanted.path} is there, and nothing of its kind is replaced")
+        return RequestRefused(412, "already-there", f"{wanted.path} is there")
+    return RequestRefused(409, "written-once", f"{wanted.path} is there, and nothing of its kind is replaced")

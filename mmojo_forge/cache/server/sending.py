@@ -21,9 +21,9 @@ from typing import BinaryIO
 
 from aiohttp import ETag, web
 
-from mmojo_forge.cache.server.failure import Hopeless, Refusal
+from mmojo_forge.cache.server.failure import Hopeless, RequestRefused
 from mmojo_forge.cache.server.folder import ServedFolder, Threads
-from mmojo_forge.cache.server.limits import Limits, Pace
+from mmojo_forge.cache.server.limits import ClientPace, ServerLimits
 from mmojo_forge.cache.server.metrics import Metrics
 from mmojo_forge.cache.server.objects import CacheObject, folder_at
 from mmojo_forge.cache.transport.protocol import Listed, Span
@@ -95,7 +95,7 @@ def wanted_part(request: web.BaseRequest, version: Version) -> Span | None:
             return None
         length = end - start + 1
     if length <= 0:
-        raise Refusal(416, "range", "no such range", {"Content-Range": f"bytes */{version.size}"})
+        raise RequestRefused(416, "range", "no such range", {"Content-Range": f"bytes */{version.size}"})
     return Span(start, length)
 
 
@@ -107,8 +107,8 @@ def _seconds(moment: datetime) -> float:
     return moment.timestamp()
 
 
-def _unmet() -> Refusal:
-    return Refusal(412, "precondition", "it is another one by now")
+def _unmet() -> RequestRefused:
+    return RequestRefused(412, "precondition", "it is another one by now")
 
 
 COMMON_HEADERS: Mapping[str, str] = MappingProxyType({"Server": "mmojo-forge", "X-Content-Type-Options": "nosniff"})
@@ -119,7 +119,7 @@ _JSON = "application/json"
 class Sender:
     """Sends what is in a folder; gives up clients that take it too slowly."""
 
-    def __init__(self, folder: ServedFolder, threads: Threads, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, folder: ServedFolder, threads: Threads, limits: ServerLimits, metrics: Metrics) -> None:
         self._folder = folder
         self._threads = threads
         self._limits = limits
@@ -178,7 +178,7 @@ class Sender:
             raise Hopeless
 
     def _in_time(self, request: web.BaseRequest, size: int) -> _InTime:
-        return _InTime(request, Pace(self._limits).whole(size))
+        return _InTime(request, ClientPace(self._limits).whole(size))
 
 
 class _InTime:
@@ -206,9 +206,9 @@ class _InTime:
             self._request.transport.abort()
 
 
-def missing(path: str) -> Refusal:
+def missing(path: str) -> RequestRefused:
     """The refusal for what is not there."""
-    return Refusal(404, "not-found", f"{path} is not there")
+    return RequestRefused(404, "not-found", f"{path} is not there")
 
 
 def _head(version: Version, part: Span | None) -> web.StreamResponse:

@@ -23,9 +23,9 @@ from mmojo_forge.cache.server.connection import Listener
 from mmojo_forge.cache.server.failure import ServeError
 from mmojo_forge.cache.server.folder import Incoming, ServedFolder, Threads
 from mmojo_forge.cache.server.handler import Handler
-from mmojo_forge.cache.server.limits import Limits
-from mmojo_forge.cache.server.metrics import Metrics, Reporter
-from mmojo_forge.cache.server.receiving import Quota, Receiver
+from mmojo_forge.cache.server.limits import ServerLimits
+from mmojo_forge.cache.server.metrics import Metrics, ServerReporter
+from mmojo_forge.cache.server.receiving import Quota, UploadReceiver
 from mmojo_forge.cache.server.sending import Sender
 from mmojo_forge.cache.server.tokens import Access
 
@@ -121,16 +121,18 @@ class ServerSettings:
     tls: TlsFiles | None = None
     plain: bool = False
     most_bytes: int | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: ServerLimits = field(default_factory=ServerLimits)
 
 
 class CacheServer:
     """Serves a folder while its context lasts (`async with`); raises ServeError where it cannot begin to."""
 
-    def __init__(self, folder: Path, settings: ServerSettings | None = None, reporter: Reporter | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: ServerSettings | None = None, reporter: ServerReporter | None = None
+    ) -> None:
         self._path = folder
         self._settings = settings or ServerSettings()
-        self._reporter = reporter or Reporter()
+        self._reporter = reporter or ServerReporter()
         self._stack = contextlib.AsyncExitStack()
         self._address = self._settings.address
 
@@ -172,7 +174,7 @@ class CacheServer:
             stack.callback(incoming.close)
             used = await threads.run(folder.total) if settings.most_bytes is not None else 0
             quota = Quota(settings.most_bytes, used)
-            receiver = Receiver(folder, incoming, quota, threads, settings.limits, metrics)
+            receiver = UploadReceiver(folder, incoming, quota, threads, settings.limits, metrics)
         sender = Sender(folder, threads, settings.limits, metrics)
         return Handler(folder, sender, receiver, settings.access, threads, metrics, self._reporter)
 

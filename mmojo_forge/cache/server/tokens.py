@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
-from mmojo_forge.cache.server.failure import Refusal, ServeError
+from mmojo_forge.cache.server.failure import RequestRefused, ServeError
 
 _TOKEN = re.compile(r"(?=.{16,512}$)[A-Za-z0-9._~+/-]+=*", re.ASCII)
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE | re.ASCII)
@@ -83,12 +83,12 @@ class Access:
     def _check(self, allowed: Sequence[Tokens], authorization: Sequence[str]) -> None:
         if not authorization:
             challenge = {"WWW-Authenticate": 'Bearer realm="forge cache"'}
-            raise Refusal(401, "token-missing", "this needs a token", challenge)
+            raise RequestRefused(401, "token-missing", "this needs a token", challenge)
         given = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
         # All are asked, so that the time tells nothing.
         if given is None or True not in [tokens.holds(given[1]) for tokens in allowed]:
             challenge = {"WWW-Authenticate": 'Bearer realm="forge cache", error="invalid_token"'}
-            raise Refusal(401, "token-wrong", "this token does not allow it", challenge)
+            raise RequestRefused(401, "token-wrong", "this token does not allow it", challenge)
 
 
 def _digest(token: str) -> bytes:

@@ -21,10 +21,10 @@ from blake3 import blake3
 
 from mmojo_forge.cache.failure import CacheError, lying
 from mmojo_forge.cache.format import chunks, layout
-from mmojo_forge.cache.format.index import Checker
+from mmojo_forge.cache.format.index import TraceChecker
 from mmojo_forge.cache.format.info import read_info
-from mmojo_forge.cache.server.failure import Refusal
-from mmojo_forge.cache.server.objects import CacheObject, Kind
+from mmojo_forge.cache.server.failure import RequestRefused
+from mmojo_forge.cache.server.objects import CacheObject, ObjectKind
 from mmojo_forge.cache.transport.fakes import MemoryTransport
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.digest import ActionKey
@@ -52,9 +52,9 @@ class Verifier:
     def __init__(self, wanted: CacheObject) -> None:
         self._wanted = wanted
         self._hash: _Hash | None = None
-        if wanted.kind is Kind.PACKS:
+        if wanted.kind is ObjectKind.PACKS:
             self._hash = blake3()
-        elif wanted.kind is Kind.BLOBS:
+        elif wanted.kind is ObjectKind.BLOBS:
             self._hash = hashlib.sha256()
 
     def update(self, block: bytes) -> None:
@@ -67,31 +67,31 @@ class Verifier:
         try:
             self._verify(file)
         except CacheError as error:
-            raise Refusal(422, error.reason, error.message) from error
+            raise RequestRefused(422, error.reason, error.message) from error
 
     def _verify(self, file: BinaryIO) -> None:
         wanted = self._wanted
         match wanted.kind:
-            case Kind.PACKS | Kind.BLOBS:
+            case ObjectKind.PACKS | ObjectKind.BLOBS:
                 if self._hash is not None and self._hash.hexdigest() != wanted.digest:
-                    raise self._other("pack-mismatch" if wanted.kind is Kind.PACKS else "blob-mismatch")
-            case Kind.TREES:
+                    raise self._other("pack-mismatch" if wanted.kind is ObjectKind.PACKS else "blob-mismatch")
+            case ObjectKind.TREES:
                 if self._unpack(file, layout.MAX_MANIFEST) != wanted.digest:
                     raise self._other("manifest-mismatch")
-            case Kind.MAPS:
+            case ObjectKind.MAPS:
                 self._unpack(file, layout.MAX_MANIFEST)
-            case Kind.INDEX:
+            case ObjectKind.INDEX:
                 self._unpack(file, layout.MAX_INDEX)
-            case Kind.NAMES:
+            case ObjectKind.NAMES:
                 if file.read() != wanted.digest.encode():
                     raise self._other("name-mismatch")
-            case Kind.TRACES:
+            case ObjectKind.TRACES:
                 self._check_trace(file.read())
-            case Kind.INFO:
+            case ObjectKind.INFO:
                 transport = MemoryTransport()
                 transport.put(layout.INFO, file.read())
                 read_info(transport)
-            case Kind.RESULTS | Kind.MARK | Kind.UNNAMED:
+            case ObjectKind.RESULTS | ObjectKind.MARK | ObjectKind.UNNAMED:
                 pass
 
     def _unpack(self, file: BinaryIO, most: int) -> str:
@@ -122,7 +122,7 @@ class Verifier:
         except (ValueError, KeyError, TypeError, RecursionError, ForgeError) as error:
             raise lying(_PLACE, path, f"no trace entry: {error!r}"[:300], "trace-malformed") from error
         # Whom to trust is not known here; the entry itself says who signed, and has to prove it.
-        Checker(tuple(signers), _PLACE).parse(content, path, ActionKey(self._wanted.digest), self._wanted.signer)
+        TraceChecker(tuple(signers), _PLACE).parse(content, path, ActionKey(self._wanted.digest), self._wanted.signer)
 
-    def _other(self, reason: str) -> Refusal:
-        return Refusal(422, reason, f"write {self._wanted.path}: the content is another one's")
+    def _other(self, reason: str) -> RequestRefused:
+        return RequestRefused(422, reason, f"write {self._wanted.path}: the content is another one's")

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
-from mmojo_forge.cache.failure import CacheError, Fault, lying, missing
+from mmojo_forge.cache.failure import CacheError, CacheFault, lying, missing
 from mmojo_forge.cache.transport.client import WebClient
 from mmojo_forge.cache.transport.protocol import Body, Listed, Span, check_path, read_body
 from mmojo_forge.net.settings import HttpSettings
@@ -71,7 +71,7 @@ class BazelTransport:
                 body = stack.enter_context(self._client.get(blob.path, span))
             except CacheError as error:
                 self._forget(path)
-                if error.fault is Fault.MISSING:
+                if error.fault is CacheFault.MISSING:
                     raise missing(self.place, path) from error
                 raise
             yield body if span else _Checked(body, blob, self.place, path)
@@ -99,7 +99,7 @@ class BazelTransport:
     def entries(self, folder: str) -> list[Listed]:
         """Raises CacheError (`cache-no-listing`)."""
         message = f"list {check_path(folder)} in {self.place}: Bazel's protocol has no listing"
-        raise CacheError(message, reason="cache-no-listing", fault=Fault.REFUSING)
+        raise CacheError(message, reason="cache-no-listing", fault=CacheFault.REFUSING)
 
     def delete(self, path: str) -> None:
         """Remove the result; the blob may be another path's, too, and is for the server to evict."""
@@ -116,7 +116,7 @@ class BazelTransport:
             with self._client.get(_result_path(path), accept=_JSON) as body:
                 encoded = read_body(body, self.place, path, _MAX_RESULT)
         except CacheError as error:
-            if error.fault is Fault.MISSING:
+            if error.fault is CacheFault.MISSING:
                 return None
             raise
         try:

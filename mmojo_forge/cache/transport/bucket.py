@@ -30,7 +30,7 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
-from mmojo_forge.cache.failure import CacheError, Fault, missing
+from mmojo_forge.cache.failure import CacheError, CacheFault, missing
 from mmojo_forge.cache.transport.protocol import Body, Listed, Span, check_path
 from mmojo_forge.net.settings import HttpSettings, Pace
 
@@ -95,7 +95,7 @@ class BucketTransport:
             self._store: Any = from_url(self._place, **options)
         except (BaseError, ValueError, OSError) as error:
             raise CacheError(
-                f"use cache {self._place}: {_told(error)}", reason="cache-url", fault=Fault.REFUSING
+                f"use cache {self._place}: {_told(error)}", reason="cache-url", fault=CacheFault.REFUSING
             ) from error
 
     @property
@@ -174,7 +174,7 @@ class BucketTransport:
 
     def failing(self, path: str, cause: str, reason: str) -> CacheError:
         """The error for a store that does not answer as it should."""
-        return CacheError(f"reach {path} in {self._place}: {cause}", reason=reason, fault=Fault.FAILING)
+        return CacheError(f"reach {path} in {self._place}: {cause}", reason=reason, fault=CacheFault.FAILING)
 
     def _write(self, path: str, content: bytes, mode: Literal["create", "overwrite"]) -> bool:
         try:
@@ -184,7 +184,7 @@ class BucketTransport:
             return False
         except FileNotFoundError as error:
             message = f"write {path} in {self._place}: there is no such bucket"
-            raise CacheError(message, reason="cache-refused", fault=Fault.REFUSING) from error
+            raise CacheError(message, reason="cache-refused", fault=CacheFault.REFUSING) from error
         except (BaseError, NotImplementedError, OSError) as error:
             unknown = isinstance(error, NotSupportedError | NotImplementedError) or _status(error) == 501
             if mode == "create" and unknown:
@@ -197,13 +197,13 @@ class BucketTransport:
         status = _status(error)
         message = f"{verb} {path} in {self._place}: {_told(error)}"
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in {401, 403, 404}:
-            return CacheError(message, reason="cache-refused", fault=Fault.REFUSING)
+            return CacheError(message, reason="cache-refused", fault=CacheFault.REFUSING)
         if status in {405, 501} and verb != "read":
-            return CacheError(message, reason="cache-read-only", fault=Fault.REFUSING)
+            return CacheError(message, reason="cache-read-only", fault=CacheFault.REFUSING)
         if "Timeout" in _kinds(error) or "TimedOut" in str(error):
             return self.failing(path, "no answer in time", "cache-timeout")
         if status:
-            return CacheError(message, reason="cache-server-error", fault=Fault.FAILING)
+            return CacheError(message, reason="cache-server-error", fault=CacheFault.FAILING)
         return self.failing(path, _told(error), "cache-unreachable")
 
     def _client(self, told: Mapping[str, str]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ class BucketTransport:
                 options["root_certificate"] = Path(settings.ca_bundle).read_bytes()
             except OSError as error:
                 message = f"use cache {self._place}: read {settings.ca_bundle}: {error.strerror or error}"
-                raise CacheError(message, reason="cache-url", fault=Fault.REFUSING) from error
+                raise CacheError(message, reason="cache-url", fault=CacheFault.REFUSING) from error
         return options
 
 
@@ -259,7 +259,7 @@ def _place(url: str) -> str:
             return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
     except ValueError:
         pass
-    raise CacheError("use a cache: a bucket's URL names the bucket", reason="cache-url", fault=Fault.REFUSING)
+    raise CacheError("use a cache: a bucket's URL names the bucket", reason="cache-url", fault=CacheFault.REFUSING)
 
 
 def _status(error: Exception) -> int:

@@ -10,21 +10,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 
-from mmojo_forge.cache.failure import CacheError, Fault, lying, missing
+from mmojo_forge.cache.failure import CacheError, CacheFault, lying, missing
 from mmojo_forge.cache.transport.protocol import Body, Span, skip
 from mmojo_forge.net.client import Answer, HttpClient
-from mmojo_forge.net.failure import Kind, UrlFailure
+from mmojo_forge.net.failure import FailureKind, UrlFailure
 from mmojo_forge.net.settings import HttpSettings
 from mmojo_forge.net.url import OwnOrigin, origin_of, redacted
 
 _BYTES = "application/octet-stream"
-_REASONS: Mapping[Kind, str] = MappingProxyType(
+_REASONS: Mapping[FailureKind, str] = MappingProxyType(
     {
-        Kind.CONNECT_TIMEOUT: "cache-timeout",
-        Kind.STALLED: "cache-timeout",
-        Kind.SLOW: "cache-slow",
-        Kind.TRUNCATED: "cache-truncated",
-        Kind.REFUSED: "cache-url",
+        FailureKind.CONNECT_TIMEOUT: "cache-timeout",
+        FailureKind.STALLED: "cache-timeout",
+        FailureKind.SLOW: "cache-slow",
+        FailureKind.TRUNCATED: "cache-truncated",
+        FailureKind.REFUSED: "cache-url",
     }
 )
 
@@ -38,7 +38,7 @@ class WebClient:
     def __init__(self, url: str, settings: HttpSettings | None = None, *, kind: str = "") -> None:
         settings = settings or HttpSettings()
         if origin_of(url) is None:
-            raise CacheError("use a cache: not an http or https URL", reason="cache-url", fault=Fault.REFUSING)
+            raise CacheError("use a cache: not an http or https URL", reason="cache-url", fault=CacheFault.REFUSING)
         self._url = url.rstrip("/")
         self._place = kind + redacted(url).rstrip("/")
         policy = OwnOrigin(url, settings.redirect_hosts, settings.token, plain_token=settings.plain_token)
@@ -47,7 +47,7 @@ class WebClient:
                 f"use cache {self._place}: the token would travel without TLS",
                 detail="Give the cache an https URL.",
                 reason="cache-url",
-                fault=Fault.REFUSING,
+                fault=CacheFault.REFUSING,
             )
         self._client = HttpClient(settings, policy)
 
@@ -64,18 +64,14 @@ class WebClient:
             headers["Range"] = f"bytes={span.start}-{span.start + span.length - 1}"
         with self._exchange("GET", path, headers) as answer:
             if answer.status == 416 and span is not None:
-                yield _Limited(_WebBody(self, path, answer), 0)
+                yield _WebBody(self, path, answer, 0)
                 return
             self._check(answer, path, "read")
-            body = _WebBody(self, path, answer)
             if answer.status == 206 and answer.first_byte != (span.start if span else 0):
                 raise lying(self._place, path, "another range than was asked for", "cache-malformed")
-            if span is None:
-                yield body
-                return
-            if answer.status != 206:
-                skip(body, self._place, path, span.start)
-            yield _Limited(body, span.length)
+            if answer.status != 206 and span is not None:
+                skip(_WebBody(self, path, answer), self._place, path, span.start)
+            yield _WebBody(self, path, answer, span.length if span else None)
 
     def put(self, path: str, content: bytes, *, if_absent: bool = False, content_type: str = _BYTES) -> bool:
         """PUT; False where something is there already, must not be replaced, and the server says so."""
@@ -124,44 +120,35 @@ class WebClient:
             raise missing(self._place, path)
         message = f"{verb} {path} in {self._place}: HTTP {status}"
         if status in {401, 403, 407}:
-            raise CacheError(message, reason="cache-refused", fault=Fault.REFUSING)
+            raise CacheError(message, reason="cache-refused", fault=CacheFault.REFUSING)
         if status in {405, 501} and verb != "read":
-            raise CacheError(message, reason="cache-read-only", fault=Fault.REFUSING)
-        raise CacheError(message, reason="cache-server-error", fault=Fault.FAILING)
+            raise CacheError(message, reason="cache-read-only", fault=CacheFault.REFUSING)
+        raise CacheError(message, reason="cache-server-error", fault=CacheFault.FAILING)
 
     def error(self, path: str, failure: UrlFailure) -> CacheError:
         """What an exchange that failed says of the cache."""
-        if failure.kind in {Kind.INSECURE, Kind.REDIRECTS}:
+        if failure.kind in {FailureKind.INSECURE, FailureKind.REDIRECTS}:
             return lying(self._place, path, failure.cause, "cache-redirect")
         message = f"reach {path} in {self._place}: {failure.cause}"
-        return CacheError(message, reason=_REASONS.get(failure.kind, "cache-unreachable"), fault=Fault.FAILING)
+        return CacheError(message, reason=_REASONS.get(failure.kind, "cache-unreachable"), fault=CacheFault.FAILING)
 
 
 class _WebBody:
-    """What arrives, as it arrives."""
+    """What arrives, as it arrives, but not more than `most`."""
 
-    def __init__(self, client: WebClient, path: str, answer: Answer) -> None:
+    def __init__(self, client: WebClient, path: str, answer: Answer, most: int | None = None) -> None:
         self._client = client
         self._path = path
         self._answer = answer
+        self._left = most
 
     def read(self, count: int, /) -> bytes:
         """The next bytes."""
+        count = count if self._left is None else min(count, self._left)
         try:
-            return self._answer.read(count)
+            part = self._answer.read(count) if count else b""
         except UrlFailure as failure:
             raise self._client.error(self._path, failure) from failure
-
-
-class _Limited:
-    """The first bytes of an answer."""
-
-    def __init__(self, body: Body, count: int) -> None:
-        self._body = body
-        self._left = count
-
-    def read(self, count: int, /) -> bytes:
-        """The next bytes."""
-        part = self._body.read(min(count, self._left)) if self._left else b""
-        self._left -= len(part)
+        if self._left is not None:
+            self._left -= len(part)
         return part

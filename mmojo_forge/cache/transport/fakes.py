@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mmojo_forge.cache.failure import CacheError, Fault, missing
+from mmojo_forge.cache.failure import CacheError, CacheFault, missing
 from mmojo_forge.cache.transport.protocol import Body, Listed, Span, Transport, check_path
 
 
@@ -75,7 +75,7 @@ Alter = Callable[[str, Body], Body]
 
 def died() -> CacheError:
     """The error of a transport that is dead."""
-    return CacheError("reach the cache: it is dead", reason="cache-unreachable", fault=Fault.FAILING)
+    return CacheError("reach the cache: it is dead", reason="cache-unreachable", fault=CacheFault.FAILING)
 
 
 class FaultyTransport:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmojo_forge.cache.failure import CacheError, Fault, missing
+from mmojo_forge.cache.failure import CacheError, CacheFault, missing
 from mmojo_forge.cache.transport.protocol import Body, Listed, Span, check_path
 
 INCOMING = ".incoming"
@@ -145,7 +145,7 @@ class FolderTransport:
             raise CacheError(
                 f"{verb} {path} in {self.place}: {error.strerror or error}",
                 reason="cache-refused" if refused else "cache-io",
-                fault=Fault.REFUSING if refused else Fault.FAILING,
+                fault=CacheFault.REFUSING if refused else CacheFault.FAILING,
             ) from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.protocol import Transport
 from mmojo_forge.extras import ExtraError, require_extra
@@ -85,7 +85,7 @@ def _bucket(url: str, settings: HttpSettings | None, environment: Mapping[str, s
             f"use cache {url.partition('?')[0]}: {error.message}",
             detail=error.detail,
             reason="cache-url",
-            fault=Fault.REFUSING,
+            fault=CacheFault.REFUSING,
         ) from error
     # An optional library, and a large one.
     from mmojo_forge.cache.transport.bucket import BucketTransport
@@ -98,4 +98,6 @@ def _unusable(url: str) -> CacheError:
     if "@" in shown:
         # What stands before it may be a password.
         shown = f"…@{shown.rpartition('@')[2]}"
-    return CacheError(f"use cache {shown!r}: no such kind", detail=_WORKS, reason="cache-url", fault=Fault.REFUSING)
+    return CacheError(
+        f"use cache {shown!r}: no such kind", detail=_WORKS, reason="cache-url", fault=CacheFault.REFUSING
+    )

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from mmojo_forge.cache.failure import CacheError, Fault, lying, truncated
+from mmojo_forge.cache.failure import CacheError, CacheFault, lying, truncated
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,220}")
 _BUFFER = 1 << 17
@@ -74,7 +74,7 @@ class Transport(Protocol):
 def check_path(path: str) -> str:
     """The path; raises CacheError (`cache-path`) unless it is plain names with slashes between them."""
     if not all(_PART.fullmatch(part) for part in path.split("/")):
-        raise CacheError(f"use {path[:80]!r} in a cache: not a path", reason="cache-path", fault=Fault.REFUSING)
+        raise CacheError(f"use {path[:80]!r} in a cache: not a path", reason="cache-path", fault=CacheFault.REFUSING)
     return path
 
 

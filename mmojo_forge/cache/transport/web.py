@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.transport.client import WebClient
 from mmojo_forge.cache.transport.protocol import Body, Listed, Span, check_path, read_body
 from mmojo_forge.net.settings import HttpSettings
@@ -70,7 +70,7 @@ class WebTransport:
 
     def _no_listing(self, path: str) -> CacheError:
         message = f"list {path} in {self.place}: the server does not list folders in JSON"
-        return CacheError(message, reason="cache-no-listing", fault=Fault.REFUSING)
+        return CacheError(message, reason="cache-no-listing", fault=CacheFault.REFUSING)
 
 
 def _listed(row: dict[str, str | int]) -> Listed:

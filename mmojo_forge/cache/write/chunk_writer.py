@@ -16,14 +16,14 @@ from threading import BoundedSemaphore
 
 from blake3 import blake3
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.format import layout
 from mmojo_forge.cache.format.chunks import SMALL, Codec, chunks, groups, layout_of
 from mmojo_forge.cache.format.treemap import Chunk, Group, Large, TreeMap
 from mmojo_forge.cache.transport.protocol import Transport
 from mmojo_forge.cache.write.reuse import Reuse
 from mmojo_forge.model.digest import blake3_hex
-from mmojo_forge.model.tree import Entry, Tree
+from mmojo_forge.model.tree import Tree, TreeEntry
 from mmojo_forge.store.protocol import OpenBlob
 
 
@@ -127,7 +127,7 @@ _AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class PushItem:
     """A tree to push: what it is called, which finds its other versions, and what opens its content."""
 
     tree: Tree
@@ -148,9 +148,9 @@ class _Made:
 class Pending:
     """A tree whose content is in packs, which may still be on their way."""
 
-    item: Item
-    groups: list[tuple[tuple[Entry, ...], list[Slot]]] = field(default_factory=list)
-    files: list[tuple[Entry, list[Slot]]] = field(default_factory=list)
+    item: PushItem
+    groups: list[tuple[tuple[TreeEntry, ...], list[Slot]]] = field(default_factory=list)
+    files: list[tuple[TreeEntry, list[Slot]]] = field(default_factory=list)
 
     @property
     def ready(self) -> bool:
@@ -188,7 +188,7 @@ class ChunkWriter:
         self.content_bytes = 0
         self.reused_bytes = 0
 
-    def cut(self, item: Item) -> Pending:
+    def cut(self, item: PushItem) -> Pending:
         """The tree, its content on its way into packs. Raises CacheError (`push-mismatch`), and what opening raises."""
         pending = Pending(item)
         content = layout_of(item.tree)
@@ -212,7 +212,7 @@ class ChunkWriter:
             self._take_one()
         return pending
 
-    def _cut_file(self, item: Item, file: Entry, slots: list[Slot]) -> None:
+    def _cut_file(self, item: PushItem, file: TreeEntry, slots: list[Slot]) -> None:
         hasher = blake3()
         size = 0
         with item.open_blob(file) as stream:
@@ -225,7 +225,7 @@ class ChunkWriter:
         if size != file.size or hasher.hexdigest() != file.digest:
             raise _mismatch(item, file)
 
-    def _make_group(self, item: Item, files: tuple[Entry, ...]) -> _Made:
+    def _make_group(self, item: PushItem, files: tuple[TreeEntry, ...]) -> _Made:
         return self._make(b"".join(_content(item, file) for file in files))
 
     def _make(self, content: bytes) -> _Made:
@@ -262,7 +262,7 @@ class ChunkWriter:
         return slot
 
 
-def _content(item: Item, file: Entry) -> bytes:
+def _content(item: PushItem, file: TreeEntry) -> bytes:
     """A small file, whole."""
     with item.open_blob(file) as stream:
         content = stream.read(file.size + 1)
@@ -271,6 +271,6 @@ def _content(item: Item, file: Entry) -> bytes:
     raise _mismatch(item, file)
 
 
-def _mismatch(item: Item, file: Entry) -> CacheError:
+def _mismatch(item: PushItem, file: TreeEntry) -> CacheError:
     message = f"push {item.name}: {file.path or 'the file'} is not what its tree says"
-    return CacheError(message, detail="`forge store verify` says more.", reason="push-mismatch", fault=Fault.OURS)
+    return CacheError(message, detail="`forge store verify` says more.", reason="push-mismatch", fault=CacheFault.OURS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.format import layout
 from mmojo_forge.cache.format.treemap import Chunk, TreeMap
 from mmojo_forge.cache.read.reader import CacheReader
@@ -48,7 +48,7 @@ class Reuse:
         try:
             listed = [one for one in self._transport.entries(folder) if is_hex_digest(one.name)]
         except CacheError as error:
-            if error.fault is Fault.FAILING:
+            if error.fault is CacheFault.FAILING:
                 raise
             return []
         listed.sort(key=lambda one: (-one.modified, one.name))
@@ -58,7 +58,7 @@ class Reuse:
         try:
             return self._reader.read_map(self._reader.read_manifest(tree))
         except CacheError as error:
-            if error.fault is Fault.FAILING:
+            if error.fault is CacheFault.FAILING:
                 raise
             return None
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.format import index, layout
 from mmojo_forge.cache.format.chunks import Codec
 from mmojo_forge.cache.format.info import PACK_BYTES, CacheInfo
 from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.transport.protocol import Transport
-from mmojo_forge.cache.write.chunk_writer import ChunkWriter, Item, Packer, Pending
+from mmojo_forge.cache.write.chunk_writer import ChunkWriter, Packer, Pending, PushItem
 from mmojo_forge.cache.write.reuse import Reuse
 from mmojo_forge.model import trace_entry
 from mmojo_forge.model.digest import DerivationId, TreeId
@@ -87,7 +87,7 @@ class CacheWriter:
 
     def push(
         self,
-        items: Sequence[Item],
+        items: Sequence[PushItem],
         traces: Sequence[Trace] = (),
         indexes: Mapping[DerivationId, Sequence[Trace]] | None = None,
         *,
@@ -102,13 +102,13 @@ class CacheWriter:
         done = self._push_trees(items, mode)
         new = sum(self._each(self._push_entry, [(trace, one.key) for trace in traces for one in trace.signatures]))
         if indexes and signer is None:
-            raise CacheError("push an index: nobody signs for it", reason="push-unsigned", fault=Fault.OURS)
+            raise CacheError("push an index: nobody signs for it", reason="push-unsigned", fault=CacheFault.OURS)
         for root, listed in (indexes or {}).items():
             assert signer is not None
             self._push_index(root, listed, {item.tree.id for item in items}, signer)
         return replace(done, traces=new, sent_bytes=self._sent)
 
-    def _push_trees(self, items: Sequence[Item], mode: PushMode) -> Pushed:
+    def _push_trees(self, items: Sequence[PushItem], mode: PushMode) -> Pushed:
         distinct = list({item.tree.id: item for item in items}.values())
         there = self._each(lambda item: self._is_there(item, mode), distinct)
         missing = [item for item, known in zip(distinct, there, strict=True) if not known]
@@ -151,7 +151,7 @@ class CacheWriter:
             reused_bytes=chunk_writer.reused_bytes,
         )
 
-    def _is_there(self, item: Item, mode: PushMode) -> bool:
+    def _is_there(self, item: PushItem, mode: PushMode) -> bool:
         if mode is PushMode.OVERWRITE or self._transport.size(layout.map_path(item.tree.id)) is None:
             return False
         if mode is PushMode.TRUSTING:
@@ -160,7 +160,7 @@ class CacheWriter:
         try:
             found = reader.read_map(reader.read_manifest(item.tree.id))
         except CacheError as error:
-            if error.fault is Fault.FAILING:
+            if error.fault is CacheFault.FAILING:
                 raise
             return False
         sizes = {pack: self._transport.size(layout.pack_path(pack)) or 0 for pack in found.packs()}

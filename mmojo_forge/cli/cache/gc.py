@@ -12,7 +12,15 @@ import click
 from mmojo_forge.cli import console
 from mmojo_forge.cli.console import Meter
 from mmojo_forge.cli.options import Duration, Size, dry_run_option, json_option
-from mmojo_forge.engine.cache.gc import GRACE, Collected, Collection, Kind, Policy, Root, collect_cache
+from mmojo_forge.engine.cache.gc import (
+    GRACE,
+    CacheFileKind,
+    CacheGcPlan,
+    CacheGcPolicy,
+    CacheGcResult,
+    CacheRoot,
+    collect_cache,
+)
 from mmojo_forge.engine.session import Session
 
 USUAL_AGE = 30 * 86400.0
@@ -46,7 +54,7 @@ def gc(
         planned, done = collect_cache(
             session.cache_table(cache),
             session.environment,
-            Policy(age, target_size, grace),
+            CacheGcPolicy(age, target_size, grace),
             time.time(),
             None if dry_run else meter,
         )
@@ -58,7 +66,7 @@ def gc(
     _show_sum(planned, done)
 
 
-def _show_roots(planned: Collection) -> None:
+def _show_roots(planned: CacheGcPlan) -> None:
     if planned.roots:
         rows = [
             (_day(one.used), str(one.traces), str(one.trees), one.derivation[:16], one.signer)
@@ -68,10 +76,10 @@ def _show_roots(planned: Collection) -> None:
         click.echo()
 
 
-def _show_kinds(planned: Collection, done: Collected | None) -> None:
+def _show_kinds(planned: CacheGcPlan, done: CacheGcResult | None) -> None:
     goes = done.removed if done else planned.goes
     rows = []
-    for kind in Kind:
+    for kind in CacheFileKind:
         size = sum(one.size for one in goes[kind])
         left = planned.counts[kind] - len(goes[kind])
         rows.append(
@@ -86,7 +94,7 @@ def _show_kinds(planned: Collection, done: Collected | None) -> None:
     console.show_table(("kind", "gone" if done else "goes", "size", "stays", "size"), rows)
 
 
-def _show_sum(planned: Collection, done: Collected | None) -> None:
+def _show_sum(planned: CacheGcPlan, done: CacheGcResult | None) -> None:
     verb = "freed" if done else "would free"
     total = done.total if done else planned.total
     roots = f"{console.plural(len(planned.roots), 'root')} of {len(planned.roots) + len(planned.roots_kept)}"
@@ -109,7 +117,7 @@ def _show_sum(planned: Collection, done: Collected | None) -> None:
         click.echo(f"warning: {len(planned.problems) - _SHOWN} more like these", err=True)
 
 
-def _document(planned: Collection, done: Collected | None) -> dict[str, object]:
+def _document(planned: CacheGcPlan, done: CacheGcResult | None) -> dict[str, object]:
     result = done or planned
     return {
         "schema": 1,
@@ -126,7 +134,7 @@ def _document(planned: Collection, done: Collected | None) -> dict[str, object]:
     }
 
 
-def _root(one: Root) -> dict[str, object]:
+def _root(one: CacheRoot) -> dict[str, object]:
     return {
         "derivation": one.derivation,
         "signer": one.signer,

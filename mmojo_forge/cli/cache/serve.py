@@ -7,16 +7,12 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from mmojo_forge.cli.options import Size, json_option
-from mmojo_forge.engine.cache.serve import Exchange, Reporter, ServeOptions, make_server
+from mmojo_forge.engine.cache.serve import Exchange, ServeOptions, Server, ServerReporter, make_server
 from mmojo_forge.engine.session import Session
-
-if TYPE_CHECKING:
-    from mmojo_forge.engine.cache.serve import CacheServer
 
 _PATH = click.Path(path_type=Path)
 
@@ -80,7 +76,7 @@ def serve(
     asyncio.run(_serve(server, as_json=as_json))
 
 
-async def _serve(server: CacheServer, *, as_json: bool) -> None:
+async def _serve(server: Server, *, as_json: bool) -> None:
     stopped = asyncio.Event()
     async with server:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -89,7 +85,7 @@ async def _serve(server: CacheServer, *, as_json: bool) -> None:
         await stopped.wait()
 
 
-class _Log(Reporter):
+class _Log(ServerReporter):
     """Failures on stderr, and with `verbose` every request. What a client wrote is escaped."""
 
     def __init__(self, *, verbose: bool, as_json: bool) -> None:

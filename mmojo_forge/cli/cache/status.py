@@ -13,7 +13,7 @@ import click
 from mmojo_forge.cli import console
 from mmojo_forge.cli.options import from_option, json_option, quiet_option
 from mmojo_forge.cli.terminal import make_reporter
-from mmojo_forge.engine.cache.challenge import Answer, Challenge, challenge_request
+from mmojo_forge.engine.cache.challenge import Challenge, ChallengeAnswer, challenge_request
 from mmojo_forge.engine.cache.open import named_cache
 from mmojo_forge.engine.cache.status import CacheStatus, TargetStatus, cache_status
 from mmojo_forge.engine.evaluation import evaluate, evaluate_all
@@ -164,7 +164,7 @@ def challenge(
     return ExitCode.DONE if all(one.holds for one in found) else ExitCode.BUILD_FAILED
 
 
-def _challenge_row(one: Challenge, answer: Answer) -> tuple[str, ...]:
+def _challenge_row(one: Challenge, answer: ChallengeAnswer) -> tuple[str, ...]:
     says = ", ".join(f"{name} {tree[:_SHOWN_DIGITS]}" for name, tree in sorted((answer.outputs or {}).items()))
     more = f" and {len(answer.differing) - 1} more" if len(answer.differing) > 1 else ""
     differs = f"{answer.differing[0]}{more}" if answer.differing else ""

@@ -12,7 +12,7 @@ import click
 from mmojo_forge.cli import console
 from mmojo_forge.cli.console import Meter
 from mmojo_forge.cli.options import Duration, Size, dry_run_option, json_option
-from mmojo_forge.engine.query.maintenance import Collected, ObjectUsage, Policy, Usage, collect_store, trees_of
+from mmojo_forge.engine.query.maintenance import GcPolicy, GcResult, ObjectUsage, StoreUsage, collect_store, trees_of
 from mmojo_forge.engine.session import Session
 
 USUAL_AGE = 30 * 86400.0
@@ -39,7 +39,7 @@ def gc(
 ) -> None:
     """Remove what no link keeps alive and nobody used for a while; builds may go on meanwhile."""
     age = older_than if older_than is not None else USUAL_AGE if target_size is None else 0.0
-    policy = Policy(age, target_size, keep_closure, forget)
+    policy = GcPolicy(age, target_size, keep_closure, forget)
     with Meter("collecting", sys.stderr) as meter:
         done = collect_store(
             session.store, session.directories, policy, time.time(), dry=dry_run, on_step=meter, on_wait=meter.wait
@@ -51,14 +51,14 @@ def gc(
     _show_sum(done, dry_run)
 
 
-def _show_victims(done: Collected) -> None:
+def _show_victims(done: GcResult) -> None:
     largest = sorted(done.victims, key=lambda victim: -victim.size)[:_LARGEST]
     rows = [(console.format_size(one.size), _day(one.used), one.name or "(unnamed)", one.tree[:16]) for one in largest]
     if rows:
         console.show_table(("size", "last used", "name", "tree"), rows)
 
 
-def _show_sum(done: Collected, dry: bool) -> None:
+def _show_sum(done: GcResult, dry: bool) -> None:
     amount = f"{console.plural(len(done.victims), 'tree')}, {console.plural(done.blobs, 'blob')}"
     parts = ", ".join(f"{kind} {console.format_size(size)}" for kind, size in sorted(done.freed.items()) if size)
     verb = "would free" if dry else "freed"
@@ -78,7 +78,7 @@ def _show_sum(done: Collected, dry: bool) -> None:
             click.echo(f"dropped {console.plural(count, noun)}", err=True)
 
 
-def _collected_document(done: Collected, dry: bool) -> dict[str, object]:
+def _collected_document(done: GcResult, dry: bool) -> dict[str, object]:
     return {
         "schema": 1,
         "dry_run": dry,
@@ -162,7 +162,7 @@ def _show_sharers(one: ObjectUsage) -> None:
         click.echo(f"  {one.name} shares {console.format_size(sharer.size)} with {sharer.name or sharer.tree}")
 
 
-def _show_kinds(usage: Usage) -> None:
+def _show_kinds(usage: StoreUsage) -> None:
     click.echo()
     console.show_table(
         ("kind", "size"), [(kind, console.format_size(size)) for kind, size in usage.kinds.items() if size]
@@ -175,7 +175,7 @@ def _show_kinds(usage: Usage) -> None:
     )
 
 
-def _usage_document(usage: Usage) -> dict[str, object]:
+def _usage_document(usage: StoreUsage) -> dict[str, object]:
     return {
         "schema": 1,
         "bytes": usage.total,

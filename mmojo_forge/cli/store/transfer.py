@@ -14,7 +14,7 @@ import click
 from mmojo_forge.cli import console
 from mmojo_forge.cli.console import Meter
 from mmojo_forge.cli.options import json_option, set_option
-from mmojo_forge.engine.cache.export import Contents, export_request
+from mmojo_forge.engine.cache.export import BundleContents, export_request
 from mmojo_forge.engine.lock.add_source import add_source
 from mmojo_forge.engine.query.query import target_path
 from mmojo_forge.engine.session import Session
@@ -88,12 +88,12 @@ def import_(session: Session, path: Path, as_json: bool) -> None:
         click.echo(f"`forge realize {names}` links what came, so that it is kept", err=True)
 
 
-def _summary(contents: Contents) -> str:
+def _summary(contents: BundleContents) -> str:
     counts = (len(contents.trees), "tree"), (len(contents.blobs), "blob"), (len(contents.traces), "trace")
     return ", ".join(console.plural(count, noun) for count, noun in counts) + f", {console.format_size(contents.size)}"
 
 
-def _document(contents: Contents) -> dict[str, object]:
+def _document(contents: BundleContents) -> dict[str, object]:
     return {
         "schema": 1,
         "targets": [{"target": one.target, "tree": one.tree, "label": one.label} for one in contents.targets],

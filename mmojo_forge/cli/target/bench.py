@@ -17,11 +17,10 @@ from mmojo_forge.cli import console
 from mmojo_forge.cli.options import json_option
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.bench import measure
-from mmojo_forge.engine.bench import model as bench_model
 from mmojo_forge.engine.bench import plot as bench_plot
 from mmojo_forge.engine.bench import targets as bench_targets
 from mmojo_forge.engine.bench.llama_bench import Figures
-from mmojo_forge.engine.bench.measure import BenchReporter, Machine, Report, Row, Turn, Workload
+from mmojo_forge.engine.bench.measure import BenchMachine, BenchReport, BenchReporter, Row, Turn, Workload
 from mmojo_forge.engine.realise.run import realise_request
 from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Request
@@ -80,7 +79,7 @@ def bench(
     if plot:
         bench_plot.check_path(session.folder / plot)
     if model:
-        bench_model.check_model(session.folder / model)
+        measure.check_model(session.folder / model)
     shape_target = f"bench-model.{shape or SHAPES[-1]}"
     paths = _realise(session, [*bench_targets.targets(wanted), *([] if model else [shape_target])], as_json=as_json)
     workload = Workload(
@@ -110,7 +109,7 @@ def _realise(session: Session, targets: Sequence[str], *, as_json: bool) -> dict
     return {row.target: row.path for row in results}
 
 
-def _warn_if_busy(machine: Machine, *, as_json: bool) -> None:
+def _warn_if_busy(machine: BenchMachine, *, as_json: bool) -> None:
     if machine.load < 0.5 or as_json:  # JSON has the load among the machine's facts
         return
     cores = console.plural(machine.cores, "core")
@@ -153,7 +152,7 @@ class _JsonProgress(BenchReporter):
         click.echo(json.dumps(event), err=True)
 
 
-def _show(report: Report) -> None:
+def _show(report: BenchReport) -> None:
     console.show_table(
         ("target", "threads", "test", "tokens/s", "spread", "ratio"),
         [
@@ -178,7 +177,7 @@ def _range(row: Row) -> str:
     return f"{_speed(row.speed.lowest)}–{_speed(row.speed.highest)}"
 
 
-def _document(report: Report) -> dict[str, object]:
+def _document(report: BenchReport) -> dict[str, object]:
     """Schema 1, as docs/bench.md describes it."""
     work = report.workload
     facts = report.facts[report.contestants[0].name]

@@ -16,7 +16,7 @@ from mmojo_forge.cli.options import jobs_option, json_option, quiet_option, set_
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.check.bisect import Cause
 from mmojo_forge.engine.check.check import CheckRequest, check_request, compare_request
-from mmojo_forge.engine.check.checker import CheckError, CheckReport, Verdict
+from mmojo_forge.engine.check.checker import CheckError, CheckReport, CheckVerdict
 from mmojo_forge.engine.check.receipt import Agreement, write_receipt
 from mmojo_forge.engine.check.variations import Variation
 from mmojo_forge.engine.realise.builder import BuildFailed, object_name
@@ -183,7 +183,7 @@ def _describe_variation(one: Variation, report: CheckReport) -> Iterator[str]:
         yield f"  {'':<18} not varied for {', '.join(names)}: {reason}"
 
 
-def _rows(verdict: Verdict) -> Iterator[tuple[str, ...]]:
+def _rows(verdict: CheckVerdict) -> Iterator[tuple[str, ...]]:
     time_text = console.format_duration(verdict.seconds)
     if verdict.failure:
         yield ("failed", verdict.node.name, "", "", time_text)
@@ -192,7 +192,7 @@ def _rows(verdict: Verdict) -> Iterator[tuple[str, ...]]:
         yield (state, verdict.node.name, output.name, output.expected[:16], time_text)
 
 
-def _explain(verdict: Verdict) -> Iterator[str]:
+def _explain(verdict: CheckVerdict) -> Iterator[str]:
     if verdict.identical:
         return
     yield from _describe_failure(verdict) if verdict.failure else _describe_differences(verdict)
@@ -204,7 +204,7 @@ def _explain(verdict: Verdict) -> Iterator[str]:
         yield "  --bisect finds out which variation it depends on."
 
 
-def _describe_failure(verdict: Verdict) -> Iterator[str]:
+def _describe_failure(verdict: CheckVerdict) -> Iterator[str]:
     failure = verdict.failure
     assert failure is not None
     yield f"\n{verdict.node.name} could not be rebuilt:"
@@ -214,7 +214,7 @@ def _describe_failure(verdict: Verdict) -> Iterator[str]:
         yield from (f"    {line}" for line in failure.failure.last_lines)
 
 
-def _describe_differences(verdict: Verdict) -> Iterator[str]:
+def _describe_differences(verdict: CheckVerdict) -> Iterator[str]:
     for output in verdict.outputs:
         if not output.identical:
             yield f"\n{verdict.node.name}, output {output.name}: {output.expected} became {output.got}"
@@ -248,7 +248,7 @@ def _document(report: CheckReport) -> dict[str, object]:
     }
 
 
-def _node(verdict: Verdict) -> dict[str, object]:
+def _node(verdict: CheckVerdict) -> dict[str, object]:
     cause = verdict.cause or Cause()
     return {
         "name": verdict.node.name,

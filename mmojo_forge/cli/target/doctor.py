@@ -8,7 +8,7 @@ import os
 import click
 
 from mmojo_forge.cli.options import json_option
-from mmojo_forge.engine.query.doctor import Finding, examine
+from mmojo_forge.engine.query.doctor import DoctorFinding, examine
 from mmojo_forge.engine.session import Session
 from mmojo_forge.errors import ExitCode
 
@@ -34,7 +34,7 @@ def doctor(click_context: click.Context, as_json: bool) -> None:
     click_context.exit(ExitCode.ENVIRONMENT_ERROR if fatal else ExitCode.DONE)
 
 
-def _show(finding: Finding, *, color: bool) -> None:
+def _show(finding: DoctorFinding, *, color: bool) -> None:
     mark = "ok" if finding.ok else "PROBLEM" if finding.fatal else "note"
     if color:
         code = {"ok": 32, "PROBLEM": 31, "note": 33}[mark]

@@ -15,7 +15,7 @@ import click
 from mmojo_forge.cli import console
 from mmojo_forge.cli.options import json_option
 from mmojo_forge.engine.query.query import TargetSummary, list_targets
-from mmojo_forge.engine.query.targets import PART, TOOLCHAIN, Option, OptionValue, Target, survey
+from mmojo_forge.engine.query.targets import PART, TOOLCHAIN, Option, OptionValue, TargetFacts, survey
 from mmojo_forge.engine.session import Session
 
 HEAD = """\
@@ -59,10 +59,10 @@ _JSON = """\
                 options [{name, type, choices, default}], ran]
 """
 
-_Column = tuple[str, Callable[[Target], str]]
+_Column = tuple[str, Callable[[TargetFacts], str]]
 
 
-def page(targets: Sequence[Target]) -> str:
+def page(targets: Sequence[TargetFacts]) -> str:
     """The whole page; its tables are by group, and empty groups are left out."""
     sections = [HEAD]
     for group, heading in _HEADINGS.items():
@@ -77,7 +77,7 @@ def page(targets: Sequence[Target]) -> str:
     return "\n".join((*sections, _JSON))
 
 
-def _table(columns: Sequence[_Column], targets: Iterable[Target]) -> list[str]:
+def _table(columns: Sequence[_Column], targets: Iterable[TargetFacts]) -> list[str]:
     return _rows([title for title, _ in columns], [[cell(target) for _, cell in columns] for target in targets])
 
 
@@ -86,31 +86,31 @@ def _rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
 
 
-def _name(target: Target) -> str:
+def _name(target: TargetFacts) -> str:
     return f"`{target.name}`"
 
 
-def _systems(target: Target) -> str:
+def _systems(target: TargetFacts) -> str:
     return ", ".join(target.systems) or "any"
 
 
-def _label(target: Target) -> str:
+def _label(target: TargetFacts) -> str:
     if target.error:
         return f"cannot be instantiated ({target.error})"
     return f"host-specific ({', '.join(target.host_facts)})" if target.host_facts else "reproducible"
 
 
-def _tools(target: Target) -> str:
+def _tools(target: TargetFacts) -> str:
     return ", ".join(str(tool) for tool in target.tools)
 
 
-def _options(target: Target) -> str:
+def _options(target: TargetFacts) -> str:
     preset = target.preset
     words = [f"{one.name}={_value(preset[one.name])}" if one.name in preset else one.name for one in target.options]
     return ", ".join(f"`{word}`" for word in words)
 
 
-def _ran(target: Target) -> str:
+def _ran(target: TargetFacts) -> str:
     return target.ran or "not run"
 
 
@@ -132,7 +132,7 @@ _COLUMNS: tuple[_Column, ...] = (
 )
 
 
-def _option_rows(targets: Iterable[Target]) -> Iterator[tuple[str, ...]]:
+def _option_rows(targets: Iterable[TargetFacts]) -> Iterator[tuple[str, ...]]:
     """A row for each option of each recipe, in the order of the recipes' names."""
     recipes = {target.recipe: target.options for target in sorted(targets, key=lambda target: target.recipe)}
     for recipe, options in recipes.items():
@@ -174,7 +174,7 @@ def _cells(row: TargetSummary) -> tuple[str, ...]:
     return (row.target, "yes" if row.valid else "no", row.label, row.summary)
 
 
-def _document(row: TargetSummary, told: Target) -> dict[str, object]:
+def _document(row: TargetSummary, told: TargetFacts) -> dict[str, object]:
     return {
         "target": row.target,
         "valid": row.valid,

@@ -26,7 +26,6 @@ from mmojo_forge.engine.plan import Action, Plan, Step
 from mmojo_forge.engine.realise.run import plan_request, realise_request
 from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Request
-from mmojo_forge.model.derivation import node_id
 
 
 @click.command("realize")
@@ -99,9 +98,9 @@ def rows(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
     """A row for each step; of hundreds of downloads only the first ones, and how much the others are."""
     fetched = [step for step in steps if step.action is Action.FETCH]
     folded = fetched[_SHOWN_FETCHES:] if len(fetched) > _MANY_FETCHES else []
-    hidden = {node_id(step.node) for step in folded}
+    hidden = {step.node.id for step in folded}
     for step in steps:
-        if node_id(step.node) not in hidden:
+        if step.node.id not in hidden:
             yield _row(step)
         elif step is folded[0]:
             size = console.format_size(sum(one.size for one in folded))
@@ -123,7 +122,7 @@ def _document(plan: Plan) -> dict[str, object]:
         {
             "action": step.action.value,
             "name": step.node.name,
-            "id": node_id(step.node),
+            "id": step.node.id,
             "size": step.size,
             "seconds": step.seconds,
             "certain": step.certain,

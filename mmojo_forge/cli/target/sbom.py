@@ -14,7 +14,7 @@ from mmojo_forge.cli.options import json_option, set_option
 from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.document import write_document
 from mmojo_forge.engine.sbom import documents, notices
-from mmojo_forge.engine.sbom.bom import TREE_PROPERTY, Bill, Item
+from mmojo_forge.engine.sbom.bom import TREE_PROPERTY, Bill, BomItem
 from mmojo_forge.engine.sbom.licence import NOASSERTION
 from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Request
@@ -106,7 +106,7 @@ def _show(bill: Bill, *, everything: bool, as_json: bool) -> None:
     console.show_table(_HEADER, [tuple(_row(role, item).values()) for role, item in rows])
 
 
-def _row(role: str, item: Item) -> dict[str, str]:
+def _row(role: str, item: BomItem) -> dict[str, str]:
     source = item.origin.name if item.origin else item.purl
     values = (item.name, item.version, item.licence or NOASSERTION, role, source)
     return dict(zip(_HEADER, values, strict=True))

@@ -86,7 +86,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class BenchRun:
     """One finished process: its tests, in the order it ran them, and what it said of itself."""
 
     figures: tuple[Figures, ...]
@@ -95,7 +95,7 @@ class Run:
 
 def run(
     contestant: Contestant, arguments: tuple[str, ...], environment: Mapping[str, str], timeout_seconds: float
-) -> Run:
+) -> BenchRun:
     """The figures of one llama-bench process with these arguments and `-o json`; raises BenchError.
 
     Whatever happens, no process of it is left when this returns.
@@ -147,7 +147,7 @@ def _last_lines(said: bytes) -> str:
     return "".join(f"    {line}\n" for line in lines)
 
 
-def _parse(contestant: Contestant, out: bytes) -> Run:
+def _parse(contestant: Contestant, out: bytes) -> BenchRun:
     """The run that llama-bench's JSON tells of: a list of tests, each with the speed of every repetition."""
     try:
         rows = json.loads(out)
@@ -158,7 +158,7 @@ def _parse(contestant: Contestant, out: bytes) -> Run:
     for one in figures:
         if not one.speeds or not all(math.isfinite(speed) and speed > 0 for speed in one.speeds):
             raise _not_understood(contestant, f"{one.test} has the speeds {list(one.speeds)}")
-    return Run(figures, facts)
+    return BenchRun(figures, facts)
 
 
 def _test_name(row: Mapping[str, Any]) -> str:

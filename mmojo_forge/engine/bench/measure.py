@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmojo_forge.ape.errors import ApeError
+from mmojo_forge.ape.read.gguf import read_gguf
 from mmojo_forge.engine import host_facts
 from mmojo_forge.engine.bench import llama_bench
 from mmojo_forge.engine.bench.llama_bench import BenchError, Contestant, Facts, Figures
@@ -116,7 +118,7 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class BenchMachine:
     """Where it was measured. `cores` are those usable here, `load` how many were busy in the minute before."""
 
     cpu: str
@@ -126,10 +128,10 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchReport:
     """A whole run. `facts` by contestant's name; `samples` in the order they were measured."""
 
-    machine: Machine
+    machine: BenchMachine
     workload: Workload
     contestants: tuple[Contestant, ...]
     facts: Mapping[str, Facts]
@@ -184,10 +186,10 @@ class BenchReporter:
 def measure(
     contestants: Sequence[Contestant],
     workload: Workload,
-    machine: Machine,
+    machine: BenchMachine,
     environment: Mapping[str, str],
     reporter: BenchReporter,
-) -> Report:
+) -> BenchReport:
     """The report of all turns; raises BenchError at the first that fails. Takes as long as all processes together."""
     samples: list[Sample] = []
     facts: dict[str, Facts] = {}
@@ -203,7 +205,7 @@ def measure(
             for repetition, speed in enumerate(one.speeds, start=1)
         ]
         reporter.measured(turn, figures)
-    return Report(machine, workload, tuple(contestants), facts, tuple(samples))
+    return BenchReport(machine, workload, tuple(contestants), facts, tuple(samples))
 
 
 def turns(contestants: Sequence[Contestant], workload: Workload) -> Iterator[Turn]:
@@ -222,10 +224,42 @@ def default_threads(cores: int) -> tuple[int, ...]:
     return tuple(sorted({1, *(count for count in (cores // 2, cores * 3 // 4, cores) if count)}))
 
 
-def this_machine(cores: int) -> Machine:
+def check_model(path: Path) -> None:
+    """Return if `path` is a whole GGUF model: llama-bench says of a bad one only that it cannot load it.
+
+    Reads the head, not the weights. Raises EngineError (`no-model`, `model-unreadable`, `bad-model`).
+    """
+    if not path.is_file():
+        raise EngineError(
+            f"read model {path}: there is no such file",
+            detail="Give a GGUF file with --model, or none for a model of random weights.",
+            reason="no-model",
+        )
+    try:
+        with path.open("rb") as stream:
+            facts = read_gguf(stream, 0, stream.seek(0, os.SEEK_END), str(path))
+    except OSError as error:
+        raise EngineError(
+            f"read model {path}: {error.strerror}", detail="Check its permissions.", reason="model-unreadable"
+        ) from error
+    except ApeError as error:
+        raise _bad_model(error.message) from error
+    if not facts.parameters:
+        raise _bad_model(f"model {path}: it has no weights, only a vocabulary or other facts")
+
+
+def _bad_model(message: str) -> EngineError:
+    return EngineError(
+        f"read {message}",
+        detail="Fetch the file again, or convert the model to GGUF with llama.cpp's converters.",
+        reason="bad-model",
+    )
+
+
+def this_machine(cores: int) -> BenchMachine:
     """The machine as it is now; `cores` are those that may be used."""
     cpu = host_facts.read().get("cpu.model") or "unknown processor"
-    return Machine(cpu, cores, f"{platform.system().lower()}-{platform.machine()}", os.getloadavg()[0])
+    return BenchMachine(cpu, cores, f"{platform.system().lower()}-{platform.machine()}", os.getloadavg()[0])
 
 
 def _expected(turn: Turn, workload: Workload, figures: Sequence[Figures]) -> Sequence[Figures]:

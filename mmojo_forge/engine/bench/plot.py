@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from mmojo_forge.engine.bench.measure import Report, Row
+from mmojo_forge.engine.bench.measure import BenchReport, Row
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.extras import require_extra
 
@@ -36,7 +36,7 @@ def check_path(path: Path) -> None:
     require_extra("plot")
 
 
-def draw(report: Report, path: Path) -> None:
+def draw(report: BenchReport, path: Path) -> None:
     """Write the picture to `path`, as SVG or PNG by its suffix; raises EngineError (`bad-plot`)."""
     # matplotlib takes a second to import, and most runs draw nothing.
     from matplotlib import rc_context
@@ -60,7 +60,7 @@ def draw(report: Report, path: Path) -> None:
             ) from error
 
 
-def _draw_test(axes: Axes, report: Report, test: str) -> None:
+def _draw_test(axes: Axes, report: BenchReport, test: str) -> None:
     rows = [row for row in report.rows() if row.test == test]
     for index, one in enumerate(report.contestants):
         _draw_line(axes, [row for row in rows if row.target == one.name], index)
@@ -93,7 +93,7 @@ def _draw_line(axes: Axes, rows: list[Row], index: int) -> None:
     )
 
 
-def _caption(report: Report) -> str:
+def _caption(report: BenchReport) -> str:
     facts = report.facts[report.contestants[0].name]
     model = facts.model or report.workload.model.name
     cores = "1 core" if report.machine.cores == 1 else f"{report.machine.cores} cores"

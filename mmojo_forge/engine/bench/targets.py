@@ -17,7 +17,7 @@ MEASURED_BY: Final = MappingProxyType({"mmojo-server": PROGRAM, PROGRAM: PROGRAM
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedContestant:
     """One contestant as asked for: a target that has to be realised, or a program that is there already."""
 
     name: str
@@ -25,24 +25,24 @@ class Wanted:
     program: Path = Path()
 
 
-def parse(texts: Iterable[str], folder: Path) -> tuple[Wanted, ...]:
+def parse(texts: Iterable[str], folder: Path) -> tuple[WantedContestant, ...]:
     """What is wanted, in order; paths (what has a slash) are seen from `folder`. Raises EngineError (`no-program`,
     `not-benchable`). The same text twice is the same program twice, and shows how much figures vary by themselves.
     """
-    wanted: list[Wanted] = []
+    wanted: list[WantedContestant] = []
     for text in texts:
         taken = {one.name for one in wanted}
         name = next(name for name in (text, *(f"{text}#{n}" for n in range(2, 1000))) if name not in taken)
-        wanted.append(_program(name, folder / text) if "/" in text else Wanted(name, _target(text)))
+        wanted.append(_program(name, folder / text) if "/" in text else WantedContestant(name, _target(text)))
     return tuple(wanted)
 
 
-def targets(wanted: Iterable[Wanted]) -> tuple[str, ...]:
+def targets(wanted: Iterable[WantedContestant]) -> tuple[str, ...]:
     """The targets to realise, each once."""
     return tuple(dict.fromkeys(one.target for one in wanted if one.target))
 
 
-def contestants(wanted: Iterable[Wanted], realised: Mapping[str, Path]) -> tuple[Contestant, ...]:
+def contestants(wanted: Iterable[WantedContestant], realised: Mapping[str, Path]) -> tuple[Contestant, ...]:
     """The contestants, once all targets are `realised`; raises EngineError (`no-program`)."""
     return tuple(
         Contestant(one.name, _program_of(one.target, realised[one.target]) if one.target else one.program)
@@ -61,7 +61,7 @@ def _target(text: str) -> str:
     return f"{MEASURED_BY[package]}{dot}{variant}"
 
 
-def _program(name: str, path: Path) -> Wanted:
+def _program(name: str, path: Path) -> WantedContestant:
     path = path.resolve()
     if not path.is_file():
         raise EngineError(
@@ -69,7 +69,7 @@ def _program(name: str, path: Path) -> Wanted:
             detail="What has a slash is taken for the path of a llama-bench program.",
             reason="no-program",
         )
-    return Wanted(name, program=path)
+    return WantedContestant(name, program=path)
 
 
 def _program_of(target: str, result: Path) -> Path:

@@ -26,7 +26,7 @@ from mmojo_forge.store.protocol import Store
 HERE = "this store"
 
 
-class Finding(StrEnum):
+class ChallengeOutcome(StrEnum):
     """How an answer compares with the rebuild."""
 
     MATCH = "match"
@@ -35,12 +35,12 @@ class Finding(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ChallengeAnswer:
     """What one builder says by way of one source: the trees of the outputs, when it was built (seconds since the
     epoch), and which paths differ from the reference where both manifests can be had."""
 
     source: str
-    finding: Finding
+    finding: ChallengeOutcome
     builder: str = ""
     outputs: Mapping[str, TreeId] | None = None
     started: float = 0.0
@@ -55,12 +55,12 @@ class Challenge:
     key: ActionKey
     reference: Mapping[str, TreeId]
     rebuilt: bool
-    answers: tuple[Answer, ...]
+    answers: tuple[ChallengeAnswer, ...]
 
     @property
     def holds(self) -> bool:
         """Whether nobody says anything else."""
-        return all(answer.finding is not Finding.MISMATCH for answer in self.answers)
+        return all(answer.finding is not ChallengeOutcome.MISMATCH for answer in self.answers)
 
 
 def challenge_request(
@@ -124,16 +124,16 @@ def _challenge(
     for source, traces in caches.claims(key).items():
         answers += [_answer(source, trace, reference, caches, services) for trace in traces]
         if not traces:
-            answers.append(Answer(source, Finding.SILENT))
+            answers.append(ChallengeAnswer(source, ChallengeOutcome.SILENT))
     return Challenge(node.name, key, reference, builder is not None, tuple(answers))
 
 
-def _answer(source: str, trace: Trace, reference: Resolution, caches: Caches, services: Services) -> Answer:
+def _answer(source: str, trace: Trace, reference: Resolution, caches: Caches, services: Services) -> ChallengeAnswer:
     outputs = resolution_of(trace)
     same = dict(outputs) == dict(reference)
-    return Answer(
+    return ChallengeAnswer(
         source,
-        Finding.MATCH if same else Finding.MISMATCH,
+        ChallengeOutcome.MATCH if same else ChallengeOutcome.MISMATCH,
         ", ".join(one.key.partition(":")[0] for one in trace.signatures) or trace.builder,
         outputs,
         trace.started,

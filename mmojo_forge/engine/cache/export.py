@@ -14,18 +14,18 @@ from mmojo_forge.engine.workspace import Request, Workspace
 from mmojo_forge.model.derivation import Derivation, Node, action_key
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.model.trace import Trace
-from mmojo_forge.store.bundle.records import BundledTarget, Contents
+from mmojo_forge.store.bundle.records import BundleContents, BundledTarget
 from mmojo_forge.store.bundle.writer import OnProgress, write_bundle
 from mmojo_forge.store.protocol import Store
 
-__all__ = ["Contents", "Exported", "export_request"]
+__all__ = ["BundleContents", "Exported", "export_request"]
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
     """What a bundle has, and the names of what was skipped as not redistributable."""
 
-    contents: Contents
+    contents: BundleContents
     skipped: tuple[str, ...]
 
 

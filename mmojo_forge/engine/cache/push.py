@@ -18,7 +18,7 @@ from mmojo_forge.cache.format.chunks import SMALL
 from mmojo_forge.cache.format.info import CacheInfo
 from mmojo_forge.cache.gc.gc_marker import push_beside
 from mmojo_forge.cache.transport.protocol import Transport
-from mmojo_forge.cache.write.chunk_writer import Item
+from mmojo_forge.cache.write.chunk_writer import PushItem
 from mmojo_forge.cache.write.writer import CacheWriter, OnSent, Pushed, PushMode
 from mmojo_forge.engine.errors import EngineError, NotBuilt
 from mmojo_forge.engine.graph import Graph
@@ -29,8 +29,8 @@ from mmojo_forge.engine.sbom.redistribution import check_redistributable_graph, 
 from mmojo_forge.model.derivation import Derivation, Node, action_key
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.signature import PublicKey
-from mmojo_forge.model.trace import Signature, Trace
-from mmojo_forge.model.tree import Entry, Kind
+from mmojo_forge.model.trace import Trace, TraceSignature
+from mmojo_forge.model.tree import EntryKind, TreeEntry
 from mmojo_forge.store.bundle.records import IMPORTED
 from mmojo_forge.store.protocol import OpenBlob, Store
 
@@ -93,7 +93,7 @@ def push(
     public = PublicKey.parse(str(signer.public))
     writer = CacheWriter(transport, connections=connections, on_sent=on_sent)
     writer.ensure_info(CacheInfo((public,)))
-    items = [Item(store.read_tree(tree), name, _opener(store)) for tree, name in push_plan.trees.items()]
+    items = [PushItem(store.read_tree(tree), name, _opener(store)) for tree, name in push_plan.trees.items()]
 
     def attempt(mode: PushMode) -> Pushed:
         return writer.push(items, push_plan.traces, push_plan.indexes, signer=public, mode=mode)
@@ -106,7 +106,7 @@ def sign_own(trace: Trace, signer: Signer) -> Trace:
     if trace.builder != "local" or trace.signatures:
         return trace
     named = replace(trace, builder=signer.name)
-    return replace(named, signatures=(Signature(str(signer.public), signer.sign(named.fingerprint())),))
+    return replace(named, signatures=(TraceSignature(str(signer.public), signer.sign(named.fingerprint())),))
 
 
 def _check_roots(roots: Iterable[Derivation], plan: Plan, *, host_specific: bool) -> None:
@@ -164,12 +164,12 @@ def _opener(store: Store) -> OpenBlob:
     """Opens content for a writer, who verifies it: small files, which come in thousands, are not verified twice."""
 
     @contextmanager
-    def open_blob(entry: Entry) -> Iterator[BinaryIO]:
+    def open_blob(entry: TreeEntry) -> Iterator[BinaryIO]:
         if entry.size <= SMALL:
             yield BytesIO(store.read_part(entry, 0, entry.size + 1))
             return
         assert entry.digest is not None
-        with store.open_blob(entry.digest, executable=entry.kind is Kind.EXECUTABLE) as file:
+        with store.open_blob(entry.digest, executable=entry.kind is EntryKind.EXECUTABLE) as file:
             yield file
 
     return open_blob

@@ -6,17 +6,34 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
 
-from mmojo_forge.cache.server.limits import Limits
-from mmojo_forge.cache.server.metrics import Exchange, Reporter
+from mmojo_forge.cache.server.limits import ServerLimits
+from mmojo_forge.cache.server.metrics import Exchange, ServerReporter
 from mmojo_forge.cache.server.tokens import Access, Tokens
 from mmojo_forge.extras import require_extra
 
 if TYPE_CHECKING:
     from mmojo_forge.cache.server.server import CacheServer
 
-__all__ = ["CacheServer", "Exchange", "Reporter", "ServeOptions", "make_server"]
+__all__ = ["Exchange", "ServeOptions", "Server", "ServerReporter", "make_server"]
+
+
+class Server(Protocol):
+    """A server that serves while it is entered, at `url`."""
+
+    @property
+    def url(self) -> str:
+        """Where it can be reached."""
+
+    async def __aenter__(self) -> Self:
+        """Begin to listen; raises ServeError."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let requests that run end, then stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +51,14 @@ class ServeOptions:
     connections: int = 1024
 
 
-def make_server(folder: Path, options: ServeOptions, reporter: Reporter, warn: Callable[[str], None]) -> CacheServer:
-    """The server, which does not listen yet; raises ServeError, ExtraError. `warn` hears of fewer connections."""
+def make_server(
+    folder: Path, options: ServeOptions, reporter: ServerReporter, warn: Callable[[str], None]
+) -> CacheServer:
+    """The server, which does not listen yet; `warn` hears of fewer connections than asked for.
+
+    Raises ServeError, and ExtraError where aiohttp is missing.
+    """
     require_extra("serve")
-    # aiohttp, which nothing else needs.
     from mmojo_forge.cache.server.server import Address, CacheServer, ServerSettings, TlsFiles
 
     settings = ServerSettings(
@@ -51,12 +72,12 @@ def make_server(folder: Path, options: ServeOptions, reporter: Reporter, warn: C
         else None,
         options.plain,
         options.max_size,
-        _raise_descriptors(replace(Limits(), connections=options.connections), warn),
+        _raise_descriptors(replace(ServerLimits(), connections=options.connections), warn),
     )
     return CacheServer(folder, settings, reporter)
 
 
-def _raise_descriptors(limits: Limits, warn: Callable[[str], None]) -> Limits:
+def _raise_descriptors(limits: ServerLimits, warn: Callable[[str], None]) -> ServerLimits:
     """Let the process open as many files as the limits need; fewer connections where the system allows no more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY

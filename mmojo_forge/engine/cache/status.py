@@ -13,7 +13,7 @@ from mmojo_forge.cache.format.info import CacheInfo
 from mmojo_forge.engine.cache.substituter import Caches, NamedCache
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Action, Plan, make_plan, resolution_of
-from mmojo_forge.engine.protocols import Clock, Observation
+from mmojo_forge.engine.protocols import Clock, PastBuild
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.recipe.evaluate import Instance
@@ -72,7 +72,7 @@ class _Empty:
     def valid_trees(self, trees: Iterable[TreeId]) -> set[TreeId]:
         return set()
 
-    def history(self, names: Iterable[str]) -> Mapping[str, Observation]:
+    def history(self, names: Iterable[str]) -> Mapping[str, PastBuild]:
         return {}
 
 

@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from mmojo_forge.cache.failure import CacheError, Fault
-from mmojo_forge.cache.read.reader import Answer, CacheReader
-from mmojo_forge.engine.protocols import Clock, OnProgress, Wanted
+from mmojo_forge.cache.failure import CacheError, CacheFault
+from mmojo_forge.cache.read.reader import CacheReader, TraceAnswer
+from mmojo_forge.engine.protocols import Clock, OnProgress, WantedTree
 from mmojo_forge.engine.trust.policy import describe, judge
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
@@ -86,7 +86,7 @@ class _Member:
     cache: NamedCache
     breaker: Breaker = Breaker()
     claimed: set[TreeId] = field(default_factory=set)
-    told: set[Fault] = field(default_factory=set)
+    told: set[CacheFault] = field(default_factory=set)
     refused: bool = False
     reader: CacheReader | None = None
 
@@ -153,14 +153,14 @@ class Caches:
                 offered |= found
         return offered
 
-    def fetch(self, wanted: Wanted, on_progress: OnProgress) -> bool:
+    def fetch(self, wanted: WantedTree, on_progress: OnProgress) -> bool:
         """Whether some cache had the tree and all of its content, which is in the store then."""
         nearest = sorted(self._members, key=lambda member: wanted.tree not in member.claimed)
         return any(
             self._ask(member, functools.partial(self._receive, member, wanted, on_progress)) for member in nearest
         )
 
-    def _receive(self, member: _Member, wanted: Wanted, on_progress: OnProgress, reader: CacheReader) -> bool:
+    def _receive(self, member: _Member, wanted: WantedTree, on_progress: OnProgress, reader: CacheReader) -> bool:
         tree = reader.read_manifest(wanted.tree, wanted.size)
         seed = reader.seed_of(self._other_versions(wanted), self._store.read_part) if member.cache.seeding else None
         fetch = functools.partial(
@@ -175,7 +175,7 @@ class Caches:
             member.refused = True
             member.cache.cancel()
 
-    def _other_versions(self, wanted: Wanted) -> Iterator[Tree]:
+    def _other_versions(self, wanted: WantedTree) -> Iterator[Tree]:
         earlier = self._store.earlier(wanted.name, wanted.output)
         valid = self._store.valid_trees(earlier)
         here = [tree for tree in earlier if tree in valid and tree != wanted.tree]
@@ -189,7 +189,7 @@ class Caches:
         if roots:
             self._learn(lambda reader: reader.fetch_index(roots))
 
-    def _learn(self, question: Callable[[CacheReader], Answer]) -> None:
+    def _learn(self, question: Callable[[CacheReader], TraceAnswer]) -> None:
         for member, answer in self._ask_all(question):
             for key, traces in answer.traces.items():
                 known = self._claims.setdefault(key, {})
@@ -249,12 +249,12 @@ class Caches:
     def _note(self, member: _Member, error: CacheError) -> None:
         """Judge the cache by its error: what is merely missing says nothing about it."""
         with self._state:
-            if error.fault is Fault.MISSING:
+            if error.fault is CacheFault.MISSING:
                 member.breaker = member.breaker.succeeded()
                 return
             member.breaker = member.breaker.failed(self._clock())
             silent = member.refused or error.fault in member.told
-            member.refused |= error.fault is Fault.REFUSING
+            member.refused |= error.fault is CacheFault.REFUSING
             member.told.add(error.fault)
         if not silent:
             self._warn(f"cache {member.cache.name}: {error.message}; going on without that")

@@ -38,7 +38,7 @@ from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.executor.host_environment import VariedExecutor
 from mmojo_forge.model.derivation import Aspect, Derivation, action_key
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
-from mmojo_forge.model.tree import Entry, Kind
+from mmojo_forge.model.tree import EntryKind, TreeEntry
 from mmojo_forge.store.protocol import Store, StoreError
 from mmojo_forge.store.scratch import remove_tree
 
@@ -76,7 +76,7 @@ class OutputVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CheckVerdict:
     """What came of one node in which these aspects were `varied`, none of those that its recipe exempts among them.
     `failure` is why it could not be rebuilt; `cause` what that or the difference comes from, where it was looked into;
     `kept` where what came out can be looked at."""
@@ -102,7 +102,7 @@ class CheckReport:
     the nodes and their inputs have."""
 
     variations: tuple[Variation, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[CheckVerdict, ...]
     resolved: Resolutions
 
     @property
@@ -161,7 +161,9 @@ class Checker:
         for cpu in context.cpus:
             self._cpus.put(cpu)
 
-    def check(self, nodes: Sequence[Derivation], resolved: Resolutions, active: frozenset[Aspect]) -> list[Verdict]:
+    def check(
+        self, nodes: Sequence[Derivation], resolved: Resolutions, active: frozenset[Aspect]
+    ) -> list[CheckVerdict]:
         """A verdict for each node; `resolved` has the trees of all of them and of their inputs. Raises Interrupted."""
         stop = CancelToken()
         with ExitStack() as stack:
@@ -179,12 +181,12 @@ class Checker:
 
     def _verdict(
         self, node: Derivation, resolved: Resolutions, active: frozenset[Aspect], stop: CancelToken
-    ) -> Verdict:
+    ) -> CheckVerdict:
         trees = input_trees(node, resolved)
         assert trees is not None
         # What its recipe says must be left as it is, no rebuild varies, not even to find a cause.
         active = active.difference(node.check_exemptions)
-        verdict = Verdict(node, action_key(node.preimage(trees)), varied_in(node, active))
+        verdict = CheckVerdict(node, action_key(node.preimage(trees)), varied_in(node, active))
         started = self._services.clock()
         self._services.reporter.started(Step(node, Action.BUILD))
         try:
@@ -201,7 +203,7 @@ class Checker:
             self._services.reporter.failed(node, "differs", f"check {node.name}: it came out differently")
         return verdict
 
-    def _judge(self, verdict: Verdict, task: _Task, active: frozenset[Aspect]) -> Verdict:
+    def _judge(self, verdict: CheckVerdict, task: _Task, active: frozenset[Aspect]) -> CheckVerdict:
         started = self._services.clock()
         rebuilt = self._rebuild(task, active)
         if rebuilt.failure is None:
@@ -225,9 +227,9 @@ class Checker:
                 if not other.has_tree(tree):
                     other.add_tree(self._services.store.read_tree(tree), self._open)
 
-    def _open(self, entry: Entry) -> AbstractContextManager[BinaryIO]:
+    def _open(self, entry: TreeEntry) -> AbstractContextManager[BinaryIO]:
         assert entry.digest is not None
-        return self._services.store.open_blob(entry.digest, executable=entry.kind is Kind.EXECUTABLE)
+        return self._services.store.open_blob(entry.digest, executable=entry.kind is EntryKind.EXECUTABLE)
 
     def _rebuild(self, task: _Task, active: frozenset[Aspect]) -> _Rebuilt:
         """What comes of a rebuild; raises ForgeError where that says nothing about the build."""
@@ -291,7 +293,7 @@ class Checker:
         )
         return OutputVerdict(name, expected, got, tuple(differences))
 
-    def _keep(self, verdict: Verdict, other: Store) -> Path | None:
+    def _keep(self, verdict: CheckVerdict, other: Store) -> Path | None:
         """Copy what came out differently, or the log of what failed, to where it can be looked at afterwards, in place
         of what the last check of the same derivation left; None, and a warning, if that cannot be done."""
         node, store = verdict.node, self._services.store
@@ -312,7 +314,7 @@ class Checker:
             return None
         return kept
 
-    def _find_cause(self, verdict: Verdict, task: _Task, first: _Rebuilt) -> Cause | None:
+    def _find_cause(self, verdict: CheckVerdict, task: _Task, first: _Rebuilt) -> Cause | None:
         """What a difference or failure comes from; None, and a warning, where this machine cannot go on looking."""
         outcome = _whether_built if verdict.failure else _what_came_out
 
@@ -343,7 +345,7 @@ def _whether_built(rebuilt: _Rebuilt) -> Hashable:
     return rebuilt.failure is None
 
 
-def _copy_findings(verdict: Verdict, store: Store, folder: Path) -> None:
+def _copy_findings(verdict: CheckVerdict, store: Store, folder: Path) -> None:
     if verdict.failure:
         with store.open_log(verdict.key) as log, (folder / BUILD_LOG).open("wb") as file:
             shutil.copyfileobj(log, file)

@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mmojo_forge.engine.check.checker import CheckReport, Resolutions, Verdict
+from mmojo_forge.engine.check.checker import CheckReport, CheckVerdict, Resolutions
 from mmojo_forge.engine.document import DocumentError, write_document
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import input_trees
 from mmojo_forge.engine.realise.builder import object_name
 from mmojo_forge.engine.sbom import provenance
-from mmojo_forge.engine.sbom.provenance import PREDICATE, STATEMENT, TREE, Definition, Run
+from mmojo_forge.engine.sbom.provenance import PREDICATE, STATEMENT, TREE, BuildRun, Definition
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Aspect, Derivation, action_key
 from mmojo_forge.model.digest import DerivationId, TreeId
@@ -115,13 +115,13 @@ def compare(
     return [Agreement(claim, ours[claim.key]) for claim in claims if claim.key in ours]
 
 
-def _statement(verdict: Verdict, report: CheckReport, store: Store, key: PrivateKey) -> bytes:
+def _statement(verdict: CheckVerdict, report: CheckReport, store: Store, key: PrivateKey) -> bytes:
     node, resolved = verdict.node, report.resolved
     internal = {"actionKey": verdict.key, "label": node.label.to_json()}
     return provenance.statement(
         [_subject(node, name, tree, store) for name, tree in resolved[node.id].items()],
         Definition(_BUILD_TYPE, {"name": node.name}, internal, list(_dependencies(node, resolved))),
-        Run(
+        BuildRun(
             key.public,
             {"finishedOn": datetime.now(UTC).isoformat(timespec="seconds")},
             [{"name": _CHECK, "annotations": _check(verdict)}],
@@ -146,7 +146,7 @@ def _dependencies(node: Derivation, resolved: Resolutions) -> Iterator[dict[str,
         yield {"digest": {TREE: tree}, **reference, "name": name, "annotations": {"node": below.name}}
 
 
-def _check(verdict: Verdict) -> dict[str, Any]:
+def _check(verdict: CheckVerdict) -> dict[str, Any]:
     return {
         "identical": verdict.identical,
         "varied": [aspect.value for aspect in Aspect if aspect in verdict.varied],

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmojo_forge.ape.arguments import head
-from mmojo_forge.ape.error import ApeError, ApeReason
+from mmojo_forge.ape.errors import ApeError, ApeReason
 from mmojo_forge.ape.packaging.gather import look_through, read_old_arguments
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.outputs import Format
-from mmojo_forge.ape.packaging.package import Report
-from mmojo_forge.ape.program import read_program
+from mmojo_forge.ape.packaging.package import OnTotalProgress
+from mmojo_forge.ape.read.program import read_program
 from mmojo_forge.engine.package import packaging
 from mmojo_forge.engine.package.inspect import ArgumentFile, report_on
 
@@ -56,7 +56,7 @@ class Edit:
         """Raise ApeError unless what was written can be read."""
         look_through(self._order)
 
-    def apply(self, out: Path | None, report: Report) -> None:
+    def apply(self, out: Path | None, report: OnTotalProgress) -> None:
         """Put what was written into the program, or into a copy at `out`; raises ApeError."""
         _write(self.program, out, self._order, report)
 
@@ -65,12 +65,12 @@ class Edit:
         return PackageOrder(self.program, args=NamedFile(self.path.name, self.path))
 
 
-def replace(program: Path, out: Path | None, given: Path, report: Report) -> None:
+def replace(program: Path, out: Path | None, given: Path, report: OnTotalProgress) -> None:
     """Put the arguments in `given` into the program, or into a copy at `out`; raises ApeError."""
     _write(program, out, PackageOrder(program, args=NamedFile(given.name, given)), report)
 
 
-def clear(program: Path, out: Path | None, report: Report) -> None:
+def clear(program: Path, out: Path | None, report: OnTotalProgress) -> None:
     """Drop the program's own arguments; those that packaging wrote stay. Raises ApeError."""
     _write(program, out, PackageOrder(program, clear=True), report)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmojo_forge.ape import container
-from mmojo_forge.ape.error import ApeError
+from mmojo_forge.ape.read import container
 
 NAME = "build-info.json"
 _MAGIC = b"MZqFpD='"
@@ -31,18 +30,14 @@ def read_build_info(path: Path) -> dict[str, Any] | None:
         folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
         found = next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
         return _parse(found.read_bytes()) if found and found.stat().st_size <= _LARGEST else None
-    except (OSError, ApeError, zipfile.BadZipFile):
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile):
         return None
 
 
 def _in_container(path: Path) -> dict[str, Any] | None:
-    content = io.BytesIO()
     with zipfile.ZipFile(path) as archive:
-        entry = next((one for one in archive.infolist() if one.filename == NAME), None)
-        if entry is None or entry.file_size > _LARGEST:
-            return None
-        container.read_entry(archive, entry, path, content)
-    return _parse(content.getvalue())
+        entry = next((found for found in archive.infolist() if found.filename == NAME), None)
+        return _parse(archive.read(entry)) if entry and entry.file_size <= _LARGEST else None
 
 
 def _parse(data: bytes) -> dict[str, Any] | None:

@@ -13,11 +13,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mmojo_forge.ape import content, entries
+from mmojo_forge.ape.files import content
 from mmojo_forge.ape.packaging import names
-from mmojo_forge.ape.packaging.contents import Contents, InProgram, Item, Layout, Made, OnDisk, Origin
+from mmojo_forge.ape.packaging.contents import (
+    InMemory,
+    InProgram,
+    OnDisk,
+    Origin,
+    PackageContents,
+    PackageItem,
+    PackageLayout,
+)
 from mmojo_forge.ape.packaging.outputs import FOLDERS, Format
-from mmojo_forge.ape.packaging.package import Plan
+from mmojo_forge.ape.packaging.package import PackagePlan
 from mmojo_forge.engine.document import write_document
 from mmojo_forge.engine.sbom import cyclonedx, notices
 from mmojo_forge.engine.sbom.bom import Bill
@@ -55,7 +63,7 @@ class Hashes:
     skip: bool = False
     _known: dict[Origin, str] = field(default_factory=dict, init=False)
 
-    def of(self, items: Iterable[Item]) -> list[PackedFile]:
+    def of(self, items: Iterable[PackageItem]) -> list[PackedFile]:
         """What was added to the program of these, but for the private key, which nobody is told of."""
         added = (item for item in items if not isinstance(item.origin, InProgram) and item.name != names.KEY)
         return [PackedFile(item.name, self._hash(item.origin), item.size) for item in added]
@@ -67,7 +75,7 @@ class Hashes:
 
 
 def _sha256(origin: Origin) -> str:
-    if isinstance(origin, Made):
+    if isinstance(origin, InMemory):
         return hashlib.sha256(origin.data).hexdigest()
     assert isinstance(origin, OnDisk)
     sha256 = hashlib.sha256()
@@ -83,7 +91,7 @@ def bill_of_file(path: Path) -> Bill:
     return bill_of_program(PackedFile(path.name, sha256_of(path), path.stat().st_size))
 
 
-def with_sbom(contents: Contents, bill: Bill, hashes: Hashes) -> Contents:
+def with_sbom(contents: PackageContents, bill: Bill, hashes: Hashes) -> PackageContents:
     """The same with the bill of the target and of what was added to it, unless there is a file of that name."""
     if _is_given(contents, SBOM):
         return contents
@@ -92,7 +100,7 @@ def with_sbom(contents: Contents, bill: Bill, hashes: Hashes) -> Contents:
     return _with_file(contents, SBOM, cyclonedx.encode(packaged))
 
 
-def with_sbom_renewed(contents: Contents, hashes: Hashes) -> Contents:
+def with_sbom_renewed(contents: PackageContents, hashes: Hashes) -> PackageContents:
     """The same with the bill that the program has told of what was added and what was left out; raises ApeError."""
     old = next((item for item in contents.items if item.name == SBOM), None)
     if old is None or not isinstance(old.origin, InProgram):
@@ -105,13 +113,13 @@ def with_sbom_renewed(contents: Contents, hashes: Hashes) -> Contents:
     return _with_file(contents, SBOM, renewed)
 
 
-def without_sbom(contents: Contents) -> Contents:
+def without_sbom(contents: PackageContents) -> PackageContents:
     """The same without a bill that the program has: it would tell of another package."""
     stays = (item for item in contents.items if item.name != SBOM or not isinstance(item.origin, InProgram))
     return replace(contents, items=tuple(stays))
 
 
-def with_notices(contents: Contents, bill: Bill, store: Store) -> Contents:
+def with_notices(contents: PackageContents, bill: Bill, store: Store) -> PackageContents:
     """The same with the licence texts of the target, if they are all in the store; raises NoticeError."""
     if _is_given(contents, NOTICES):
         return contents
@@ -121,7 +129,7 @@ def with_notices(contents: Contents, bill: Bill, store: Store) -> Contents:
     return _with_file(contents, NOTICES, notices.render(bill, collected).encode())
 
 
-def with_notices_added(contents: Contents, bill: Bill, store: Store) -> Contents:
+def with_notices_added(contents: PackageContents, bill: Bill, store: Store) -> PackageContents:
     """The same with the licence texts of a target that was packed into a program which brought its own, if it did,
     after those and once; raises NoticeError, ApeError."""
     old = next((item for item in contents.items if item.name == NOTICES), None)
@@ -135,7 +143,7 @@ def with_notices_added(contents: Contents, bill: Bill, store: Store) -> Contents
     return contents if text in before else _with_file(contents, NOTICES, before + (b"\n" if before else b"") + text)
 
 
-def with_folders_told(contents: Contents, folders: Iterable[str]) -> Contents:
+def with_folders_told(contents: PackageContents, folders: Iterable[str]) -> PackageContents:
     """The same with a note for each module that was given as a folder, of which nobody knows what is in it, unless
     licence texts are given with it."""
     if _is_given(contents, NOTICES):
@@ -148,33 +156,33 @@ def with_folders_told(contents: Contents, folders: Iterable[str]) -> Contents:
     return contents
 
 
-def _without_texts(contents: Contents, bill: Bill) -> Contents:
+def _without_texts(contents: PackageContents, bill: Bill) -> PackageContents:
     hint = f"`forge sbom {bill.root.name} --notices -o {NOTICES}` fetches them, then package again"
     why = "their sources are not in the store any more"
     return _with_note(contents, f"no licence texts of {bill.root.name} in it: {why}. {hint}")
 
 
 def _bytes_of(origin: Origin) -> bytes:
-    if isinstance(origin, Made):
+    if isinstance(origin, InMemory):
         return origin.data
     return _read(origin) if isinstance(origin, InProgram) else b""
 
 
-def _is_given(contents: Contents, name: str) -> bool:
+def _is_given(contents: PackageContents, name: str) -> bool:
     return any(item.name == name and not isinstance(item.origin, InProgram) for item in contents.items)
 
 
-def _lasting(contents: Contents, hashes: Hashes) -> list[PackedFile]:
+def _lasting(contents: PackageContents, hashes: Hashes) -> list[PackedFile]:
     """What was added and does not change: arguments can, with `forge ape args`, and are not among the items."""
     return [file for file in hashes.of(contents.items) if file.name not in _OURS]
 
 
-def _with_file(contents: Contents, name: str, data: bytes) -> Contents:
+def _with_file(contents: PackageContents, name: str, data: bytes) -> PackageContents:
     items = [item for item in contents.items if item.name != name]
-    return replace(contents, items=(*items, Item(name, Made(data))))
+    return replace(contents, items=(*items, PackageItem(name, InMemory(data))))
 
 
-def _with_note(contents: Contents, note: str) -> Contents:
+def _with_note(contents: PackageContents, note: str) -> PackageContents:
     return replace(contents, notes=(*contents.notes, note))
 
 
@@ -182,7 +190,7 @@ def _read(origin: InProgram) -> bytes:
     if origin.entry.size > _LARGEST:
         return b""
     with content.open_input(origin.path, "program") as stream:
-        return b"".join(entries.read_chunks(stream, origin.entry, str(origin.path)))
+        return b"".join(content.read_entry(stream, origin.entry, str(origin.path)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +212,7 @@ class SidecarWriter:
     hashes: Hashes
     sign: bool
 
-    def leave(self, plans: Iterable[Plan]) -> Iterator[WrittenDocument]:
+    def leave(self, plans: Iterable[PackagePlan]) -> Iterator[WrittenDocument]:
         """Writes them beside every product that is one file; raises DocumentError, SigningError."""
         for plan in plans:
             path = plan.output.path
@@ -215,7 +223,7 @@ class SidecarWriter:
             if self.sign:
                 yield WrittenDocument("signature", path, signing.sign_file(path, self.key))
 
-    def _describe(self, plan: Plan, bill: Bill) -> Iterator[WrittenDocument]:
+    def _describe(self, plan: PackagePlan, bill: Bill) -> Iterator[WrittenDocument]:
         path = plan.output.path
         package = PackedFile(path.name, sha256_of(path), path.stat().st_size)
         added = self.hashes.of(_in_file(plan.output.format, plan.layout))
@@ -227,6 +235,6 @@ class SidecarWriter:
             yield WrittenDocument(kind, path, to)
 
 
-def _in_file(form: Format, layout: Layout) -> tuple[Item, ...]:
+def _in_file(form: Format, layout: PackageLayout) -> tuple[PackageItem, ...]:
     """What is in the one file: models that Windows cannot start the program with lie beside it."""
     return layout.inside if form in {Format.APE, Format.EXE} else (*layout.inside, *layout.beside)

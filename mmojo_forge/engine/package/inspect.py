@@ -10,14 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmojo_forge.ape import content, entries
 from mmojo_forge.ape.arguments import head, plain, yaml
-from mmojo_forge.ape.container import Container
-from mmojo_forge.ape.directory import Entry
-from mmojo_forge.ape.error import ApeError
-from mmojo_forge.ape.gguf import Gguf, read_gguf
-from mmojo_forge.ape.inspect import describe, inspect
+from mmojo_forge.ape.errors import ApeError
+from mmojo_forge.ape.files import content
+from mmojo_forge.ape.format.zip_directory import DirectoryEntry
 from mmojo_forge.ape.packaging import names
+from mmojo_forge.ape.read.container import Container, describe, read_container
+from mmojo_forge.ape.read.gguf import Gguf, read_gguf
 from mmojo_forge.engine.package.certificates import Certificate, CertificateError, check_key, read_certificate
 from mmojo_forge.engine.package.modules import PackagedModule, modules_in
 
@@ -80,11 +79,11 @@ def inspect_file(path: Path, now: float, *, verify: bool) -> tuple[Container, Pa
 
     `now` is in seconds since the epoch: a certificate has a date. Raises ApeError.
     """
-    container = inspect(path, verify=verify)
+    container = read_container(path, verify=verify)
     return container, report_on(path, container.entries, now)
 
 
-def report_on(path: Path, found: Sequence[Entry], now: float) -> PackageReport:
+def report_on(path: Path, found: Sequence[DirectoryEntry], now: float) -> PackageReport:
     """What the zip entries of the program at `path` are."""
     models = tuple(_model(path, entry) for entry in found if names.is_mapped(entry.name))
     arguments = tuple(_arguments(path, entry) for entry in found if entry.name in names.ARGUMENTS)
@@ -97,7 +96,7 @@ def report_on(path: Path, found: Sequence[Entry], now: float) -> PackageReport:
     return PackageReport(arguments, models, modules, pages, certificate, tuple(faults))
 
 
-def _model(path: Path, entry: Entry) -> Model:
+def _model(path: Path, entry: DirectoryEntry) -> Model:
     fault = ""
     if entry.deflated:
         fault = "it is compressed, so it cannot be mapped"
@@ -113,7 +112,7 @@ def _model(path: Path, entry: Entry) -> Model:
     return Model(entry.name, entry.size, facts, entry.mappable, fault)
 
 
-def _arguments(path: Path, entry: Entry) -> ArgumentFile:
+def _arguments(path: Path, entry: DirectoryEntry) -> ArgumentFile:
     try:
         data = _read(path, entry)
         if entry.name == head.YAML_NAME:
@@ -125,7 +124,7 @@ def _arguments(path: Path, entry: Entry) -> ArgumentFile:
     return ArgumentFile(entry.name, data.decode(), tuple(words), "")
 
 
-def _certificate(path: Path, found: dict[str, Entry], now: float) -> tuple[Certificate | None, list[str]]:
+def _certificate(path: Path, found: dict[str, DirectoryEntry], now: float) -> tuple[Certificate | None, list[str]]:
     if names.CERT not in found:
         return None, []
     try:
@@ -138,6 +137,6 @@ def _certificate(path: Path, found: dict[str, Entry], now: float) -> tuple[Certi
     return certificate, certificate.warnings(now)
 
 
-def _read(path: Path, entry: Entry) -> bytes:
+def _read(path: Path, entry: DirectoryEntry) -> bytes:
     with content.open_input(path, "program") as stream:
-        return entries.read_text(stream, entry, str(path))
+        return content.read_entry_text(stream, entry, str(path))

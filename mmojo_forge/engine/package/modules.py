@@ -18,16 +18,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mmojo_forge.ape import content, entries
-from mmojo_forge.ape.directory import Entry
-from mmojo_forge.ape.elf import parse_elf
-from mmojo_forge.ape.error import ApeError, ApeReason
-from mmojo_forge.ape.note import read_note
+from mmojo_forge.ape.errors import ApeError, ApeReason
+from mmojo_forge.ape.files import content
+from mmojo_forge.ape.format.elf import parse_elf
+from mmojo_forge.ape.format.zip_directory import DirectoryEntry
 from mmojo_forge.ape.packaging import names
 from mmojo_forge.ape.packaging.modules import SUMS
 from mmojo_forge.ape.packaging.names import HOST
 from mmojo_forge.ape.packaging.order import NamedFile
-from mmojo_forge.ape.program import Kind, Program, read_program
+from mmojo_forge.ape.read.executable import read_note
+from mmojo_forge.ape.read.program import Program, ProgramKind, read_program
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.package import build_info
 
@@ -62,7 +62,7 @@ def _hosts_of(program: Program) -> tuple[str, ...]:
         if not any(one.system == system for one in program.facts.slices):
             raise _refuse(program, f"it has no slice for {system}")
         return (program.facts.program + _HOSTS,)
-    if program.kind is not Kind.ELF or program.system != system:
+    if program.kind is not ProgramKind.ELF or program.system != system:
         raise _refuse(program, f"it is not a program for {system}")
     image = parse_elf(program.head, f"package {program.path}", ApeReason.NOT_A_PROGRAM)
     return () if not image.is_static() else (program.path.name + _HOSTS,)
@@ -128,9 +128,9 @@ class PackagedModule:
         return asdict(self)
 
 
-def modules_in(path: Path, found: Sequence[Entry]) -> tuple[PackagedModule, ...]:
+def modules_in(path: Path, found: Sequence[DirectoryEntry]) -> tuple[PackagedModule, ...]:
     """Those that are in the program at `path`, of whose zip these are the entries."""
-    folders: dict[str, list[Entry]] = {}
+    folders: dict[str, list[DirectoryEntry]] = {}
     for entry in found:
         if entry.name.startswith(names.MODULES):
             folders.setdefault(entry.name.removeprefix(names.MODULES).partition("/")[0], []).append(entry)
@@ -153,7 +153,7 @@ def described(module: PackagedModule) -> str:
     return ", ".join(f"{word}{value}" for word, value in rows if value) or "says nothing of itself"
 
 
-def _abi_wanted(path: Path, found: Sequence[Entry]) -> str:
+def _abi_wanted(path: Path, found: Sequence[DirectoryEntry]) -> str:
     """The ggml that the program is made of: a program for glibc says so itself, an APE in a file; empty if neither."""
     with contextlib.suppress(ApeError):
         if note := read_note(path, "program").get("ggml", ""):
@@ -162,7 +162,7 @@ def _abi_wanted(path: Path, found: Sequence[Entry]) -> str:
     return next((_text(_object(path, entry)[0].get("ggml"), "abi") for entry in infos), "")
 
 
-def _module(path: Path, name: str, inside: Sequence[Entry], wanted: str) -> PackagedModule:
+def _module(path: Path, name: str, inside: Sequence[DirectoryEntry], wanted: str) -> PackagedModule:
     files = tuple(entry.name.rpartition("/")[2] for entry in inside)
     size = sum(entry.size for entry in inside)
     said: Mapping[str, Any] = {}
@@ -176,13 +176,13 @@ def _module(path: Path, name: str, inside: Sequence[Entry], wanted: str) -> Pack
     return PackagedModule(name, size, files, facts, fault)
 
 
-def _object(path: Path, entry: Entry) -> tuple[Mapping[str, Any], str]:
+def _object(path: Path, entry: DirectoryEntry) -> tuple[Mapping[str, Any], str]:
     """The JSON object that an entry is, and what is wrong with it."""
     if entry.size > _LARGEST:
         return {}, f"{entry.name} is too large to be what it is called"
     try:
         with content.open_input(path, "program") as stream:
-            document = json.loads(entries.read_text(stream, entry, str(path)))
+            document = json.loads(content.read_entry_text(stream, entry, str(path)))
     except ApeError as error:
         return {}, error.message
     except (ValueError, RecursionError):

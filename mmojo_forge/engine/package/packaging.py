@@ -13,14 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmojo_forge.ape.packaging.contents import Contents
+from mmojo_forge.ape.packaging.contents import PackageContents
 from mmojo_forge.ape.packaging.gather import gather, look_through
 from mmojo_forge.ape.packaging.names import CERT, KEY, SUPPORT
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.outputs import Format, choose_outputs
-from mmojo_forge.ape.packaging.package import Plan, Product, Report, plan_package, warnings_of, write_package
+from mmojo_forge.ape.packaging.package import (
+    OnTotalProgress,
+    PackagePlan,
+    Product,
+    plan_package,
+    warnings_of,
+    write_package,
+)
 from mmojo_forge.ape.packaging.sources import read_text
-from mmojo_forge.ape.program import Kind
+from mmojo_forge.ape.read.program import ProgramKind
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.evaluation import evaluate
 from mmojo_forge.engine.package.certificates import check_key, read_certificate
@@ -46,14 +53,14 @@ __all__ = [
 class Planned:
     """What would be written, and what should be said of it beforehand."""
 
-    contents: Contents
-    plans: tuple[Plan, ...]
+    contents: PackageContents
+    plans: tuple[PackagePlan, ...]
     warnings: tuple[str, ...]
 
     @property
     def is_portable(self) -> bool:
         """Whether the program is an APE."""
-        return self.contents.program.kind is Kind.APE
+        return self.contents.program.kind is ProgramKind.APE
 
     @property
     def products(self) -> list[Product]:
@@ -114,7 +121,7 @@ def plan(
     order: PackageOrder,
     out: Path,
     formats: Sequence[Format],
-    document: Callable[[Contents], Contents] = lambda contents: contents,
+    document: Callable[[PackageContents], PackageContents] = lambda contents: contents,
 ) -> Planned:
     """What the order comes to, with the documents that `document` adds; raises ForgeError for all that can be wrong
     with it. Writes nothing."""
@@ -125,6 +132,6 @@ def plan(
     return Planned(contents, tuple(plans), (*contents.notes, *warnings_of(plans)))
 
 
-def write(planned: Planned, report: Report) -> list[Product]:
+def write(planned: Planned, report: OnTotalProgress) -> list[Product]:
     """Makes all of it, or nothing; raises ForgeError."""
     return write_package(planned.plans, report)

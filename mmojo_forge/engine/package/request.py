@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmojo_forge.ape.packaging.contents import Contents
+from mmojo_forge.ape.packaging.contents import PackageContents
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.outputs import FOLDERS, IMAGES, Format
-from mmojo_forge.ape.packaging.package import Product, Report
+from mmojo_forge.ape.packaging.package import OnTotalProgress, Product
 from mmojo_forge.engine.package import documents, packaging
 from mmojo_forge.engine.package.documents import DocumentOptions, Hashes, SidecarWriter, WrittenDocument
 from mmojo_forge.engine.package.modules import find_modules, targets_of
@@ -131,7 +131,7 @@ def prepare(
     return Prepared(planned, (*warnings, *planned.warnings), sidecar)
 
 
-def write(prepared: Prepared, report: Report) -> Written:
+def write(prepared: Prepared, report: OnTotalProgress) -> Written:
     """Make all of it, or nothing, then the documents beside it; raises ForgeError."""
     products = packaging.write(prepared.planned, report)
     documents = prepared.sidecar.leave(prepared.planned.plans) if prepared.sidecar else ()
@@ -207,7 +207,7 @@ class _Documents:
         wanted = self.run.wanted
         return self.run.bill_of(wanted.target) if wanted.is_target else documents.bill_of_file(self.program)
 
-    def add_to(self, contents: Contents) -> Contents:
+    def add_to(self, contents: PackageContents) -> PackageContents:
         """The same with the documents that go into it; raises SbomError for what is not redistributable."""
         wanted = self.run.wanted
         if wanted.is_target or self.run.targets:
@@ -221,7 +221,7 @@ class _Documents:
             return documents.with_sbom(contents, self.bill(), self.hashes)
         return documents.with_sbom_renewed(contents, self.hashes)
 
-    def _with_notices(self, contents: Contents) -> Contents:
+    def _with_notices(self, contents: PackageContents) -> PackageContents:
         if self.run.wanted.is_target:
             return documents.with_notices(contents, self.bill(), self.run.session.store)
         for bill in map(self.run.bill_of, self.run.targets):

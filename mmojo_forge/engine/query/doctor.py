@@ -21,7 +21,7 @@ _DRIVER_VERSION = re.compile(r"(\d+)(?:\.\d+)+")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """One thing that was looked at. `reason` is empty where all is well; `detail` then is empty too."""
 
     subject: str
@@ -36,25 +36,25 @@ class Finding:
         return not self.reason
 
 
-def examine(store: Path, binfmt: Path = _BINFMT, nvidia: Path = _NVIDIA) -> list[Finding]:
+def examine(store: Path, binfmt: Path = _BINFMT, nvidia: Path = _NVIDIA) -> list[DoctorFinding]:
     """Everything that is looked at, in the order a build would meet it, then what its results need. Changes nothing."""
     return [_python(), *_sandbox(), *_addresses(), *_disk(store), *_binfmt(binfmt), *_nvidia(nvidia)]
 
 
-def _python() -> Finding:
-    return Finding("python", ".".join(map(str, sys.version_info[:3])))
+def _python() -> DoctorFinding:
+    return DoctorFinding("python", ".".join(map(str, sys.version_info[:3])))
 
 
-def _sandbox() -> Iterator[Finding]:
+def _sandbox() -> Iterator[DoctorFinding]:
     for finding in availability.probe():
-        yield Finding(finding.subject, finding.state, finding.reason, finding.detail)
+        yield DoctorFinding(finding.subject, finding.state, finding.reason, finding.detail)
 
 
-def _addresses() -> Iterator[Finding]:
+def _addresses() -> Iterator[DoctorFinding]:
     """Said only where it is not well: nearly everything can do without."""
     with personality.taken_on(personality.USUAL) as why:
         if why:
-            yield Finding(
+            yield DoctorFinding(
                 "memory layout",
                 f"builds cannot have a fixed one: {why}",
                 "addresses-not-fixed",
@@ -65,17 +65,17 @@ def _addresses() -> Iterator[Finding]:
             )
 
 
-def _disk(store: Path) -> Iterator[Finding]:
+def _disk(store: Path) -> Iterator[DoctorFinding]:
     folder = next(parent for parent in (store, *store.parents) if parent.exists())
     if not os.access(folder, os.W_OK):
-        yield Finding(
+        yield DoctorFinding(
             "store", f"{store} cannot be written to", "store-permission", "Set FORGE_STORE to a folder of yours."
         )
         return
     free = shutil.disk_usage(folder).free
     state = f"{store}, {free / 1e9:.0f} GB free"
     if free < ENOUGH_BYTES:
-        yield Finding(
+        yield DoctorFinding(
             "store",
             state,
             "little-space",
@@ -83,16 +83,16 @@ def _disk(store: Path) -> Iterator[Finding]:
             fatal=False,
         )
     else:
-        yield Finding("store", state)
+        yield DoctorFinding("store", state)
 
 
-def _binfmt(folder: Path) -> Iterator[Finding]:
+def _binfmt(folder: Path) -> Iterator[DoctorFinding]:
     """Handlers that take every file which starts with MZ, and so an APE too, before its own launcher is asked."""
     for entry in sorted(folder.glob("*")) if folder.is_dir() else ():
         text = _read(entry)
         if not text.startswith("enabled") or "magic 4d5a\n" not in text + "\n":
             continue
-        yield Finding(
+        yield DoctorFinding(
             "binfmt_misc",
             f"{entry.name} takes every file that starts with MZ",
             "binfmt-takes-mz",
@@ -102,14 +102,14 @@ def _binfmt(folder: Path) -> Iterator[Finding]:
         )
 
 
-def _nvidia(version: Path) -> Iterator[Finding]:
+def _nvidia(version: Path) -> Iterator[DoctorFinding]:
     """Said only where there is such a driver: nobody needs one."""
     if found := _DRIVER_VERSION.fullmatch(_read(version).strip()):
         state = f"driver {found[0]}"
         if int(found[1]) >= _CUDA_DRIVER:
-            yield Finding("nvidia", state)
+            yield DoctorFinding("nvidia", state)
             return
-        yield Finding(
+        yield DoctorFinding(
             "nvidia",
             state,
             "driver-too-old",

@@ -15,23 +15,31 @@ from mmojo_forge.engine.services import Directories
 from mmojo_forge.engine.workspace import Request, Workspace
 from mmojo_forge.model.digest import TreeId, is_hex_digest
 from mmojo_forge.store.local import LocalStore
-from mmojo_forge.store.maintain.gc import Collected, OnStep, Policy
-from mmojo_forge.store.maintain.usage import ObjectUsage, Usage
+from mmojo_forge.store.maintain.gc import GcPolicy, GcResult, OnStep
+from mmojo_forge.store.maintain.usage import ObjectUsage, StoreUsage
 from mmojo_forge.store.protocol import Store
 
-__all__ = ["Collected", "ObjectUsage", "Policy", "Usage", "collect_store", "pinned_by_failed_builds", "trees_of"]
+__all__ = [
+    "GcPolicy",
+    "GcResult",
+    "ObjectUsage",
+    "StoreUsage",
+    "collect_store",
+    "pinned_by_failed_builds",
+    "trees_of",
+]
 
 
 def collect_store(
     store: LocalStore,
     directories: Directories,
-    policy: Policy,
+    policy: GcPolicy,
     now: float,
     *,
     dry: bool,
     on_step: OnStep,
     on_wait: Callable[[float], None],
-) -> Collected:
+) -> GcResult:
     """What went, or with `dry` would go; what failed builds that are kept were built from stays. Raises StoreError."""
     return store.maintenance.collect(
         policy,

@@ -23,7 +23,7 @@ from mmojo_forge.recipe.api import PART, OptionValue, Recipe
 from mmojo_forge.recipe.evaluate import Evaluator
 from mmojo_forge.recipe.loader import Loader
 
-__all__ = ["PART", "PLAIN_HOST", "TOOLCHAIN", "Option", "OptionValue", "Target", "Tool", "options_of", "survey"]
+__all__ = ["PART", "PLAIN_HOST", "TOOLCHAIN", "Option", "OptionValue", "TargetFacts", "Tool", "options_of", "survey"]
 
 TOOLCHAIN = "toolchain"
 """The group of what lies in the folder of toolchains."""
@@ -70,7 +70,7 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TargetFacts:
     """One target. `recipe` is the target that its recipe is named by, `preset` the options that a variant sets.
 
     `systems` are those it runs on (none: it is data, or nobody said); `host_facts` the names of what a host-specific
@@ -92,7 +92,7 @@ class Target:
     error: str = ""
 
 
-def survey(workspace: Workspace, lock: Lock) -> list[Target]:
+def survey(workspace: Workspace, lock: Lock) -> list[TargetFacts]:
     """All targets of the workspace, sorted by name; raises RecipeError where a recipe file cannot be loaded."""
     loader = Loader(workspace.root)
     evaluator = Evaluator(loader, lock, forge_root=FORGE_ROOT, host_facts=lambda: PLAIN_HOST)
@@ -110,7 +110,7 @@ def survey(workspace: Workspace, lock: Lock) -> list[Target]:
         group = TOOLCHAIN if _is_toolchain(loader, name) else recipe.group
         node = nodes.get(name)
         targets.append(
-            Target(
+            TargetFacts(
                 name,
                 group,
                 recipe.name,

@@ -13,17 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from mmojo_forge.engine.errors import EngineError, Failure, OutputError
+from mmojo_forge.engine.errors import BadOutput, EngineError, Failure
 from mmojo_forge.engine.plan import Resolution, Step
-from mmojo_forge.engine.protocols import Wanted
+from mmojo_forge.engine.protocols import WantedTree
 from mmojo_forge.engine.realise import builtins, failed_builds, host_references
 from mmojo_forge.engine.services import Services
 from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.executor import sandbox
-from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Mount, Outcome
+from mmojo_forge.executor.request import BuildOutcome, BuildRequest, BuildResult, CancelSignal, Mount
 from mmojo_forge.model.derivation import Derivation, Download, LocalSource, Node, Source, action_key
 from mmojo_forge.model.digest import ActionKey, TreeId
-from mmojo_forge.model.trace import Output, Signature, Trace
+from mmojo_forge.model.trace import Trace, TraceOutput, TraceSignature
 from mmojo_forge.recipe.local_files import read_local_tree
 
 LAST_LINES = 25
@@ -43,7 +43,7 @@ class BuildFailed(EngineError):
 class Builder:
     """Makes nodes valid. Safe to use from several threads."""
 
-    def __init__(self, services: Services, stop: Cancellation) -> None:
+    def __init__(self, services: Services, stop: CancelSignal) -> None:
         self._services = services
         self._stop = stop
         self._store = services.store
@@ -75,7 +75,7 @@ class Builder:
         self._services.reporter.started(step)
         sizes = {name: output.size for name, output in step.claim.outputs.items()} if step.claim else {}
         for name, tree in needed.items():
-            if not self._receive(Wanted(tree, node.name, name, sizes.get(name)), node):
+            if not self._receive(WantedTree(tree, node.name, name, sizes.get(name)), node):
                 self._services.reporter.missed(node)
                 return None
             self._store.checkout(tree, object_name(node.name, name))
@@ -86,7 +86,7 @@ class Builder:
         self._services.reporter.finished(node, self._services.clock() - started)
         return outputs
 
-    def _receive(self, wanted: Wanted, node: Node) -> bool:
+    def _receive(self, wanted: WantedTree, node: Node) -> bool:
         """Whether another store had the tree; it is valid then."""
         substituter = self._services.substituter()
         if substituter is None:
@@ -107,7 +107,7 @@ class Builder:
                 self._add_local(node)
 
     def _fetch(self, source: Source) -> None:
-        if self._receive(Wanted(source.tree, source.name, size=source.size), source):
+        if self._receive(WantedTree(source.tree, source.name, size=source.size), source):
             return
         destination = self._download(source, source, source.digest)
         self._store.add_file(
@@ -129,7 +129,7 @@ class Builder:
         file = self._download(node, wanted, wanted.sha256)
         file.chmod(0o755 if wanted.executable else 0o644)
         file.rename(out)
-        return BuildResult(Outcome.SUCCEEDED, 0, self._services.clock() - started)
+        return BuildResult(BuildOutcome.SUCCEEDED, 0, self._services.clock() - started)
 
     def _add_local(self, source: LocalSource) -> None:
         path = Path(source.path)
@@ -173,7 +173,7 @@ class Builder:
             peak_memory_bytes=result.peak_memory_bytes,
         )
         if signer:
-            trace = replace(trace, signatures=(Signature(str(signer.public), signer.sign(trace.fingerprint())),))
+            trace = replace(trace, signatures=(TraceSignature(str(signer.public), signer.sign(trace.fingerprint())),))
         self._store.record(trace)
         if trace.signatures and node.label.reproducible and (publisher := self._services.publisher()):
             publisher.built(node, trace)
@@ -186,7 +186,7 @@ class Builder:
 
     def _run(
         self, node: Derivation, trees: Mapping[str, TreeId], jobs: int, key: ActionKey
-    ) -> tuple[dict[str, Output], BuildResult]:
+    ) -> tuple[dict[str, TraceOutput], BuildResult]:
         with self._store.scratch(node.name) as scratch:
             out = scratch / "out"
             out.mkdir()
@@ -230,19 +230,19 @@ class Builder:
         result = executor.run(request, cancellation=self._stop, on_output=on_output)
         if not result.succeeded:
             kept = None
-            if result.outcome is not Outcome.CANCELLED:
+            if result.outcome is not BuildOutcome.CANCELLED:
                 kept = self._services.directories.failed_build(node.name)
                 failed_builds.keep(scratch, kept, request, key)
             raise BuildFailed(_failure(node, result, tail.lines(), request.log, kept))
         failed_builds.forget(self._services.directories.failed_build(node.name))
         return result
 
-    def _register(self, node: Derivation, out: Path, *, move: bool) -> dict[str, Output]:
+    def _register(self, node: Derivation, out: Path, *, move: bool) -> dict[str, TraceOutput]:
         outputs = {}
         for name in node.outputs:
             path = out / name
             if not os.path.lexists(path):
-                raise OutputError(
+                raise BadOutput(
                     f"realize {node.name}: output {name} is missing: the build left nothing at /forge/out/{name}",
                     reason="output-missing",
                 )
@@ -251,18 +251,18 @@ class Builder:
             try:
                 tree = self._store.add_path(path, move=move)
             except ForgeError as error:
-                raise OutputError(
+                raise BadOutput(
                     f"realize {node.name}: output {name}: {error.message}", detail=error.detail, reason=error.reason
                 ) from error
             self._store.checkout(tree.id, object_name(node.name, name))
-            outputs[name] = Output(tree.id, tree.size)
+            outputs[name] = TraceOutput(tree.id, tree.size)
         return outputs
 
     def _refuse_leaks(self, node: Derivation, output: str, path: Path) -> None:
         wanted = [secret for secret in self._secrets_of_today() if secret.kind not in node.allowed_leaks]
         found = list(host_references.find_references(path, wanted))
         if found:
-            raise OutputError(
+            raise BadOutput(
                 f"realize {node.name}: output {output} tells of this machine: {found[0]}",
                 detail="\n".join(
                     (
@@ -309,19 +309,19 @@ class _Tail:
         return tuple(io.StringIO(text).read().splitlines()[-LAST_LINES:])
 
 
-_OUTCOME_TEXT: Mapping[Outcome, Callable[[Derivation, BuildResult], str]] = MappingProxyType(
+_OUTCOME_TEXT: Mapping[BuildOutcome, Callable[[Derivation, BuildResult], str]] = MappingProxyType(
     {
-        Outcome.FAILED: lambda _, result: f"the builder ended with exit code {result.exit_code}",
-        Outcome.SIGNALLED: lambda _, result: f"the builder was killed by signal {result.exit_code - 128}",
-        Outcome.WALL_LIMIT: lambda node, _: f"it took longer than {node.limits.wall_seconds:.0f} s",
-        Outcome.SILENCE_LIMIT: lambda node, _: f"it said nothing for {node.limits.silent_seconds:.0f} s",
-        Outcome.MEMORY_LIMIT: lambda node, _: f"it used more than {node.limits.memory_bytes >> 20} MiB of memory",
-        Outcome.PROCESS_LIMIT: lambda node, _: f"it had more than {node.limits.processes} processes",
-        Outcome.OUTPUT_LIMIT: lambda node, _: (
+        BuildOutcome.FAILED: lambda _, result: f"the builder ended with exit code {result.exit_code}",
+        BuildOutcome.SIGNALLED: lambda _, result: f"the builder was killed by signal {result.exit_code - 128}",
+        BuildOutcome.WALL_LIMIT: lambda node, _: f"it took longer than {node.limits.wall_seconds:.0f} s",
+        BuildOutcome.SILENCE_LIMIT: lambda node, _: f"it said nothing for {node.limits.silent_seconds:.0f} s",
+        BuildOutcome.MEMORY_LIMIT: lambda node, _: f"it used more than {node.limits.memory_bytes >> 20} MiB of memory",
+        BuildOutcome.PROCESS_LIMIT: lambda node, _: f"it had more than {node.limits.processes} processes",
+        BuildOutcome.OUTPUT_LIMIT: lambda node, _: (
             f"it wrote more than {node.limits.output_bytes >> 20} MiB or too many files"
         ),
-        Outcome.LOG_LIMIT: lambda node, _: f"it logged more than {node.limits.log_bytes >> 20} MiB",
-        Outcome.CANCELLED: lambda _, __: "it was stopped",
+        BuildOutcome.LOG_LIMIT: lambda node, _: f"it logged more than {node.limits.log_bytes >> 20} MiB",
+        BuildOutcome.CANCELLED: lambda _, __: "it was stopped",
     }
 )
 
@@ -336,5 +336,5 @@ def _failure(
         last_lines=last_lines,
         log=log,
         kept=kept,
-        exit_code=ExitCode.INTERRUPTED if result.outcome is Outcome.CANCELLED else ExitCode.BUILD_FAILED,
+        exit_code=ExitCode.INTERRUPTED if result.outcome is BuildOutcome.CANCELLED else ExitCode.BUILD_FAILED,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmojo_forge.engine.errors import EngineError
-from mmojo_forge.executor.request import BuildResult, Outcome
+from mmojo_forge.executor.request import BuildOutcome, BuildResult
 from mmojo_forge.fetch.archive import ExtractOptions, extract_all, extract_each
 from mmojo_forge.model.derivation import Derivation
 
@@ -30,7 +30,7 @@ def run(node: Derivation, inputs: Mapping[str, Path], out: Path) -> BuildResult:
         raise EngineError(f"realize {node.name}: there is no {node.builder}", reason="no-such-builtin")
     started = time.monotonic()
     builders[node.builder](node, inputs, out / "out")
-    return BuildResult(Outcome.SUCCEEDED, 0, time.monotonic() - started)
+    return BuildResult(BuildOutcome.SUCCEEDED, 0, time.monotonic() - started)
 
 
 def _unpack(node: Derivation, inputs: Mapping[str, Path], destination: Path) -> None:

@@ -25,13 +25,13 @@ from mmojo_forge.engine.errors import BuildsFailed, Failure, Interrupted
 from mmojo_forge.engine.graph import inputs_of
 from mmojo_forge.engine.plan import Action, Plan, Resolution, Step, input_trees, resolution_of, step_of, substitution
 from mmojo_forge.engine.realise.builder import Builder
-from mmojo_forge.engine.realise.schedule import Budget, Grant, Schedule, remaining_paths
+from mmojo_forge.engine.realise.schedule import Grant, ResourceBudget, Schedule, remaining_paths
 from mmojo_forge.engine.realise.state import BuildState, check_transition
 from mmojo_forge.engine.realise.worker_pool import WorkerPool
 from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.engine.trust.policy import describe
 from mmojo_forge.errors import ForgeError
-from mmojo_forge.model.derivation import Derivation, Node, action_key, fetched_file, node_id
+from mmojo_forge.model.derivation import Derivation, Node, action_key, fetched_file
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
 from mmojo_forge.model.trace import Trace
 
@@ -72,7 +72,7 @@ class Realisation:
         names = {step.node.name for step in plan.steps}
         history = services.store.history(names)
         self._schedule = Schedule(
-            Budget(settings.jobs, settings.memory_bytes),
+            ResourceBudget(settings.jobs, settings.memory_bytes),
             remaining_paths(plan.graph, {name: seen.seconds for name, seen in history.items()}),
             {name: seen.peak_memory_bytes for name, seen in history.items()},
         )
@@ -123,7 +123,7 @@ class Realisation:
         started = False
         while taken := self._schedule.take():
             node, grant = taken
-            job = self._jobs[node_id(node)]
+            job = self._jobs[node.id]
             self._move(job, _S.RUNNING)
             self._workers.start(self._work(job, grant), functools.partial(self._finish, job, grant))
             started = True
@@ -240,14 +240,14 @@ class Realisation:
             return
         unknown = [child for child in self._children(job) if self._is_unknown(child.node)]
         self._move(job, _S.RESOLVING)
-        job.awaited = {node_id(child.node) for child in unknown}
+        job.awaited = {child.node.id for child in unknown}
         for child in unknown:
             self._later(self._resolve, child)
         if not unknown:
             self._later(self._look_up, job)
 
     def _children(self, job: _Job) -> list[_Job]:
-        return list({node_id(child): self._jobs[node_id(child)] for child in inputs_of(job.node)}.values())
+        return list({child.id: self._jobs[child.id] for child in inputs_of(job.node)}.values())
 
     def _is_unknown(self, node: Node) -> bool:
         return isinstance(node, Derivation) and node.id not in self._resolved
@@ -306,7 +306,7 @@ class Realisation:
             self._make_ready(job)
             return
         self._move(job, _S.WAITING)
-        job.awaited = {node_id(child.node) for child in absent}
+        job.awaited = {child.node.id for child in absent}
         for child in absent:
             self._later(self._want, child)
 
@@ -323,7 +323,7 @@ class Realisation:
         self._schedule.add(job.node, fetched=job.substituted)
 
     def _users(self, job: _Job) -> list[_Job]:
-        return [self._jobs[user] for user in self._plan.graph.users[node_id(job.node)]]
+        return [self._jobs[user] for user in self._plan.graph.users[job.node.id]]
 
     def _tell_users_resolved(self, job: _Job) -> None:
         if not isinstance(job.node, Derivation):
@@ -339,7 +339,7 @@ class Realisation:
 
     def _was_last(self, user: _Job, job: _Job) -> bool:
         """Strike `job` off what `user` waits for; true if it was the last. Being told twice does no harm."""
-        identifier = node_id(job.node)
+        identifier = job.node.id
         if identifier not in user.awaited:
             return False
         user.awaited.discard(identifier)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mmojo_forge.engine.graph import Graph
-from mmojo_forge.model.derivation import Derivation, Node, fetched_file, node_id
+from mmojo_forge.model.derivation import Derivation, Node, fetched_file
 
 DEFAULT_BUILD_SECONDS = 10.0
 DEFAULT_FETCH_BYTES_PER_SECOND = 20e6
@@ -37,7 +37,7 @@ def _seconds(node: Node, expected: Mapping[str, float]) -> float:
 
 
 @dataclass(slots=True)
-class Budget:
+class ResourceBudget:
     """What the machine has for builds that run at the same time: `cores`, `memory_bytes`, and download slots."""
 
     cores: int
@@ -59,7 +59,7 @@ class Grant:
 class Schedule:
     """Ready nodes, best first, and what is left of the budget."""
 
-    budget: Budget
+    budget: ResourceBudget
     priority: Mapping[str, float]
     memory_by_name: Mapping[str, int]
     _builds: list[tuple[float, str, Node]] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Schedule:
 
     def add(self, node: Node, *, fetched: bool = False) -> None:
         """Note that a node is ready; `fetched` says that its outputs come from another store."""
-        identifier = node_id(node)
+        identifier = node.id
         queue = self._fetches if fetched or fetched_file(node) else self._builds
         heapq.heappush(queue, (-self.priority.get(identifier, 0.0), identifier, node))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from mmojo_forge import __version__
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.sbom import contents, licence
-from mmojo_forge.engine.sbom.contents import AnySource, Contents, Part
+from mmojo_forge.engine.sbom.contents import AnySource, DeclaredContents, Part
 from mmojo_forge.engine.sbom.purl import generic, project_of, purl_of
 from mmojo_forge.engine.workspace import FORGE_ROOT
 from mmojo_forge.model.derivation import ALL, Component, Derivation, Download, LocalSource, Source
@@ -38,7 +38,7 @@ _OWN_LICENCE = "Apache-2.0"
 _YES, _NO = "yes", "no"
 
 
-class Kind(StrEnum):
+class BomKind(StrEnum):
     """What sort of thing an item is; the values are CycloneDX's."""
 
     APPLICATION = "application"
@@ -57,13 +57,13 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class BomItem:
     """One line of a bill. `ref` tells it from all others in it; `licence` is an SPDX expression, what the index says
     if that is none, or nothing if nobody knows."""
 
     ref: str
     name: str
-    kind: Kind = Kind.LIBRARY
+    kind: BomKind = BomKind.LIBRARY
     version: str = ""
     licence: str = ""
     purl: str = ""
@@ -79,27 +79,27 @@ class Bill:
     `parts` where those that come from sources stand in the graph. `sources` is every source of the closure.
     `undeclared` names the builds in it of which nobody said what they contain."""
 
-    root: Item
-    contained: tuple[Item, ...]
-    built_with: tuple[Item, ...]
+    root: BomItem
+    contained: tuple[BomItem, ...]
+    built_with: tuple[BomItem, ...]
     depends: Mapping[str, tuple[str, ...]]
     parts: Mapping[str, Part]
     sources: tuple[AnySource, ...]
     undeclared: tuple[str, ...] = ()
 
     @property
-    def unlicensed(self) -> list[Item]:
+    def unlicensed(self) -> list[BomItem]:
         """What others wrote that is in the result, under a licence that nobody named. Under which one the files of a
         workspace are passed on is for their owner to know."""
         theirs = {ref for ref, part in self.parts.items() if not isinstance(part.source, LocalSource)}
         return [item for item in self.contained if item.ref in theirs and not licence.is_expression(item.licence)]
 
     @property
-    def restricted(self) -> list[Item]:
+    def restricted(self) -> list[BomItem]:
         """What is in the result although its licence does not let everybody pass it on."""
         return [item for item in self.contained if item.properties.get(REDISTRIBUTABLE_PROPERTY) == _NO]
 
-    def packed(self, root: Item, files: Sequence[Item]) -> Bill:
+    def packed(self, root: BomItem, files: Sequence[BomItem]) -> Bill:
         """The bill of `root`, a file into which this bill's root and these files were packed."""
         refs = (self.root.ref, *(file.ref for file in files))
         return replace(
@@ -155,7 +155,7 @@ def make_bill(
     """The bill of one output, which is called `target`; `tree` is what it was built to, and its content has these
     hashes, as far as that is known. Raises ContentsError."""
     graph = Graph.of([root])
-    graph_contents = Contents(graph)
+    graph_contents = DeclaredContents(graph)
     describer = _Describer(pins_of(lock), workspace, graph_contents)
     top = describer.built(root, output)
     if tree:
@@ -180,14 +180,14 @@ def sources_of(graph: Graph) -> tuple[AnySource, ...]:
     return tuple(source for source in map(contents.source_of, graph.nodes.values()) if source)
 
 
-def _sorted(items: Iterable[Item]) -> tuple[Item, ...]:
+def _sorted(items: Iterable[BomItem]) -> tuple[BomItem, ...]:
     return tuple(sorted(items, key=lambda item: (item.name.lower(), item.version, item.ref)))
 
 
 class _Assembly:
     """Collects what a node is made of, from the top down."""
 
-    def __init__(self, describer: _Describer, items: dict[str, Item]) -> None:
+    def __init__(self, describer: _Describer, items: dict[str, BomItem]) -> None:
         self.items = items
         self.depends: dict[str, set[str]] = {}
         self.parts: dict[str, Part] = {}
@@ -233,7 +233,7 @@ def _built_into(node: Derivation) -> dict[str, tuple[Derivation, str]]:
     }
 
 
-def _tools(graph: Graph, graph_contents: Contents, contained: Iterable[Part]) -> list[Part]:
+def _tools(graph: Graph, graph_contents: DeclaredContents, contained: Iterable[Part]) -> list[Part]:
     """The sources that are not in the result, under the names that recipes give them. A source of which only parts are
     in the result, and which has a name of its own, is a tool as well: zig, of which the C library is linked."""
     inside = list(contained)
@@ -262,30 +262,30 @@ def _unnamed(source: AnySource, parts: Sequence[Part]) -> Part:
 class _Describer:
     """Makes items of what stands in the graph, with what the lock knows of it."""
 
-    def __init__(self, pins: Mapping[BlobDigest, Pinned], workspace: Path, graph_contents: Contents) -> None:
+    def __init__(self, pins: Mapping[BlobDigest, Pinned], workspace: Path, graph_contents: DeclaredContents) -> None:
         self.contents = graph_contents
         self._pins = pins
         self._workspace = workspace
-        self._built: dict[tuple[DerivationId, str], Item] = {}
+        self._built: dict[tuple[DerivationId, str], BomItem] = {}
 
-    def built(self, node: Derivation, output: str) -> Item:
+    def built(self, node: Derivation, output: str) -> BomItem:
         """The item of what forge built; as it is made of its parts, it is under the licences of all of them."""
         if (node.id, output) not in self._built:
             self._built[node.id, output] = self._make_built(node, output)
         return self._built[node.id, output]
 
-    def _make_built(self, node: Derivation, output: str) -> Item:
-        return Item(
+    def _make_built(self, node: Derivation, output: str) -> BomItem:
+        return BomItem(
             f"derivation:{node.id}^{output}",
             node.name if output == "out" else f"{node.name}-{output}",
-            Kind.APPLICATION,
+            BomKind.APPLICATION,
             # Trees would say more, but who downloads the result need not know them of what it was built from.
             version=node.id[:12],
             licence=licence.all_of(self.part(part).licence for part in self.contents.of(node)),
             properties={f"{_PROPERTY}derivation": node.id, f"{_PROPERTY}label": str(node.label)},
         )
 
-    def part(self, part: Part) -> Item:
+    def part(self, part: Part) -> BomItem:
         """The item of a component of a source."""
         if isinstance(part.source, LocalSource):
             return self._local(part.component, part.source)
@@ -299,10 +299,10 @@ class _Describer:
             purl = component.purl or generic(component.name, version)
             origin = Origin(project_of(part.source), part.source.locator, hashes)
             ref = f"{purl}#{component.name}@{short}"
-            return Item(
+            return BomItem(
                 ref,
                 component.name,
-                Kind.LIBRARY,
+                BomKind.LIBRARY,
                 version,
                 licensed,
                 purl,
@@ -314,17 +314,17 @@ class _Describer:
         purl = component.purl or purl_of(part.source, version, suite=pinned.suite)
         properties = {f"{_PROPERTY}locator": part.source.locator, **_passing_on(component)}
         ref = f"{purl}#{short}"
-        return Item(
+        return BomItem(
             ref, component.name, _kind(part.source), version, licensed, purl, component.cpe, hashes, None, properties
         )
 
-    def _local(self, component: Component, source: LocalSource) -> Item:
+    def _local(self, component: Component, source: LocalSource) -> BomItem:
         own = Path(source.path).is_relative_to(FORGE_ROOT)
         path = self._local_name(source)
-        return Item(
+        return BomItem(
             f"tree:{source.tree}",
             path if component.name == source.name else component.name,
-            Kind.FILE,
+            BomKind.FILE,
             component.version or (__version__ if own else ""),
             component.licence or (_OWN_LICENCE if own else ""),
             properties={f"{_PROPERTY}path": path, TREE_PROPERTY: source.tree},
@@ -347,5 +347,5 @@ def _unpinned(source: Source | Download, digest: BlobDigest) -> Pin:
     return Pin(source.name, source.locator, source.sha256, digest, source.size)
 
 
-def _kind(source: Source | Download) -> Kind:
-    return Kind.MODEL if source.name.endswith(".gguf") else Kind.LIBRARY
+def _kind(source: Source | Download) -> BomKind:
+    return BomKind.MODEL if source.name.endswith(".gguf") else BomKind.LIBRARY

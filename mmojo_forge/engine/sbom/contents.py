@@ -44,7 +44,7 @@ class Part:
         return self.component.name, self.component.version or "", self.source.id
 
 
-class Contents:
+class DeclaredContents:
     """What the nodes of a graph consist of; raises ContentsError (`no-such-component`, `component-unclear`) where what
     recipes say does not fit the graph."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmojo_forge import __version__
 from mmojo_forge.engine.sbom import licence
-from mmojo_forge.engine.sbom.bom import FILE_REF, Bill, Item, Origin
+from mmojo_forge.engine.sbom.bom import FILE_REF, Bill, BomItem, Origin
 
 _SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:mmojo-forge:bill")
 _TOOL = "mmojo-forge"
@@ -32,7 +32,7 @@ def _dump(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def replace_files(data: bytes, name: str, kept: Container[str], added: Sequence[Item]) -> bytes | None:
+def replace_files(data: bytes, name: str, kept: Container[str], added: Sequence[BomItem]) -> bytes | None:
     """The document of a packaged file that was packaged anew: it is called `name` if there is one, has still the files
     whose names are in `kept`, and these new ones. What comes out is as if it had been encoded at once; None if `data`
     is not such a document of ours.
@@ -46,7 +46,9 @@ def replace_files(data: bytes, name: str, kept: Container[str], added: Sequence[
         return None
 
 
-def _replace_files(document: dict[str, Any], name: str, kept: Container[str], added: Sequence[Item]) -> dict[str, Any]:
+def _replace_files(
+    document: dict[str, Any], name: str, kept: Container[str], added: Sequence[BomItem]
+) -> dict[str, Any]:
     root = document["metadata"]["component"]
     before = root["bom-ref"]
     if name:
@@ -104,7 +106,7 @@ def _compositions(bill: Bill) -> list[dict[str, Any]]:
     return [{"aggregate": aggregate, "assemblies": [bill.root.ref]}]
 
 
-def _component(item: Item) -> dict[str, Any]:
+def _component(item: BomItem) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "type": item.kind.value,
         "bom-ref": item.ref,
@@ -120,7 +122,7 @@ def _component(item: Item) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value}
 
 
-def cpe_of(item: Item) -> str:
+def cpe_of(item: BomItem) -> str:
     """The name of an item in the national vulnerability database (CPE 2.3), or nothing."""
     return f"cpe:2.3:a:{item.cpe}:{item.version or '*'}:*:*:*:*:*:*:*" if item.cpe else ""
 

@@ -12,7 +12,7 @@ from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.evaluation import evaluate
 from mmojo_forge.engine.realise.builder import object_name
 from mmojo_forge.engine.sbom import cyclonedx, spdx
-from mmojo_forge.engine.sbom.bom import BLAKE3, FILE_REF, SHA256, SIZE_PROPERTY, Bill, Item, Kind, make_bill
+from mmojo_forge.engine.sbom.bom import BLAKE3, FILE_REF, SHA256, SIZE_PROPERTY, Bill, BomItem, BomKind, make_bill
 from mmojo_forge.engine.sbom.provenance import Json, package_statement
 from mmojo_forge.engine.workspace import Request, Workspace
 from mmojo_forge.model.digest import TreeId
@@ -40,12 +40,12 @@ class PackedFile:
     size: int = 0
     licence: str = ""
 
-    def item(self) -> Item:
+    def item(self) -> BomItem:
         """The file in a bill."""
-        return Item(
+        return BomItem(
             f"{FILE_REF}{self.name}#{self.sha256}",
             self.name,
-            Kind.MODEL if self.name.endswith(_MODEL) else Kind.FILE,
+            BomKind.MODEL if self.name.endswith(_MODEL) else BomKind.FILE,
             licence=self.licence,
             hashes={SHA256: self.sha256} if self.sha256 else {},
             properties={SIZE_PROPERTY: str(self.size)} if self.sha256 else {},
@@ -77,7 +77,7 @@ def bill_of(workspace: Workspace, request: Request, store: Store) -> Bill:
 
 def bill_of_program(program: PackedFile) -> Bill:
     """The bill of a program that is no target, of which nobody knows more than its hash."""
-    root = replace(program.item(), kind=Kind.APPLICATION)
+    root = replace(program.item(), kind=BomKind.APPLICATION)
     return Bill(root, (), (), {root.ref: ()}, {}, (), undeclared=(program.name,))
 
 
@@ -116,7 +116,7 @@ def bill_of_package(target: Bill, package: PackedFile, added: Iterable[PackedFil
     """The bill of a file that holds the target and the files added to it. Without the hash of the file, it can be put
     into it."""
     files = [file.item() for file in sorted(added, key=lambda file: file.name)]
-    root = replace(package.item(), kind=Kind.APPLICATION, version=target.root.version, licence=target.root.licence)
+    root = replace(package.item(), kind=BomKind.APPLICATION, version=target.root.version, licence=target.root.licence)
     return target.packed(root, files)
 
 

@@ -16,7 +16,7 @@ from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Resolution, make_plan
 from mmojo_forge.engine.realise.run import realise
 from mmojo_forge.engine.sbom import licence
-from mmojo_forge.engine.sbom.bom import Bill, Item
+from mmojo_forge.engine.sbom.bom import Bill, BomItem
 from mmojo_forge.engine.sbom.contents import Part
 from mmojo_forge.engine.services import Services, Settings
 from mmojo_forge.fetch.archive.errors import ArchiveError
@@ -41,7 +41,7 @@ class NoticeError(EngineError):
 class Texts:
     """The licence texts of an item, in the order in which they are declared."""
 
-    item: Item
+    item: BomItem
     texts: tuple[str, ...]
 
 
@@ -79,7 +79,7 @@ def _holders(parts: Iterable[Part]) -> list[Node]:
     return list({part.holder.id: part.holder for part in parts}.values())
 
 
-def missing(collected: Iterable[Texts]) -> list[Item]:
+def missing(collected: Iterable[Texts]) -> list[BomItem]:
     """What has no text."""
     return [one.item for one in collected if not one.texts]
 
@@ -98,7 +98,7 @@ def check_complete(bill: Bill, collected: Iterable[Texts]) -> None:
 def render(bill: Bill, collected: Iterable[Texts]) -> str:
     """One readable file: a list of what is in the result, then every text once, headed by all that it is for."""
     found = sorted(collected, key=lambda one: (one.item.name.lower(), one.item.version, one.item.ref))
-    by_text: dict[str, list[Item]] = {}
+    by_text: dict[str, list[BomItem]] = {}
     for one in found:
         for text in one.texts:
             by_text.setdefault(text, []).append(one.item)
@@ -116,11 +116,11 @@ def render(bill: Bill, collected: Iterable[Texts]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _title(item: Item) -> str:
+def _title(item: BomItem) -> str:
     return f"{item.name} {item.version}".strip()
 
 
-def _headline(items: Iterable[Item]) -> str:
+def _headline(items: Iterable[BomItem]) -> str:
     return "\n".join(dict.fromkeys(_title(item) for item in items))
 
 

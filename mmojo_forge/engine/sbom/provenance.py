@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mmojo_forge import __version__
-from mmojo_forge.engine.sbom.bom import BLAKE3, SHA256, TREE_PROPERTY, Bill, Item
+from mmojo_forge.engine.sbom.bom import BLAKE3, SHA256, TREE_PROPERTY, Bill, BomItem
 from mmojo_forge.engine.sbom.contents import AnySource
 from mmojo_forge.engine.sbom.cyclonedx import iri_of
 from mmojo_forge.model.derivation import LocalSource, Source
@@ -41,7 +41,7 @@ class Definition:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class BuildRun:
     """The run that built it: who, and what is known of it besides."""
 
     builder: PublicKey
@@ -49,7 +49,7 @@ class Run:
     byproducts: Sequence[Json] = ()
 
 
-def statement(subjects: Sequence[Json], definition: Definition, run: Run) -> bytes:
+def statement(subjects: Sequence[Json], definition: Definition, run: BuildRun) -> bytes:
     """The statement in bytes, ready to be signed."""
     details = {
         "builder": {"id": f"urn:mmojo-forge:builder:{run.builder}", "version": {"mmojo-forge": __version__}},
@@ -83,7 +83,7 @@ def source_reference(source: AnySource) -> dict[str, Any]:
 
 def package_statement(
     bill: Bill,
-    packed: Iterable[Item],
+    packed: Iterable[BomItem],
     parameters: Json,
     key: PrivateKey,
 ) -> str:
@@ -95,7 +95,7 @@ def package_statement(
     dependencies = [_reference(item) for item in packed]
     dependencies += sorted((source_reference(one) for one in bill.sources), key=_order)
     definition = Definition(PACKAGE_TYPE, parameters, {}, dependencies)
-    return seal(statement([_reference(bill.root)], definition, Run(key.public)), key)
+    return seal(statement([_reference(bill.root)], definition, BuildRun(key.public)), key)
 
 
 def _order(reference: Json) -> tuple[str, str]:
@@ -103,7 +103,7 @@ def _order(reference: Json) -> tuple[str, str]:
     return str(reference["name"]), str(digests.get(TREE) or digests["sha256"])
 
 
-def _reference(item: Item) -> dict[str, Any]:
+def _reference(item: BomItem) -> dict[str, Any]:
     digests = {_ALGORITHMS[algorithm]: digest for algorithm, digest in item.hashes.items()}
     tree = item.properties.get(TREE_PROPERTY)
     return {"name": item.name, "digest": {**digests, **({TREE: tree} if tree else {})}}

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.graph import Graph
-from mmojo_forge.engine.sbom.contents import Contents, Part, whole_of
+from mmojo_forge.engine.sbom.contents import DeclaredContents, Part, whole_of
 from mmojo_forge.model.derivation import Node
 
 Restricted = Mapping[str, Sequence[Part]]
@@ -26,7 +26,7 @@ def restricted(graph: Graph) -> Restricted:
     """The restricted nodes of the graph; raises ContentsError."""
     if not any(one.redistributable is False for node in graph.derivations() for one in node.components):
         return MappingProxyType({})
-    contents = Contents(graph)
+    contents = DeclaredContents(graph)
     parts = {identifier: contents.of(node) for identifier, node in graph.nodes.items()}
     forbidden = {part.source.id: part for each in parts.values() for part in each if _is_forbidden(part)}
     sources = {whole_of(part.source).holder.id: [part] for part in forbidden.values()}

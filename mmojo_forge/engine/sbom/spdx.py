@@ -16,12 +16,12 @@ from typing import Any
 
 from mmojo_forge import __version__
 from mmojo_forge.engine.sbom import licence
-from mmojo_forge.engine.sbom.bom import REDISTRIBUTABLE_PROPERTY, SHA256, Bill, Item, Kind
+from mmojo_forge.engine.sbom.bom import REDISTRIBUTABLE_PROPERTY, SHA256, Bill, BomItem, BomKind
 from mmojo_forge.engine.sbom.cyclonedx import cpe_of, iri_of
 
 _SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:mmojo-forge:spdx")
 _PURPOSES = MappingProxyType(
-    {Kind.APPLICATION: "APPLICATION", Kind.LIBRARY: "LIBRARY", Kind.FILE: "FILE", Kind.MODEL: "OTHER"}
+    {BomKind.APPLICATION: "APPLICATION", BomKind.LIBRARY: "LIBRARY", BomKind.FILE: "FILE", BomKind.MODEL: "OTHER"}
 )
 _DOCUMENT = "SPDXRef-DOCUMENT"
 
@@ -74,7 +74,7 @@ def _id(ref: str) -> str:
     return f"SPDXRef-{hashlib.sha256(ref.encode()).hexdigest()[:24]}"
 
 
-def _package(item: Item) -> dict[str, Any]:
+def _package(item: BomItem) -> dict[str, Any]:
     references = [("PACKAGE-MANAGER", "purl", item.purl), ("SECURITY", "cpe23Type", cpe_of(item))]
     return {
         **_plain(item.ref, item.name, item.hashes),
@@ -92,13 +92,13 @@ def _package(item: Item) -> dict[str, Any]:
     }
 
 
-def _comment(item: Item) -> dict[str, str]:
+def _comment(item: BomItem) -> dict[str, str]:
     """SPDX has no properties."""
     said = item.properties.get(REDISTRIBUTABLE_PROPERTY)
     return {"comment": f"{REDISTRIBUTABLE_PROPERTY}={said}"} if said else {}
 
 
-def _origin(item: Item) -> dict[str, Any]:
+def _origin(item: BomItem) -> dict[str, Any]:
     assert item.origin is not None
     return {
         **_plain(item.origin.locator, item.origin.name, item.origin.hashes),
@@ -121,7 +121,7 @@ def _plain(ref: str, name: str, hashes: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _references(items: list[Item]) -> list[dict[str, str]]:
+def _references(items: list[BomItem]) -> list[dict[str, str]]:
     """What SPDX has no licence for has to be explained; the texts themselves are in the notices."""
     names = sorted({name for item in items for name in licence.references(item.licence)})
     return [

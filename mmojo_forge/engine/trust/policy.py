@@ -17,25 +17,25 @@ Claim = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TrustVerdict:
     """The trace that counts, if any, and one trace for each of several claims that exclude each other."""
 
     accepted: Trace | None = None
     disputed: tuple[Trace, ...] = ()
 
 
-def judge(traces: Sequence[Trace], *, agree: int = 1) -> Verdict:
+def judge(traces: Sequence[Trace], *, agree: int = 1) -> TrustVerdict:
     """What to make of the traces of one key: accepted is the one claim that enough builders make."""
     if not traces:
-        return Verdict()
+        return TrustVerdict()
     if not is_reproducible(traces[0]):
-        return Verdict(traces[0])
+        return TrustVerdict(traces[0])
     claims: dict[Claim, list[Trace]] = {}
     for trace in traces:
         claims.setdefault(claim_of(trace), []).append(trace)
     supported = [several for several in claims.values() if len(_builders(several)) >= agree]
     disputed = tuple(several[0] for several in claims.values()) if len(claims) > 1 else ()
-    return Verdict(supported[0][0] if len(supported) == 1 else None, disputed)
+    return TrustVerdict(supported[0][0] if len(supported) == 1 else None, disputed)
 
 
 def claim_of(trace: Trace) -> Claim:

@@ -27,10 +27,10 @@ from mmojo_forge.errors import ExitCode
 from mmojo_forge.fetch.archive import codec, tar
 from mmojo_forge.fetch.archive import zip as zip_format
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
-from mmojo_forge.fetch.archive.options import MIB, ArchiveLimits, Budget, ExtractOptions, ExtractReport
+from mmojo_forge.fetch.archive.options import MIB, ArchiveLimits, ExtractOptions, ExtractReport, UnpackBudget
 from mmojo_forge.fetch.archive.stream import ByteSource, ReadAhead, file_chunks
 from mmojo_forge.fetch.archive.unpacking import Unpacking, unpack_zip
-from mmojo_forge.fetch.archive.writer import TreeWriter
+from mmojo_forge.fetch.archive.writer import ArchiveTreeWriter
 
 MAGIC = b"!<arch>\n"
 _HEADER = 60
@@ -172,8 +172,8 @@ class _Archive:
 
 
 def _unpack(archive: _Archive, root: int, options: ExtractOptions) -> ExtractReport:
-    budget = Budget(options.limits, archive.size)
-    with TreeWriter(root, budget, replace=options.replace) as writer:
+    budget = UnpackBudget(options.limits, archive.size)
+    with ArchiveTreeWriter(root, budget, replace=options.replace) as writer:
         unpacking = Unpacking(writer, budget, options)
         if archive.stream is None:
             unpack_zip(archive.descriptor, archive.size, unpacking, options.limits)

@@ -23,7 +23,7 @@ class MemberKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ArchiveMember:
     """One entry as the archive names it: nothing here is to be trusted, but `size` is not negative.
 
     `size` counts the bytes of content that follow; `target` is set for both kinds of links.
@@ -114,7 +114,7 @@ class ExtractReport:
     skipped: int = 0
 
 
-class Budget:
+class UnpackBudget:
     """What is left of the limits while an archive is unpacked; each method raises ArchiveError once it is spent."""
 
     def __init__(self, limits: ArchiveLimits, packed: int) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
-from mmojo_forge.fetch.archive.options import ArchiveLimits, Member, MemberKind
+from mmojo_forge.fetch.archive.options import ArchiveLimits, ArchiveMember, MemberKind
 from mmojo_forge.fetch.archive.stream import ByteSource
 
 BLOCK = 512
@@ -72,7 +72,7 @@ def is_header(block: bytes) -> bool:
     return claimed == total - 256 * high  # old writers summed signed characters
 
 
-def members(source: ByteSource, limits: ArchiveLimits) -> Iterator[Member]:
+def members(source: ByteSource, limits: ArchiveLimits) -> Iterator[ArchiveMember]:
     """The entries of a tar. The content of a file is to be taken from `source` before the next one is asked for."""
     override = _Override()
     extensions = 0
@@ -106,7 +106,7 @@ def _next_header(source: ByteSource) -> bytes | None:
     return block
 
 
-def _member(block: bytes, size: int, override: _Override) -> Member:
+def _member(block: bytes, size: int, override: _Override) -> ArchiveMember:
     name = override.name if override.name is not None else _name(block)
     target = override.target if override.target is not None else _text(block[157:257], "link name")
     size = override.size if override.size is not None else size
@@ -120,7 +120,7 @@ def _member(block: bytes, size: int, override: _Override) -> Member:
     if size and kind is not MemberKind.FILE:
         raise ArchiveError(f"{name}: {kind.name.lower()} with {size} bytes of content", reason=Reason.CORRUPT)
     executable = bool(_number(block[100:108], "mode") & _OWNER_EXECUTES)
-    return Member(name, kind, size, executable, target)
+    return ArchiveMember(name, kind, size, executable, target)
 
 
 def _name(block: bytes) -> str:

@@ -17,21 +17,21 @@ from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
 from mmojo_forge.fetch.archive.options import (
     MIB,
     ArchiveLimits,
-    Budget,
+    ArchiveMember,
     ExtractOptions,
     ExtractReport,
-    Member,
     MemberKind,
+    UnpackBudget,
 )
 from mmojo_forge.fetch.archive.placement import MAX_TARGET_BYTES, MERGED_DIRECTORIES, Placement, TreePath, split_name
-from mmojo_forge.fetch.archive.writer import Content, TreeWriter
+from mmojo_forge.fetch.archive.writer import ArchiveTreeWriter, Content
 from mmojo_forge.fetch.archive.zip import ZipEntry
 
 
 class Unpacking:
     """Adds the members of one archive to a tree by the rules of ExtractOptions."""
 
-    def __init__(self, writer: TreeWriter, budget: Budget, options: ExtractOptions) -> None:
+    def __init__(self, writer: ArchiveTreeWriter, budget: UnpackBudget, options: ExtractOptions) -> None:
         self.writer = writer
         self.budget = budget
         self._options = options
@@ -39,7 +39,7 @@ class Unpacking:
         self._prefix = split_name(options.prefix, options.limits) if options.prefix else ()
         self._files = self._symlinks = self._skipped = 0
 
-    def place(self, member: Member) -> TreePath | None:
+    def place(self, member: ArchiveMember) -> TreePath | None:
         """Where a member goes, before merging and without the prefix; None if it is not wanted."""
         self.budget.add_member()
         path = self._placement.select(member.name)
@@ -63,7 +63,7 @@ class Unpacking:
         self._files += 1
         return path
 
-    def add(self, member: Member, content: Content) -> None:
+    def add(self, member: ArchiveMember, content: Content) -> None:
         """Write a member as it comes, if it is wanted."""
         path = self.place(member)
         if path is None:
@@ -172,7 +172,7 @@ def _target(descriptor: int, entry: ZipEntry) -> str:
         raise ArchiveError(f"{name}: symlink target is not UTF-8", reason=Reason.SYMLINK_BAD_TARGET) from error
 
 
-def _run(descriptor: int, jobs: list[Job], writer: TreeWriter) -> None:
+def _run(descriptor: int, jobs: list[Job], writer: ArchiveTreeWriter) -> None:
     """Write all files, in as many threads as pay; raises the first error, once all threads have stopped."""
     batches = (jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH))
     taking, stop = threading.Lock(), threading.Event()
@@ -203,6 +203,6 @@ def _run(descriptor: int, jobs: list[Job], writer: TreeWriter) -> None:
             stop.set()  # an interrupt of this thread stops the others too
 
 
-def _write(descriptor: int, batch: list[Job], writer: TreeWriter) -> None:
+def _write(descriptor: int, batch: list[Job], writer: ArchiveTreeWriter) -> None:
     for path, entry in batch:
         writer.write_file(path, zip_format.content(descriptor, entry), executable=entry.member.executable)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
-from mmojo_forge.fetch.archive.options import Budget
+from mmojo_forge.fetch.archive.options import UnpackBudget
 from mmojo_forge.fetch.archive.placement import TreePath
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,7 +29,7 @@ _COPY_CHUNK = 1 << 20
 Content = Iterable[bytes | memoryview]
 
 
-class TreeWriter:
+class ArchiveTreeWriter:
     """Writes one archive's entries into a directory that may hold those of earlier ones.
 
     Callers may assume that nothing outside the directory is touched, that no existing directory is replaced, and that
@@ -37,7 +37,7 @@ class TreeWriter:
     each its own.
     """
 
-    def __init__(self, root: int, budget: Budget, *, replace: bool) -> None:
+    def __init__(self, root: int, budget: UnpackBudget, *, replace: bool) -> None:
         self._root = root
         self._budget = budget
         self._replace = replace
@@ -47,7 +47,7 @@ class TreeWriter:
         self._symlinks: dict[TreePath, str] = {}
         self.directories = 0
 
-    def __enter__(self) -> TreeWriter:
+    def __enter__(self) -> ArchiveTreeWriter:
         return self
 
     def __exit__(
@@ -55,9 +55,9 @@ class TreeWriter:
     ) -> None:
         self._leave(0)
 
-    def sibling(self) -> TreeWriter:
+    def sibling(self) -> ArchiveTreeWriter:
         """Another writer into the same tree, for another thread; it does not know what this one wrote."""
-        return TreeWriter(self._root, self._budget, replace=self._replace)
+        return ArchiveTreeWriter(self._root, self._budget, replace=self._replace)
 
     def make_directory(self, path: TreePath) -> None:
         """See to a directory and those above it."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from mmojo_forge.fetch.archive.errors import ArchiveError, Reason
-from mmojo_forge.fetch.archive.options import MIB, ArchiveLimits, Member, MemberKind
+from mmojo_forge.fetch.archive.options import MIB, ArchiveLimits, ArchiveMember, MemberKind
 from mmojo_forge.fetch.archive.stream import file_chunks
 
 MAGICS = (b"PK\3\4", b"PK\5\6")
@@ -49,7 +49,7 @@ _UNIX_KINDS = MappingProxyType(
 class ZipEntry:
     """One entry as the central directory has it. `room` is how far it may reach: to whatever comes next."""
 
-    member: Member
+    member: ArchiveMember
     raw_name: bytes
     flags: int
     method: int
@@ -172,14 +172,14 @@ def _decode(raw: bytes, flags: int) -> str:
     return name
 
 
-def _member(name: str, size: int, host: int, mode: int) -> Member:
+def _member(name: str, size: int, host: int, mode: int) -> ArchiveMember:
     mode = mode if host in _UNIX_HOSTS else 0
     kind = _UNIX_KINDS.get(mode & 0o170000, MemberKind.DEVICE)
     if name.endswith("/") and kind is MemberKind.FILE:
         kind = MemberKind.DIRECTORY
     if kind is MemberKind.DIRECTORY and size:
         raise ArchiveError(f"{name}: directory with {size} bytes of content", reason=Reason.CORRUPT)
-    return Member(name, kind, size, bool(mode & _OWNER_EXECUTES))
+    return ArchiveMember(name, kind, size, bool(mode & _OWNER_EXECUTES))
 
 
 def _zip64(extra: bytes, values: tuple[int, ...], name: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from mmojo_forge.model.derivation import Limits
 from mmojo_forge.model.digest import BlobDigest
-from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry
 from mmojo_forge.store import scratch
 from mmojo_forge.store.add import import_files, scan
 from mmojo_forge.store.add.batch import Batch, Blob, VanishedError, blobs_of
@@ -25,7 +25,7 @@ from mmojo_forge.store.maintain import recovery
 from mmojo_forge.store.protocol import Fetch, OpenBlob, StoreError
 
 
-class Receiver:
+class TreeReceiver:
     """A Sink (remote/sink.py) that stages what it takes; safe in several threads.
 
     It trusts whoever fills it to have verified each file by its digest. A file that the tree has both executable and
@@ -38,17 +38,17 @@ class Receiver:
         for blob in batch.claim(blobs_of(tree)):
             self._missing.setdefault(blob.digest, []).append(blob)
 
-    def lacking(self, files: Sequence[Entry]) -> set[BlobDigest]:
+    def lacking(self, files: Sequence[TreeEntry]) -> set[BlobDigest]:
         """The digests whose content is not in the store in every form that the tree needs."""
         return {file.digest for file in files if file.digest is not None and file.digest in self._missing}
 
-    def take_small(self, files: Sequence[tuple[Entry, bytes]]) -> None:
+    def take_small(self, files: Sequence[tuple[TreeEntry, bytes]]) -> None:
         """Stage some files."""
         for file, content in files:
             for blob in self._taken(file):
                 self._batch.stage_bytes(blob, content)
 
-    def take_file(self, file: Entry, path: Path) -> None:
+    def take_file(self, file: TreeEntry, path: Path) -> None:
         """Stage a file by moving it, copied first where the tree needs it in both forms."""
         *copied, moved = self._taken(file)
         for blob in copied:
@@ -60,7 +60,7 @@ class Receiver:
         if self._missing:
             raise StoreError(f"receive tree: blob {next(iter(self._missing))} did not come", reason="blob-missing")
 
-    def _taken(self, file: Entry) -> list[Blob]:
+    def _taken(self, file: TreeEntry) -> list[Blob]:
         assert file.digest is not None
         return self._missing.pop(file.digest)
 
@@ -94,7 +94,7 @@ class Adder:
                     os.close(root_fd)
             scan.check_file(status, str(path), "")
             file = import_files.found_file(status, path.name)
-            found = scan.Found(files=[file], size=file.size)
+            found = scan.ScannedTree(files=[file], size=file.size)
             scan.check_limits(found, str(path), limits)
             return self._take(found, parent_fd, str(path), move)
         finally:
@@ -127,7 +127,7 @@ class Adder:
             for entry in tree.entries:
                 if entry.digest is None:
                     continue
-                blob = Blob(entry.digest, entry.kind is Kind.EXECUTABLE)
+                blob = Blob(entry.digest, entry.kind is EntryKind.EXECUTABLE)
                 if blob in missing:
                     missing.remove(blob)
                     with open_blob(entry) as file:
@@ -141,7 +141,7 @@ class Adder:
         """Register a tree whose missing content `fetch` brings; what arrived of it stays in `partial` if it fails."""
 
         def fill(batch: Batch) -> Tree:
-            arrival = Receiver(batch, tree)
+            arrival = TreeReceiver(batch, tree)
             fetch(arrival, partial)
             arrival.check_complete()
             return tree
@@ -154,7 +154,7 @@ class Adder:
         except PermissionError as error:
             raise scan.unreadable(str(path), "") from error
 
-    def _take(self, found: scan.Found, root_fd: int, shown: str, move: bool) -> Tree:
+    def _take(self, found: scan.ScannedTree, root_fd: int, shown: str, move: bool) -> Tree:
         # A rename does not reach another file system.
         moved_fd = root_fd if move and os.fstat(root_fd).st_dev == os.stat(self._root).st_dev else None
 
@@ -162,7 +162,7 @@ class Adder:
             taken = import_files.import_files(found, root_fd, batch, shown, move=moved_fd is not None)
             if not found.entries:
                 entry = taken[0]
-                return Tree((Entry("", entry.kind, entry.digest, entry.size),))
+                return Tree((TreeEntry("", entry.kind, entry.digest, entry.size),))
             return Tree.of([*found.entries, *taken])
 
         with reported(f"add {shown}", self._root, needed=found.size):

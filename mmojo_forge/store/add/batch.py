@@ -26,7 +26,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from mmojo_forge.model.digest import BlobDigest
-from mmojo_forge.model.tree import Kind, Tree
+from mmojo_forge.model.tree import EntryKind, Tree
 from mmojo_forge.store import layout, scratch
 from mmojo_forge.store.add.scan import open_beneath
 from mmojo_forge.store.db.database import Database, current_epoch, json_list
@@ -289,7 +289,7 @@ class Batch:
 def blobs_of(tree: Tree) -> dict[Blob, int]:
     """The blobs a tree needs, with their sizes."""
     return {
-        Blob(entry.digest, entry.kind is Kind.EXECUTABLE): entry.size
+        Blob(entry.digest, entry.kind is EntryKind.EXECUTABLE): entry.size
         for entry in tree.entries
         if entry.digest is not None
     }

@@ -18,10 +18,10 @@ from operator import attrgetter
 from blake3 import blake3
 
 from mmojo_forge.model.digest import BlobDigest
-from mmojo_forge.model.tree import Entry, Kind
+from mmojo_forge.model.tree import EntryKind, TreeEntry
 from mmojo_forge.store.add.batch import CHUNK, Batch, Blob, Staged, finish
-from mmojo_forge.store.add.scan import Found, FoundFile, check_file, open_beneath, unreadable
-from mmojo_forge.store.protocol import OutputError
+from mmojo_forge.store.add.scan import ScannedFile, ScannedTree, check_file, open_beneath, unreadable
+from mmojo_forge.store.protocol import UnstorableOutput
 
 _SMALL = 256 << 10
 _GROUP_FILES = 128
@@ -30,11 +30,11 @@ _SERIAL_FILES = 64
 _SERIAL_BYTES = 4 << 20
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-Group = list[FoundFile]
+Group = list[ScannedFile]
 _directory = attrgetter("directory")
 
 
-def import_files(found: Found, root_fd: int, batch: Batch, shown: str, *, move: bool) -> list[Entry]:
+def import_files(found: ScannedTree, root_fd: int, batch: Batch, shown: str, *, move: bool) -> list[TreeEntry]:
     """The entries of all files that were found below `root_fd`, their content staged in the batch."""
     taker = Importer(root_fd, batch, shown, move)
     groups = list(_groups(found.files))
@@ -52,13 +52,13 @@ class Importer:
         self._shown = shown
         self._move = move
 
-    def take(self, group: Group) -> list[Entry]:
+    def take(self, group: Group) -> list[TreeEntry]:
         """The entries of the files: one that is large, or any number of small ones."""
         if group[0].size > _SMALL:
             return [self._take_large(file) for file in group]
         return self._take_small(group)
 
-    def _take_small(self, group: Group) -> list[Entry]:
+    def _take_small(self, group: Group) -> list[TreeEntry]:
         contents = [data for _, files in groupby(group, _directory) for data in self._read_all(list(files))]
         blobs = [
             Blob(BlobDigest(blake3(data).hexdigest()), file.executable)
@@ -74,7 +74,7 @@ class Importer:
                     self._batch.stage_bytes(blob, data)
         return [_entry(file, blob, len(data)) for file, blob, data in zip(group, blobs, contents, strict=True)]
 
-    def _take_large(self, file: FoundFile) -> Entry:
+    def _take_large(self, file: ScannedFile) -> TreeEntry:
         directory_fd = open_beneath(self._root_fd, file.directory)
         try:
             fd = self._open(file, directory_fd)
@@ -95,7 +95,7 @@ class Importer:
             self._stage_moved(file, blob, size, sha256)
         return _entry(file, blob, size)
 
-    def _stage_moved(self, file: FoundFile, blob: Blob, size: int, sha256: str) -> None:
+    def _stage_moved(self, file: ScannedFile, blob: Blob, size: int, sha256: str) -> None:
         self._batch.stage(blob, Staged(file.name, size, sha256, moved_from=file.directory))
 
     def _read_all(self, files: Group) -> list[bytes]:
@@ -106,7 +106,7 @@ class Importer:
         finally:
             os.close(directory_fd)
 
-    def _read(self, file: FoundFile, directory_fd: int) -> bytes:
+    def _read(self, file: ScannedFile, directory_fd: int) -> bytes:
         fd = self._open(file, directory_fd)
         try:
             data = os.read(fd, file.size + 1)
@@ -117,7 +117,7 @@ class Importer:
         self._check_unchanged(file, len(data))
         return data
 
-    def _open(self, file: FoundFile, directory_fd: int) -> int:
+    def _open(self, file: ScannedFile, directory_fd: int) -> int:
         try:
             fd = os.open(file.name, _READ_FLAGS, dir_fd=directory_fd)
         except PermissionError as error:
@@ -129,16 +129,16 @@ class Importer:
             raise
         return fd
 
-    def _check_unchanged(self, file: FoundFile, size: int) -> None:
+    def _check_unchanged(self, file: ScannedFile, size: int) -> None:
         if size != file.size:
-            raise OutputError(
+            raise UnstorableOutput(
                 f"add {self._shown}: {file.path} changed from {file.size:,} to {size:,} bytes while it was read",
                 detail="Something still writes there.",
                 reason="output-changed",
             )
 
 
-def in_threads(work: Callable[[Group], list[Entry]], groups: list[Group]) -> list[list[Entry]]:
+def in_threads(work: Callable[[Group], list[TreeEntry]], groups: list[Group]) -> list[list[TreeEntry]]:
     """What `work` gives for each group; the first error ends it, with nothing left running."""
     with ThreadPoolExecutor(thread_count(), "forge-ingest") as pool:
         futures = [pool.submit(work, group) for group in groups]
@@ -164,17 +164,17 @@ def hash_descriptor(fd: int) -> tuple[BlobDigest, str, int]:
     return BlobDigest(hasher.hexdigest()), sha256.hexdigest(), size
 
 
-def found_file(status: os.stat_result, name: str) -> FoundFile:
+def found_file(status: os.stat_result, name: str) -> ScannedFile:
     """A single file as the only one of its directory."""
-    return FoundFile("", name, status.st_size, bool(status.st_mode & stat.S_IXUSR))
+    return ScannedFile("", name, status.st_size, bool(status.st_mode & stat.S_IXUSR))
 
 
-def _entry(file: FoundFile, blob: Blob, size: int) -> Entry:
-    kind = Kind.EXECUTABLE if blob.executable else Kind.FILE
-    return Entry(file.path, kind, blob.digest, size)
+def _entry(file: ScannedFile, blob: Blob, size: int) -> TreeEntry:
+    kind = EntryKind.EXECUTABLE if blob.executable else EntryKind.FILE
+    return TreeEntry(file.path, kind, blob.digest, size)
 
 
-def _groups(files: list[FoundFile]) -> Iterator[Group]:
+def _groups(files: list[ScannedFile]) -> Iterator[Group]:
     """Large files one by one, largest first, then the small ones, those of one directory together."""
     yield from ([file] for file in sorted(files, key=lambda file: -file.size) if file.size > _SMALL)
     group: Group = []

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from mmojo_forge.model.derivation import Limits
-from mmojo_forge.model.tree import MAX_DEPTH, Entry, Kind, TreeError, check_name, check_symlink
-from mmojo_forge.store.protocol import OutputError
+from mmojo_forge.model.tree import MAX_DEPTH, EntryKind, TreeEntry, TreeError, check_name, check_symlink
+from mmojo_forge.store.protocol import UnstorableOutput
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KINDS = MappingProxyType(
@@ -28,7 +28,7 @@ _KINDS = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class FoundFile:
+class ScannedFile:
     """A regular file: its directory and name, its size when it was seen."""
 
     directory: str
@@ -43,11 +43,11 @@ class FoundFile:
 
 
 @dataclass(slots=True)
-class Found:
+class ScannedTree:
     """What was found below a root: entries without content, and files whose content is still to be read."""
 
-    entries: list[Entry] = field(default_factory=list)
-    files: list[FoundFile] = field(default_factory=list)
+    entries: list[TreeEntry] = field(default_factory=list)
+    files: list[ScannedFile] = field(default_factory=list)
     size: int = 0
 
     @property
@@ -56,9 +56,9 @@ class Found:
         return len(self.entries) + len(self.files)
 
 
-def scan(root_fd: int, shown: str, limits: Limits, ignored: frozenset[str]) -> Found:
+def scan(root_fd: int, shown: str, limits: Limits, ignored: frozenset[str]) -> ScannedTree:
     """The tree below the directory `root_fd`; raises OutputError or TreeError with the first thing that is wrong."""
-    found = Found([Entry("", Kind.DIRECTORY)])
+    found = ScannedTree([TreeEntry("", EntryKind.DIRECTORY)])
     # A directory inherits setgid from a work folder that is shared by a group; that says nothing about the build.
     inherited = os.fstat(root_fd).st_mode & stat.S_ISGID
     pending = [""]
@@ -86,7 +86,7 @@ def check_file(status: os.stat_result, shown: str, path: str) -> None:
     """Raise OutputError unless it is a regular file that claims no privilege."""
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "unknown")
-        raise OutputError(
+        raise UnstorableOutput(
             f"add {shown}: {path or 'the output'} is a {kind}",
             detail="A store object has directories, files and symlinks only.",
             reason=f"output-{kind}",
@@ -102,7 +102,7 @@ class _Rules:
     inherited: int
 
 
-def _scan_directory(root_fd: int, directory: str, found: Found, rules: _Rules) -> list[str]:
+def _scan_directory(root_fd: int, directory: str, found: ScannedTree, rules: _Rules) -> list[str]:
     try:
         fd = open_beneath(root_fd, directory)
         try:
@@ -114,16 +114,16 @@ def _scan_directory(root_fd: int, directory: str, found: Found, rules: _Rules) -
         raise unreadable(rules.shown, directory) from error
 
 
-def unreadable(shown: str, path: str) -> OutputError:
+def unreadable(shown: str, path: str) -> UnstorableOutput:
     """The error for what the build locked itself."""
-    return OutputError(
+    return UnstorableOutput(
         f"add {shown}: {path or 'the output'} cannot be read",
         detail="The build left it without permission to read; a chmod in its last phase mends that.",
         reason="output-unreadable",
     )
 
 
-def _take(listing: Iterable[os.DirEntry[str]], fd: int, directory: str, found: Found, rules: _Rules) -> list[str]:
+def _take(listing: Iterable[os.DirEntry[str]], fd: int, directory: str, found: ScannedTree, rules: _Rules) -> list[str]:
     below = []
     for item in listing:
         if item.name in rules.ignored:
@@ -134,14 +134,14 @@ def _take(listing: Iterable[os.DirEntry[str]], fd: int, directory: str, found: F
         mode = status.st_mode
         if stat.S_ISDIR(mode):
             _check_mode(mode & ~rules.inherited, rules.shown, path)
-            found.entries.append(Entry(path, Kind.DIRECTORY))
+            found.entries.append(TreeEntry(path, EntryKind.DIRECTORY))
             below.append(path)
         elif stat.S_ISLNK(mode):
             target = _read_link(item.name, fd, rules.shown, path)
-            found.entries.append(Entry(path, Kind.SYMLINK, target=target))
+            found.entries.append(TreeEntry(path, EntryKind.SYMLINK, target=target))
         else:
             check_file(status, rules.shown, path)
-            found.files.append(FoundFile(directory, item.name, status.st_size, bool(mode & stat.S_IXUSR)))
+            found.files.append(ScannedFile(directory, item.name, status.st_size, bool(mode & stat.S_IXUSR)))
             found.size += status.st_size
         check_limits(found, rules.shown, rules.limits)
     return below
@@ -157,18 +157,18 @@ def _read_link(name: str, fd: int, shown: str, path: str) -> str:
     return target
 
 
-def check_limits(found: Found, shown: str, limits: Limits) -> None:
+def check_limits(found: ScannedTree, shown: str, limits: Limits) -> None:
     """Raise OutputError when there is too much of it."""
     if found.count > limits.output_files:
-        raise OutputError(f"add {shown}: more than {limits.output_files:,} files", reason="output-too-many-files")
+        raise UnstorableOutput(f"add {shown}: more than {limits.output_files:,} files", reason="output-too-many-files")
     if found.size > limits.output_bytes:
-        raise OutputError(f"add {shown}: more than {limits.output_bytes:,} bytes", reason="output-too-large")
+        raise UnstorableOutput(f"add {shown}: more than {limits.output_bytes:,} bytes", reason="output-too-large")
 
 
 def _check_mode(mode: int, shown: str, path: str) -> None:
     for bit, name in ((stat.S_ISUID, "setuid"), (stat.S_ISGID, "setgid"), (stat.S_ISVTX, "sticky")):
         if mode & bit:
-            raise OutputError(
+            raise UnstorableOutput(
                 f"add {shown}: {path} has the {name} bit",
                 detail="A store object has no modes but the executable bit.",
                 reason=f"output-{name}",

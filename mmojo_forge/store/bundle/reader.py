@@ -28,7 +28,7 @@ from mmojo_forge.model.tree import Tree
 from mmojo_forge.store.add.add import open_source
 from mmojo_forge.store.add.batch import CHUNK, Batch, Blob, blobs_of
 from mmojo_forge.store.bundle import records
-from mmojo_forge.store.bundle.records import BundleError, Contents, malformed
+from mmojo_forge.store.bundle.records import BundleContents, BundleError, malformed
 from mmojo_forge.store.failure import disk_full
 
 _PIECE = 4096
@@ -41,7 +41,7 @@ OnProgress = Callable[[int, int], None]
 class Arrived:
     """What a bundle held, verified, its content staged in a batch."""
 
-    contents: Contents
+    contents: BundleContents
     trees: tuple[Tree, ...]
     traces: tuple[Trace, ...]
 
@@ -50,7 +50,7 @@ class Arrived:
 class Imported:
     """What was taken in: the traces that were new, and those whose keys are known to have come to something else."""
 
-    contents: Contents
+    contents: BundleContents
     new_traces: int
     conflicts: int
 
@@ -107,7 +107,7 @@ class _Reader:
         name, size = records.parse_header(self._exactly(records.BLOCK))
         if name != records.CONTENTS or size > records.MOST_CONTENTS:
             raise malformed(f"it does not begin with {records.CONTENTS}")
-        contents = Contents.parse(self._data(size))
+        contents = BundleContents.parse(self._data(size))
         _check_sizes(contents, store)
         trees = tuple(self._tree(identifier, size) for identifier, size in contents.trees.items())
         _check_blobs(contents, trees)
@@ -128,7 +128,7 @@ class _Reader:
         except ForgeError as error:
             raise malformed(f"tree {identifier}: {error.message}") from error
 
-    def _blobs(self, contents: Contents, batch: Batch, on_progress: OnProgress | None) -> None:
+    def _blobs(self, contents: BundleContents, batch: Batch, on_progress: OnProgress | None) -> None:
         done, total = 0, contents.size
         for blob, size in contents.blobs.items():
             self._begin(records.blob_member(blob), size)
@@ -173,7 +173,7 @@ class _Reader:
         return b"".join(parts)
 
 
-def _check_sizes(contents: Contents, store: Path) -> None:
+def _check_sizes(contents: BundleContents, store: Path) -> None:
     for what, sizes in (("manifests", contents.trees.values()), ("traces", contents.traces.values())):
         if sum(sizes) > records.MOST_METADATA:
             raise BundleError(
@@ -184,7 +184,7 @@ def _check_sizes(contents: Contents, store: Path) -> None:
         raise disk_full("import bundle", str(store), contents.size)
 
 
-def _check_blobs(contents: Contents, trees: tuple[Tree, ...]) -> None:
+def _check_blobs(contents: BundleContents, trees: tuple[Tree, ...]) -> None:
     """Raise BundleError unless the trees need exactly what is listed."""
     needed: dict[Blob, int] = {}
     for tree in trees:

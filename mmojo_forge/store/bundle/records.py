@@ -68,7 +68,7 @@ class BundledTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class BundleContents:
     """What a bundle holds, with sizes in bytes. Callers may assume that nothing is named twice."""
 
     targets: tuple[BundledTarget, ...]
@@ -95,7 +95,7 @@ class Contents:
         return canonical.encode(document)
 
     @classmethod
-    def parse(cls, data: bytes) -> Contents:
+    def parse(cls, data: bytes) -> BundleContents:
         """The contents that were encoded; raises BundleError (`bundle-malformed`, `bundle-schema`)."""
         try:
             document = json.loads(data)
@@ -119,7 +119,7 @@ class Contents:
             raise malformed(f"{CONTENTS}: {error}") from error
 
 
-def members(contents: Contents) -> Iterator[tuple[str, int]]:
+def members(contents: BundleContents) -> Iterator[tuple[str, int]]:
     """Names and sizes of what follows the contents, in order."""
     yield from ((f"trees/{tree}", size) for tree, size in contents.trees.items())
     yield from ((f"traces/{key}", size) for key, size in contents.traces.items())

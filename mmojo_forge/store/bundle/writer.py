@@ -13,7 +13,7 @@ from mmojo_forge.model.digest import TreeId
 from mmojo_forge.model.trace import Trace
 from mmojo_forge.store.add.batch import CHUNK, Blob, blobs_of
 from mmojo_forge.store.bundle import records
-from mmojo_forge.store.bundle.records import BundledTarget, Contents
+from mmojo_forge.store.bundle.records import BundleContents, BundledTarget
 from mmojo_forge.store.failure import reported
 from mmojo_forge.store.protocol import TreeReader
 
@@ -38,7 +38,7 @@ def write_bundle(
     trees: Iterable[TreeId],
     traces: Iterable[Trace],
     on_progress: OnProgress | None = None,
-) -> Contents:
+) -> BundleContents:
     """Write the trees with their content, and the traces, to a file; what it holds. Raises StoreError."""
     manifests: dict[TreeId, bytes] = {}
     blobs: dict[Blob, int] = {}
@@ -48,7 +48,7 @@ def write_bundle(
         for blob, size in blobs_of(tree).items():
             blobs.setdefault(blob, size)
     entries = {trace.key: records.encode(trace) for trace in sorted(traces, key=lambda trace: trace.key)}
-    contents = Contents(
+    contents = BundleContents(
         tuple(sorted(targets, key=lambda one: one.target)),
         {tree: len(manifest) for tree, manifest in manifests.items()},
         {key: len(entry) for key, entry in entries.items()},
@@ -69,7 +69,7 @@ def write_bundle(
 
 
 def _write(
-    file: BinaryIO, contents: Contents, metadata: list[bytes], store: TreeReader, on_progress: OnProgress | None
+    file: BinaryIO, contents: BundleContents, metadata: list[bytes], store: TreeReader, on_progress: OnProgress | None
 ) -> None:
     # With one thread or more the output is the same for any number of them.
     threads = max(1, len(os.sched_getaffinity(0)))

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmojo_forge.model import canonical
 from mmojo_forge.model.digest import ActionKey, DerivationId, TreeId
-from mmojo_forge.model.trace import Output, Signature, Trace, stem
+from mmojo_forge.model.trace import Trace, TraceOutput, TraceSignature, stem
 from mmojo_forge.store.db.database import Database, json_list
 from mmojo_forge.store.protocol import Observation, Recorded
 
@@ -101,7 +101,7 @@ class Traces:
             "SELECT signer, signature FROM signatures WHERE key = ? AND outputs = ? ORDER BY signer",
             (trace.key, _row(trace)[2]),
         )
-        return replace(trace, signatures=tuple(Signature(signer, value) for signer, value in rows))
+        return replace(trace, signatures=tuple(TraceSignature(signer, value) for signer, value in rows))
 
     def forget_signed_only_by(self, keys: Sequence[str]) -> int:
         """Forget what these keys, in base64, vouch for and no other, and what derivations were resolved to by that;
@@ -202,7 +202,7 @@ def _trace(row: tuple[Any, ...]) -> Trace:
         key=key,
         name=name,
         preimage=preimage,
-        outputs={one: Output(TreeId(value["tree"]), value["size"]) for one, value in json.loads(outputs).items()},
+        outputs={one: TraceOutput(TreeId(value["tree"]), value["size"]) for one, value in json.loads(outputs).items()},
         builder=builder,
         started=started,
         seconds=seconds,

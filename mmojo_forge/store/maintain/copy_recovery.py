@@ -18,7 +18,7 @@ from blake3 import blake3
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Limits
 from mmojo_forge.model.digest import BlobDigest, TreeId
-from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry
 from mmojo_forge.store import layout, objects
 from mmojo_forge.store.add import import_files, scan
 from mmojo_forge.store.add.batch import CHUNK, Blob, finish
@@ -116,7 +116,7 @@ def _tree_at(parent: str, name: str) -> Tree:
             entry = _entry(parent_fd, import_files.found_file(os.stat(top), name))
         finally:
             os.close(parent_fd)
-        return Tree((Entry("", entry.kind, entry.digest, entry.size),))
+        return Tree((TreeEntry("", entry.kind, entry.digest, entry.size),))
     root_fd = os.open(top, scan.DIRECTORY_FLAGS)
     try:
         found = scan.scan(root_fd, top, Limits(), frozenset())
@@ -125,7 +125,7 @@ def _tree_at(parent: str, name: str) -> Tree:
         os.close(root_fd)
 
 
-def _entry(root_fd: int, file: scan.FoundFile) -> Entry:
+def _entry(root_fd: int, file: scan.ScannedFile) -> TreeEntry:
     directory_fd = scan.open_beneath(root_fd, file.directory)
     try:
         fd = os.open(file.name, _READ, dir_fd=directory_fd)
@@ -135,4 +135,4 @@ def _entry(root_fd: int, file: scan.FoundFile) -> Entry:
         digest, _, size = import_files.hash_descriptor(fd)
     finally:
         os.close(fd)
-    return Entry(file.path, Kind.EXECUTABLE if file.executable else Kind.FILE, BlobDigest(digest), size)
+    return TreeEntry(file.path, EntryKind.EXECUTABLE if file.executable else EntryKind.FILE, BlobDigest(digest), size)

@@ -43,7 +43,7 @@ OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class GcPolicy:
     """What may go: what was last used `older_than` seconds ago, but no more than needed to get below `target_size`
     bytes. `keep_closure` keeps what the roots were built from; `forget` drops the traces of what is gone as well."""
 
@@ -64,7 +64,7 @@ class Victim:
 
 
 @dataclass(slots=True)
-class Collected:
+class GcResult:
     """What was collected, or would be: trees, bytes by kind, what stays though no root keeps it.
 
     `young` are the bytes that were used too recently, or by a process that is still running.
@@ -89,7 +89,7 @@ class Collector:
     """One collection. Needs the maintenance lock; use once. `now` is in seconds since the epoch."""
 
     def __init__(
-        self, root: str, database: Database, process: ProcessScratch, policy: Policy, now: float, pins: Pins
+        self, root: str, database: Database, process: ProcessScratch, policy: GcPolicy, now: float, pins: Pins
     ) -> None:
         self._root = root
         self._tmp = os.path.join(root, layout.TMP)
@@ -104,7 +104,7 @@ class Collector:
         self._cutoff = min([now - policy.older_than, *others])
         self._kept_by_roots: tuple[set[TreeId], set[TreeId]] = (set(), set())
 
-    def run(self, *, dry: bool, on_step: OnStep | None = None) -> Collected:
+    def run(self, *, dry: bool, on_step: OnStep | None = None) -> GcResult:
         """Collect; with `dry`, only say what would be."""
         kinds = bytes_by_kind(self._root, self._database)
         junk = stale_files.find(self._root, self._cutoff, downloads=self._alone)
@@ -115,7 +115,7 @@ class Collector:
         victims, young = self._choose(held, alive, size - sum(one.size for one in junk))
         orphans = self._orphans(held, {victim.tree for victim in victims})
         logs = stale_files.find_logs(self._root, self._database, self._cutoff, {victim.tree for victim in victims})
-        found = Collected(victims, {}, size, len(alive), young, blobs=len(orphans))
+        found = GcResult(victims, {}, size, len(alive), young, blobs=len(orphans))
         found.freed["blobs"] = held.size_of(orphans)
         for one in (*junk, *logs):
             found.freed[one.kind] = found.freed.get(one.kind, 0) + one.size
@@ -144,9 +144,7 @@ class Collector:
         holders = held.holders(tree for tree in held.trees.values() if tree.id not in gone)
         return [number for number in range(len(held.blobs)) if number not in holders]
 
-    def _collect(
-        self, held: StoreContents, found: Collected, junk: Sequence[StaleFile], on_step: OnStep | None
-    ) -> None:
+    def _collect(self, held: StoreContents, found: GcResult, junk: Sequence[StaleFile], on_step: OnStep | None) -> None:
         # First what needs no space to be removed: the disk may be full.
         stale_files.remove(self._root, self._process, junk)
         total = found.total

@@ -14,10 +14,10 @@ from mmojo_forge.store import layout
 from mmojo_forge.store.db import locks
 from mmojo_forge.store.db.database import Database
 from mmojo_forge.store.failure import reported
-from mmojo_forge.store.maintain.gc import Collected, Collector, OnStep, Pins, Policy
+from mmojo_forge.store.maintain.gc import Collector, GcPolicy, GcResult, OnStep, Pins
 from mmojo_forge.store.maintain.repair import CheckOut, Repairer, RepairResult
-from mmojo_forge.store.maintain.usage import Usage, measure
-from mmojo_forge.store.maintain.verify import OnProgress, Report, verify
+from mmojo_forge.store.maintain.usage import StoreUsage, measure
+from mmojo_forge.store.maintain.verify import OnProgress, VerifyReport, verify
 from mmojo_forge.store.protocol import OnWait
 from mmojo_forge.store.scratch import ProcessScratch
 
@@ -34,14 +34,14 @@ class Maintenance:
 
     def collect(
         self,
-        policy: Policy,
+        policy: GcPolicy,
         now: float,
         *,
         dry: bool = False,
         pins: Pins = tuple,
         on_step: OnStep | None = None,
         on_wait: OnWait | None = None,
-    ) -> Collected:
+    ) -> GcResult:
         """Remove what nothing keeps alive and the policy lets go; with `dry`, only say what that is."""
         with reported("collect garbage", self._root), self._held(on_wait):
             collector = Collector(self._root, self._database, self._process, policy, now, pins)
@@ -49,12 +49,12 @@ class Maintenance:
 
     def verify(
         self, *, check_content: bool = True, on_progress: OnProgress | None = None, on_wait: OnWait | None = None
-    ) -> Report:
+    ) -> VerifyReport:
         """Whether the store is what it says; nothing is changed, and nothing is collected meanwhile."""
         with reported("verify store", self._root), self._held(on_wait, shared=True):
             return verify(self._root, self._database, check_content=check_content, on_progress=on_progress)
 
-    def measure(self, trees: Collection[TreeId] | None = None, *, on_wait: OnWait | None = None) -> Usage:
+    def measure(self, trees: Collection[TreeId] | None = None, *, on_wait: OnWait | None = None) -> StoreUsage:
         """How much room what takes; the objects of the given trees, or all."""
         with reported("measure store", self._root), self._held(on_wait, shared=True):
             return measure(self._root, self._database, trees)

@@ -21,7 +21,7 @@ from typing import Self
 from blake3 import blake3
 
 from mmojo_forge.model.digest import TreeId
-from mmojo_forge.model.tree import Kind, TreeError
+from mmojo_forge.model.tree import EntryKind, TreeError
 from mmojo_forge.store import layout, objects, scratch
 from mmojo_forge.store.add.batch import Blob
 from mmojo_forge.store.db.database import Database, json_list
@@ -123,7 +123,9 @@ def _is_complete(root: str, database: Database, tree: TreeId) -> bool:
         rows = objects.rows_of(objects.read_manifest(root, tree))
     except (StoreError, TreeError, ValueError):
         return False
-    needed = {Blob(row[2], row[1] == Kind.EXECUTABLE) for row in rows if row[1] in {Kind.FILE, Kind.EXECUTABLE}}
+    needed = {
+        Blob(row[2], row[1] == EntryKind.EXECUTABLE) for row in rows if row[1] in {EntryKind.FILE, EntryKind.EXECUTABLE}
+    }
     present = database.query(
         "SELECT digest, executable FROM blobs WHERE digest IN (SELECT value FROM json_each(?))",
         (json_list({blob.digest for blob in needed}),),

@@ -20,14 +20,14 @@ from enum import StrEnum
 
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.digest import BlobDigest, TreeId, is_hex_digest
-from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry
 from mmojo_forge.store import layout, objects, scratch
 from mmojo_forge.store.add.batch import Blob, blobs_of
 from mmojo_forge.store.db.database import Database, current_epoch
 from mmojo_forge.store.maintain.copy_recovery import Copy, CopyRecovery
 from mmojo_forge.store.maintain.recovery import Removal
 from mmojo_forge.store.maintain.usage import names_of_trees
-from mmojo_forge.store.maintain.verify import Finding, Report
+from mmojo_forge.store.maintain.verify import VerifyFinding, VerifyReport
 from mmojo_forge.store.scratch import ProcessScratch, write_all
 
 _BLOB = re.compile(rf"{layout.BLOBS}/([0-9a-f]{{2}})/([0-9a-f]{{62}})(\.x)?")
@@ -39,7 +39,7 @@ CheckOut = Callable[[TreeId, str], object]
 """Checks a tree out under a name."""
 
 
-class Outcome(StrEnum):
+class RepairOutcome(StrEnum):
     """What became of one finding."""
 
     RESTORED = "restored"
@@ -65,7 +65,7 @@ class Lost:
 class RepairResult:
     """What became of each finding, and the trees that have to be made anew."""
 
-    outcomes: dict[Finding, Outcome] = field(default_factory=dict)
+    outcomes: dict[VerifyFinding, RepairOutcome] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
     set_aside: list[str] = field(default_factory=list)
 
@@ -90,7 +90,7 @@ class Repairer:
         self._trees: dict[TreeId, Tree] = {}
         self._bad_trees: set[TreeId] = set()
 
-    def mend(self, report: Report) -> RepairResult:
+    def mend(self, report: VerifyReport) -> RepairResult:
         """Mend what the report says."""
         self._read_trees()
         self._restore_manifests()
@@ -133,7 +133,7 @@ class Repairer:
                 self._trees[tree] = Tree.parse(manifest)
                 self._bad_trees.discard(tree)
 
-    def _bad_blobs(self, report: Report) -> dict[Blob, list[tuple[TreeId, str]]]:
+    def _bad_blobs(self, report: VerifyReport) -> dict[Blob, list[tuple[TreeId, str]]]:
         """What is damaged, with the trees that have it, and where."""
         rows = {
             Blob(digest, bool(executable)): size
@@ -190,13 +190,13 @@ class Repairer:
             self._set_aside(blob)
         removal.remove(trees, blobs)
 
-    def _finish(self, finding: Finding, lost: set[TreeId], copies: Mapping[Blob, Copy]) -> Outcome:
+    def _finish(self, finding: VerifyFinding, lost: set[TreeId], copies: Mapping[Blob, Copy]) -> RepairOutcome:
         """Mend what is left of a finding, now that blobs and trees are; what became of it."""
         if finding.reason in _BAD_BLOB:
-            return Outcome.RESTORED if _blob_at(finding.path) in copies else Outcome.INVALIDATED
+            return RepairOutcome.RESTORED if _blob_at(finding.path) in copies else RepairOutcome.INVALIDATED
         name = finding.path.partition("/")[2]
         if finding.reason in _BAD_TREE or finding.reason == "tree-incomplete":
-            return Outcome.INVALIDATED if name in lost else Outcome.RESTORED
+            return RepairOutcome.INVALIDATED if name in lost else RepairOutcome.RESTORED
         if finding.reason == "object-altered":
             return self._remake_object(name.partition("/")[0], lost)
         if finding.reason.endswith("-stray"):
@@ -204,26 +204,26 @@ class Repairer:
         if finding.reason == "trace-corrupt":
             with self._database.transaction() as connection:
                 connection.execute("DELETE FROM traces WHERE key = ?", (finding.path.partition("#")[2],))
-            return Outcome.REMOVED
-        return Outcome.STANDING
+            return RepairOutcome.REMOVED
+        return RepairOutcome.STANDING
 
-    def _remake_object(self, name: str, lost: set[TreeId]) -> Outcome:
+    def _remake_object(self, name: str, lost: set[TreeId]) -> RepairOutcome:
         tree, _, called = name.partition("-")
         if tree in lost:
-            return Outcome.INVALIDATED
+            return RepairOutcome.INVALIDATED
         scratch.throw_away(self._root, self._process, f"{layout.OBJECTS}/{name}")
         self._check_out(TreeId(tree), called)
-        return Outcome.RESTORED
+        return RepairOutcome.RESTORED
 
-    def _remove_stray(self, path: str, copies: Mapping[Blob, Copy]) -> Outcome:
+    def _remove_stray(self, path: str, copies: Mapping[Blob, Copy]) -> RepairOutcome:
         blob = _blob_at(path)
         if blob is not None and blob in copies:
-            return Outcome.RESTORED
+            return RepairOutcome.RESTORED
         with scratch.locked(self._tmp, layout.PUBLISH_LOCK, fcntl.LOCK_EX):
             # What another process has added since is no stray any more.
             if not self._is_registered(path, blob):
                 scratch.throw_away(self._root, self._process, path)
-        return Outcome.REMOVED
+        return RepairOutcome.REMOVED
 
     def _is_registered(self, path: str, blob: Blob | None) -> bool:
         if blob is not None:
@@ -249,6 +249,6 @@ def _blob_at(path: str) -> Blob | None:
     return Blob(BlobDigest(match[1] + match[2]), match[3] is not None) if match else None
 
 
-def _blob_of(entry: Entry) -> Blob:
+def _blob_of(entry: TreeEntry) -> Blob:
     assert entry.digest is not None
-    return Blob(entry.digest, entry.kind is Kind.EXECUTABLE)
+    return Blob(entry.digest, entry.kind is EntryKind.EXECUTABLE)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmojo_forge.model.digest import TreeId, is_hex_digest
 from mmojo_forge.store import layout, noop_lookup
-from mmojo_forge.store.protocol import Root, StoreError
+from mmojo_forge.store.protocol import GcRoot, StoreError
 from mmojo_forge.store.scratch import ProcessScratch
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP)
@@ -34,7 +34,7 @@ def add(store: str, link: str, target: str, scratch: ProcessScratch) -> None:
         raise
 
 
-def listed(store: str, *, strict: bool = False) -> Iterator[Root]:
+def listed(store: str, *, strict: bool = False) -> Iterator[GcRoot]:
     """All registered links; one that is gone, or points elsewhere, keeps nothing alive.
 
     An entry may also be a link straight to an object. `strict` raises OSError where a link cannot be looked at at all:
@@ -48,11 +48,11 @@ def listed(store: str, *, strict: bool = False) -> Iterator[Root]:
         except OSError as error:
             if strict and error.errno not in _GONE:
                 raise
-            yield Root(Path(entry), None, None)
+            yield GcRoot(Path(entry), None, None)
             continue
         # Only what is above the link is followed: the usual entry names a link outside, which leads to an object too.
         direct = _object_at(store, noop_lookup.settled(link))
-        yield Root(Path(entry), *direct) if direct else _root(store, link, strict)
+        yield GcRoot(Path(entry), *direct) if direct else _root(store, link, strict)
 
 
 def forget_dangling(store: str, before: float) -> int:
@@ -72,14 +72,14 @@ def forget_dangling(store: str, before: float) -> int:
     return dropped
 
 
-def _root(store: str, link: str, strict: bool) -> Root:
+def _root(store: str, link: str, strict: bool) -> GcRoot:
     try:
         target = os.path.join(os.path.dirname(link), os.readlink(link))
     except OSError as error:
         if strict and error.errno not in _GONE:
             raise
-        return Root(Path(link), None, None)
-    return Root(Path(link), *(_object_at(store, os.path.realpath(target)) or (None, None)))
+        return GcRoot(Path(link), None, None)
+    return GcRoot(Path(link), *(_object_at(store, os.path.realpath(target)) or (None, None)))
 
 
 def _object_at(store: str, target: str) -> tuple[Path, TreeId] | None:

@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mmojo_forge.model.digest import TreeId
-from mmojo_forge.model.tree import Kind
+from mmojo_forge.model.tree import EntryKind
 from mmojo_forge.store import layout, objects
 from mmojo_forge.store.add.batch import Blob
 from mmojo_forge.store.db.database import Database
 
-_CONTENT = (Kind.FILE.value, Kind.EXECUTABLE.value)
+_CONTENT = (EntryKind.FILE.value, EntryKind.EXECUTABLE.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class StoreContents:
     def _read(self, root: str, tree: str, added: float, used: float, files: int) -> StoredTree:
         manifest = objects.read_manifest(root, TreeId(tree))
         numbers = {
-            self._number(Blob(row[2], row[1] == Kind.EXECUTABLE), row[3])
+            self._number(Blob(row[2], row[1] == EntryKind.EXECUTABLE), row[3])
             for row in objects.rows_of(manifest)
             if row[1] in _CONTENT
         }
@@ -167,7 +167,7 @@ class ObjectUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class StoreUsage:
     """The store's bytes by kind, and the objects that were asked for, those with the most of their own first.
 
     `apparent` is what the trees would take if nothing were shared, `unused` the bytes of blobs that no tree has.
@@ -185,7 +185,7 @@ class Usage:
         return sum(self.kinds.values())
 
 
-def measure(root: str, database: Database, trees: Collection[TreeId] | None) -> Usage:
+def measure(root: str, database: Database, trees: Collection[TreeId] | None) -> StoreUsage:
     """The usage of the store; `objects` are those of the trees that are given, or all."""
     held = StoreContents.take(root, database)
     holders = held.holders(held.trees.values())
@@ -208,7 +208,7 @@ def measure(root: str, database: Database, trees: Collection[TreeId] | None) -> 
     unused = held.size_of(number for number in range(len(held.blobs)) if number not in holders)
     apparent = sum(held.size_of(tree.blobs) for tree in held.trees.values())
     measured.sort(key=lambda one: (-one.exclusive, -one.size, one.tree))
-    return Usage(bytes_by_kind(root, database), tuple(measured), len(held.trees), apparent, unused)
+    return StoreUsage(bytes_by_kind(root, database), tuple(measured), len(held.trees), apparent, unused)
 
 
 def _sharers(

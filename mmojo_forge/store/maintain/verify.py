@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.digest import TreeId, blake3_hex, is_hex_digest
-from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry
 from mmojo_forge.store import layout, objects, scratch
 from mmojo_forge.store.add.batch import Blob, blobs_of
 from mmojo_forge.store.db.database import Database
@@ -34,7 +34,7 @@ OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class VerifyFinding:
     """One thing that is wrong: why (`blob-corrupt`, `tree-missing`, …), and the path in the store."""
 
     reason: str
@@ -42,14 +42,14 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class VerifyReport:
     """What was looked at, and what is wrong with it."""
 
     blobs: int
     trees: int
     objects: int
     size: int
-    findings: tuple[Finding, ...]
+    findings: tuple[VerifyFinding, ...]
 
     @property
     def clean(self) -> bool:
@@ -59,10 +59,10 @@ class Report:
 
 def verify(
     root: str, database: Database, *, check_content: bool = True, on_progress: OnProgress | None = None
-) -> Report:
+) -> VerifyReport:
     """The report on the store at `root`; without `check_content`, blobs are only looked for, and sized."""
     quick_check = database.query("PRAGMA quick_check(20)")
-    findings = [Finding("database-corrupt", layout.DATABASE) for row in quick_check if row[0] != "ok"]
+    findings = [VerifyFinding("database-corrupt", layout.DATABASE) for row in quick_check if row[0] != "ok"]
     with scratch.locked(os.path.join(root, layout.TMP), layout.PUBLISH_LOCK, fcntl.LOCK_EX):
         named: dict[str, list[str]] = {}
         for tree, name in objects.list_objects(root):
@@ -77,13 +77,15 @@ def verify(
     checker = _TreeCheck(root, sizes, bad)
     for tree in sorted(trees):
         findings.extend(checker.check(tree, named.pop(tree, [])))
-    findings.extend(Finding("object-stray", f"{layout.OBJECTS}/{name}") for names in named.values() for name in names)
+    findings.extend(
+        VerifyFinding("object-stray", f"{layout.OBJECTS}/{name}") for names in named.values() for name in names
+    )
     findings.extend(_traces(database))
     # A blob that is not there is found twice.
-    return Report(len(sizes), len(trees), objects_seen, sum(sizes.values()), tuple(dict.fromkeys(findings)))
+    return VerifyReport(len(sizes), len(trees), objects_seen, sum(sizes.values()), tuple(dict.fromkeys(findings)))
 
 
-def _compare(root: str, sizes: dict[Blob, int], trees: set[TreeId]) -> Iterator[Finding]:
+def _compare(root: str, sizes: dict[Blob, int], trees: set[TreeId]) -> Iterator[VerifyFinding]:
     """What has no row, and what has a row only."""
     expected = {layout.blob_path(*blob) for blob in sizes}
     found = set()
@@ -92,11 +94,11 @@ def _compare(root: str, sizes: dict[Blob, int], trees: set[TreeId]) -> Iterator[
             found |= {f"{shard}/{name}" for name in os.listdir(os.path.join(root, layout.BLOBS, shard))}
         except NotADirectoryError:
             found.add(shard)
-    yield from (Finding("blob-missing", f"{layout.BLOBS}/{path}") for path in sorted(expected - found))
-    yield from (Finding("blob-stray", f"{layout.BLOBS}/{path}") for path in sorted(found - expected))
+    yield from (VerifyFinding("blob-missing", f"{layout.BLOBS}/{path}") for path in sorted(expected - found))
+    yield from (VerifyFinding("blob-stray", f"{layout.BLOBS}/{path}") for path in sorted(found - expected))
     manifests = set(os.listdir(os.path.join(root, layout.TREES)))
-    yield from (Finding("tree-missing", f"{layout.TREES}/{name}") for name in sorted(trees - manifests))
-    yield from (Finding("tree-stray", f"{layout.TREES}/{name}") for name in sorted(manifests - trees))
+    yield from (VerifyFinding("tree-missing", f"{layout.TREES}/{name}") for name in sorted(trees - manifests))
+    yield from (VerifyFinding("tree-stray", f"{layout.TREES}/{name}") for name in sorted(manifests - trees))
 
 
 class _BlobCheck:
@@ -112,7 +114,7 @@ class _BlobCheck:
         self._lock = threading.Lock()
         self._local = threading.local()
 
-    def run(self) -> dict[Blob, Finding]:
+    def run(self) -> dict[Blob, VerifyFinding]:
         """The findings by blob."""
         blobs = sorted(self._sizes, key=lambda blob: -self._sizes[blob])
         large = [[blob] for blob in blobs if self._sizes[blob] > _BUFFER]
@@ -124,12 +126,12 @@ class _BlobCheck:
         finally:
             os.close(self._fd)
 
-    def _check(self, group: Sequence[Blob]) -> list[tuple[Blob, Finding]]:
+    def _check(self, group: Sequence[Blob]) -> list[tuple[Blob, VerifyFinding]]:
         found = []
         for blob in group:
             reason = self._reason(blob)
             if reason is not None:
-                found.append((blob, Finding(reason, f"{layout.BLOBS}/{layout.blob_path(*blob)}")))
+                found.append((blob, VerifyFinding(reason, f"{layout.BLOBS}/{layout.blob_path(*blob)}")))
         self._report(sum(self._sizes[blob] for blob in group))
         return found
 
@@ -175,27 +177,27 @@ class _BlobCheck:
 class _TreeCheck:
     """Compares manifests with blobs, and objects with manifests. A file that is the blob itself is as good as that."""
 
-    def __init__(self, root: str, sizes: dict[Blob, int], bad: dict[Blob, Finding]) -> None:
+    def __init__(self, root: str, sizes: dict[Blob, int], bad: dict[Blob, VerifyFinding]) -> None:
         self._root = root
         self._sizes = sizes
         self._bad = bad
 
-    def check(self, tree: TreeId, names: list[str]) -> Iterator[Finding]:
+    def check(self, tree: TreeId, names: list[str]) -> Iterator[VerifyFinding]:
         """What is wrong with one tree and its objects."""
         path = f"{layout.TREES}/{tree}"
         try:
             parsed = Tree.parse(objects.read_manifest(self._root, tree))
         except ForgeError as error:
-            yield Finding("tree-missing" if error.reason == "tree-missing" else "tree-corrupt", path)
+            yield VerifyFinding("tree-missing" if error.reason == "tree-missing" else "tree-corrupt", path)
             return
         if any(self._sizes.get(blob) != size for blob, size in blobs_of(parsed).items()):
-            yield Finding("tree-incomplete", path)
+            yield VerifyFinding("tree-incomplete", path)
         for name in names:
             entries = {entry.path: entry for entry in parsed.entries}
             altered = self._altered(f"{layout.OBJECTS}/{name}", entries)
-            yield from (Finding("object-altered", one) for one in altered)
+            yield from (VerifyFinding("object-altered", one) for one in altered)
 
-    def _altered(self, top: str, entries: dict[str, Entry]) -> Iterator[str]:
+    def _altered(self, top: str, entries: dict[str, TreeEntry]) -> Iterator[str]:
         pending = [""]
         while pending:
             path = pending.pop()
@@ -204,21 +206,21 @@ class _TreeCheck:
             place = os.path.join(self._root, shown)
             if entry is None or not self._matches(place, entry):
                 yield shown
-            elif entry.kind is Kind.DIRECTORY:
+            elif entry.kind is EntryKind.DIRECTORY:
                 pending.extend(f"{path}/{name}" if path else name for name in os.listdir(place))
         yield from (f"{top}/{path}" for path in entries)
 
-    def _matches(self, place: str, entry: Entry) -> bool:
+    def _matches(self, place: str, entry: TreeEntry) -> bool:
         try:
             status = os.lstat(place)
         except FileNotFoundError:
             return False
-        if entry.kind is Kind.DIRECTORY:
+        if entry.kind is EntryKind.DIRECTORY:
             return stat.S_ISDIR(status.st_mode)
-        if entry.kind is Kind.SYMLINK:
+        if entry.kind is EntryKind.SYMLINK:
             return stat.S_ISLNK(status.st_mode) and os.readlink(place) == entry.target
         assert entry.digest is not None
-        blob = Blob(entry.digest, entry.kind is Kind.EXECUTABLE)
+        blob = Blob(entry.digest, entry.kind is EntryKind.EXECUTABLE)
         try:
             original = os.lstat(os.path.join(self._root, layout.BLOBS, layout.blob_path(*blob)))
         except FileNotFoundError:
@@ -240,11 +242,11 @@ def _is_copy(place: str, status: os.stat_result, blob: Blob, size: int) -> bool:
     return hasher.hexdigest() == blob.digest
 
 
-def _traces(database: Database) -> Iterator[Finding]:
+def _traces(database: Database) -> Iterator[VerifyFinding]:
     """Traces whose preimage is not what their key is made of."""
     last = ""
     while rows := database.query("SELECT key, preimage FROM traces WHERE key > ? ORDER BY key LIMIT 1000", (last,)):
         for key, preimage in rows:
             if not is_hex_digest(key) or blake3_hex(preimage) != key:
-                yield Finding("trace-corrupt", f"{layout.DATABASE}#{key}")
+                yield VerifyFinding("trace-corrupt", f"{layout.DATABASE}#{key}")
         last = rows[-1][0]

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmojo_forge.ape.spec import Asset, LinkSpec, SliceSpec
+from mmojo_forge.ape.write.spec import Asset, LinkSpec, SliceSpec
 
 HERE = Path(__file__).parent
 HELLO = str(HERE / "hello.c")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from mmojo_forge.ape import table
-from mmojo_forge.ape.spec import LinkSpec, SliceSpec
+from mmojo_forge.ape.format import slice_table
+from mmojo_forge.ape.write.spec import LinkSpec, SliceSpec
 
 ELF_MACHINES = {"linux-x86_64": 62, "linux-aarch64": 183}
 
 
 def placeholder() -> bytes:
     """An empty slice table, as a launcher carries it."""
-    return table.MAGIC + struct.pack("<I", table.SIZE) + bytes(table.SIZE - 20)
+    return slice_table.MAGIC + struct.pack("<I", slice_table.SIZE) + bytes(slice_table.SIZE - 20)
 
 
 def make_elf(system: str, body: bytes = b"", *, kind: int = 2, extra_type: int | None = None) -> bytes:
@@ -41,7 +41,7 @@ def make_elf(system: str, body: bytes = b"", *, kind: int = 2, extra_type: int |
 
 def make_pe(body: bytes = b"", *, entry: int = 0x1000, stamp: int = 0x27272727) -> bytes:
     """A PE32+ with a code section, a data section that holds `body`, and a bss."""
-    data = (placeholder() + body).ljust(-(-(table.SIZE + len(body)) // 512) * 512, b"\0")
+    data = (placeholder() + body).ljust(-(-(slice_table.SIZE + len(body)) // 512) * 512, b"\0")
     sections = [(b".text", 0x0127, 0x1000, 512, 0x400), (b".rdata", len(data), 0x2000, len(data), 0x600)]
     sections.append((b".bss", 0x1000, 0x20000, 0, 0))
     optional = bytearray(240)

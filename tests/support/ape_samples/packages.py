@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmojo_forge.ape.entries import read_chunks
-from mmojo_forge.ape.link import link
+from mmojo_forge.ape.files.content import read_entry
 from mmojo_forge.ape.packaging.gather import gather
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.outputs import Format, choose_outputs
-from mmojo_forge.ape.packaging.package import Plan, Product, plan_package, write_package
-from mmojo_forge.ape.program import read_program
-from mmojo_forge.ape.spec import Asset, LinkSpec
+from mmojo_forge.ape.packaging.package import PackagePlan, Product, plan_package, write_package
+from mmojo_forge.ape.read.program import read_program
+from mmojo_forge.ape.write.link import link
+from mmojo_forge.ape.write.spec import Asset, LinkSpec
 from tests.support.ape_samples import write_inputs
 from tests.support.ape_samples.gguf import make_gguf
 
@@ -62,7 +62,7 @@ def make_folder(folder: Path, *names: str) -> Path:
     return folder
 
 
-def plan(program: Path, out: Path, formats: Sequence[str] = ("ape",), **order: Any) -> list[Plan]:
+def plan(program: Path, out: Path, formats: Sequence[str] = ("ape",), **order: Any) -> list[PackagePlan]:
     """What would be made."""
     wanted = PackageOrder(program, **order)
     contents = gather(wanted)
@@ -78,7 +78,7 @@ def files_in(program: Path) -> dict[str, bytes]:
     """The assets in a program, by name."""
     found = read_program(program)
     with program.open("rb") as stream:
-        return {entry.name: b"".join(read_chunks(stream, entry, program.name)) for entry in found.assets}
+        return {entry.name: b"".join(read_entry(stream, entry, program.name)) for entry in found.assets}
 
 
 def files_below(folder: Path) -> dict[str, bytes]:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmojo_forge.ape.inspect import inspect
-from mmojo_forge.ape.link import link
+from mmojo_forge.ape.read.container import read_container
+from mmojo_forge.ape.write.link import link
 from mmojo_forge.engine import difference
-from mmojo_forge.engine.difference import Difference, Kind, compare_trees, first_difference, name_part
+from mmojo_forge.engine.difference import Difference, DifferenceKind, compare_trees, first_difference, name_part
 from mmojo_forge.recipe.local_files import read_local_tree
 from tests.support.ape_samples import make_pe, write_inputs
 
@@ -47,9 +47,9 @@ def test_a_path_may_be_missing_or_added(pair: tuple[Path, Path]) -> None:
     (got / "sub").rmdir()
     (got / "new").write_text("")
     assert compare(expected, got) == [
-        Difference("new", Kind.ADDED),
-        Difference("sub", Kind.MISSING),
-        Difference("sub/file", Kind.MISSING),
+        Difference("new", DifferenceKind.ADDED),
+        Difference("sub", DifferenceKind.MISSING),
+        Difference("sub/file", DifferenceKind.MISSING),
     ]
 
 
@@ -60,27 +60,27 @@ def test_another_kind_is_told_also_where_the_content_is_the_same(pair: tuple[Pat
     (got / "link").mkdir()
     (got / "sub/file").unlink()
     (got / "sub/file").symlink_to("../program")
-    assert compare(expected, got) == [Difference(path, Kind.KIND) for path in ("link", "program", "sub/file")]
+    assert compare(expected, got) == [Difference(path, DifferenceKind.KIND) for path in ("link", "program", "sub/file")]
 
 
 def test_a_symlink_to_another_target_is_told(pair: tuple[Path, Path]) -> None:
     expected, got = pair
     (got / "link").unlink()
     (got / "link").symlink_to("sub/file")
-    assert compare(expected, got) == [Difference("link", Kind.TARGET)]
+    assert compare(expected, got) == [Difference("link", DifferenceKind.TARGET)]
 
 
 def test_other_content_is_told_with_its_first_byte(pair: tuple[Path, Path]) -> None:
     expected, got = pair
     (got / "sub/file").write_text("some tale\n")
-    assert compare(expected, got) == [Difference("sub/file", Kind.CONTENT, 6)]
+    assert compare(expected, got) == [Difference("sub/file", DifferenceKind.CONTENT, 6)]
 
 
 def test_a_tree_that_is_one_file_has_no_path(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"abc")
     other.write_bytes(b"abd")
-    assert compare(one, other) == [Difference("", Kind.CONTENT, 2)]
+    assert compare(one, other) == [Difference("", DifferenceKind.CONTENT, 2)]
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1])
@@ -88,7 +88,7 @@ def test_a_shorter_file_differs_where_it_ends(tmp_path: Path, size: int) -> None
     shorter, longer = tmp_path / "shorter", tmp_path / "longer"
     shorter.write_bytes(b"x" * size)
     longer.write_bytes(b"x" * size + b"yz")
-    assert compare(longer, shorter) == compare(shorter, longer) == [Difference("", Kind.CONTENT, size)]
+    assert compare(longer, shorter) == compare(shorter, longer) == [Difference("", DifferenceKind.CONTENT, size)]
 
 
 @pytest.mark.parametrize("at", [0, MIB - 1, MIB, 2 * MIB + 5])
@@ -144,7 +144,7 @@ def test_a_section_of_an_elf_is_named(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(make_elf_with_sections(b"version 1.0"))
     (tmp_path / "other").write_bytes(make_elf_with_sections(b"version 1.1"))
     (found,) = compare(tmp_path / "one", tmp_path / "other")
-    assert (found.kind, found.offset, found.section) == (Kind.CONTENT, 64 + 56 + 32 + 10, "section .rodata")
+    assert (found.kind, found.offset, found.section) == (DifferenceKind.CONTENT, 64 + 56 + 32 + 10, "section .rodata")
     assert name_part(tmp_path / "one", 64 + 56) == "section .text"
     assert name_part(tmp_path / "one", 70) == ""
 
@@ -153,7 +153,7 @@ def test_a_section_of_a_pe_is_named(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(make_pe(b"one"))
     (tmp_path / "other").write_bytes(make_pe(b"two"))
     (found,) = compare(tmp_path / "one", tmp_path / "other")
-    assert (found.kind, found.section) == (Kind.CONTENT, "section .rdata")
+    assert (found.kind, found.section) == (DifferenceKind.CONTENT, "section .rdata")
 
 
 def archive(*members: tuple[bytes, bytes]) -> bytes:
@@ -205,7 +205,7 @@ def test_an_archive_that_is_none_has_no_members(tmp_path: Path, size: bytes) -> 
 def test_a_slice_of_an_ape_is_named(tmp_path: Path) -> None:
     bodies = {"linux-x86_64": b"one" * 500, "windows-x86_64": b"two" * 500, "linux-aarch64": b"three" * 500}
     one = link(write_inputs(tmp_path / "in", bodies), tmp_path / "one.ape").path
-    record = next(record for record in inspect(one).slices if record.name.startswith("windows"))
+    record = next(record for record in read_container(one).slices if record.name.startswith("windows"))
     content = bytearray(one.read_bytes())
     content[record.offset + 2000] ^= 1
     (tmp_path / "other.ape").write_bytes(content)
@@ -216,7 +216,7 @@ def test_a_slice_of_an_ape_is_named(tmp_path: Path) -> None:
 def test_an_ape_that_cannot_be_read_differs_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"MZqFpD='\n" + b"x" * 4096)
     (tmp_path / "other").write_bytes(b"MZqFpD='\n" + b"x" * 4095 + b"y")
-    assert compare(tmp_path / "one", tmp_path / "other") == [Difference("", Kind.CONTENT, 4104)]
+    assert compare(tmp_path / "one", tmp_path / "other") == [Difference("", DifferenceKind.CONTENT, 4104)]
 
 
 @pytest.mark.parametrize(
@@ -227,5 +227,5 @@ def test_a_file_that_only_begins_like_an_executable_differs_all_the_same(
 ) -> None:
     (tmp_path / "one").write_bytes(magic + b"x" * 400)
     (tmp_path / "other").write_bytes(magic + b"x" * 399 + b"y")
-    assert compare(tmp_path / "one", tmp_path / "other") == [Difference("", Kind.CONTENT, len(magic) + 399)]
+    assert compare(tmp_path / "one", tmp_path / "other") == [Difference("", DifferenceKind.CONTENT, len(magic) + 399)]
     assert capfd.readouterr() == ("", "")

@@ -22,7 +22,7 @@ import pytest
 from mmojo_forge.executor import personality, sandbox, varied_process
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
 from mmojo_forge.executor.host_environment import HostEnvironment, VariedExecutor, decode_request, encode_request
-from mmojo_forge.executor.request import BadRequestError, BuildRequest, BuildResult, ExecutorError, Mount, Outcome
+from mmojo_forge.executor.request import BadRequestError, BuildOutcome, BuildRequest, BuildResult, ExecutorError, Mount
 from mmojo_forge.model.derivation import Limits
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -202,7 +202,7 @@ def test_the_process_around_a_build_is_in_its_surroundings(run_until_stopped: Ca
     assert found["personality"] == PERSONALITY
     assert found["uid_map"] == [str(OTHER.uid), str(os.getuid()), "1"]
     assert found["uts"] != os.readlink("/proc/self/ns/uts")
-    assert running.stop().outcome is Outcome.CANCELLED
+    assert running.stop().outcome is BuildOutcome.CANCELLED
     assert gone(running.processes)
 
 
@@ -418,7 +418,7 @@ def test_a_build_that_is_stopped_leaves_no_process(
 ) -> None:
     need(host_environment)
     running = run_until_stopped(host_environment, "trap : TERM INT HUP; echo started; sleep 600; sleep 600")
-    assert running.stop().outcome is Outcome.CANCELLED
+    assert running.stop().outcome is BuildOutcome.CANCELLED
     assert gone(running.processes)
 
 

@@ -204,7 +204,7 @@ def test_a_directory_that_is_gone_uses_nothing(tmp_path: Path) -> None:
 def test_a_process_that_is_no_sandbox_uses_nothing() -> None:
     with watch.SandboxMeter(os.getpid()) as meter:
         assert not meter.has_more_processes_than(0)
-        assert meter.measure() == watch.Usage()
+        assert meter.measure() == watch.ResourceUsage()
 
 
 def decompress(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmojo_forge.executor import seccomp
 from mmojo_forge.executor.request import ExecutorError
-from mmojo_forge.executor.seccomp import ALLOW, KILL_PROCESS, MACHINES, AnyBits, OneOf, Refusal
+from mmojo_forge.executor.seccomp import ALLOW, KILL_PROCESS, MACHINES, AnyBits, OneOf, RefusedCall
 
 REFUSED = {name: refusal for refusal in seccomp.REFUSALS for name in refusal.calls}
 MASK32 = 0xFFFFFFFF
@@ -63,7 +63,7 @@ def refused(number: int) -> int:
     return 0x50000 | number
 
 
-def expected(refusal: Refusal, arguments: tuple[int, ...]) -> int:
+def expected(refusal: RefusedCall, arguments: tuple[int, ...]) -> int:
     """The answer, told a second time and without jumps."""
 
     def matches(test: AnyBits | OneOf) -> bool:

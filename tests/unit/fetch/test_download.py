@@ -20,7 +20,7 @@ from mmojo_forge.fetch.fetcher import Fetcher
 from mmojo_forge.fetch.settings import FetchSettings
 from mmojo_forge.model.derivation import Source
 from mmojo_forge.model.digest import BlobDigest, Sha256, blake3_hex
-from mmojo_forge.net.failure import Kind
+from mmojo_forge.net.failure import FailureKind
 from mmojo_forge.net.settings import HttpSettings
 from tests.support.http_server import (
     CONTENT,
@@ -437,7 +437,7 @@ def test_headers_that_make_no_sense_are_failures_of_the_server_at_worst(
     server.routes["/file"] = route
     part.write_bytes(CONTENT[:10])
     error = failure_of(lambda: fetcher_for(tmp_path).fetch(source_of(f"url:{server.url()}"), destination))
-    assert error.reason in set(Kind)
+    assert error.reason in set(FailureKind)
     assert not destination.exists()
 
 

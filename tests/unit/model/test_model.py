@@ -14,7 +14,7 @@ from mmojo_forge.model import canonical
 from mmojo_forge.model.canonical import Json
 from mmojo_forge.model.derivation import REPRODUCIBLE, Derivation, DerivationError, Input, Label, Source, action_key
 from mmojo_forge.model.digest import BlobDigest, Sha256, TreeId, blake3_hex
-from mmojo_forge.model.tree import Entry, Kind, Tree, TreeError
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry, TreeError
 
 ZERO = BlobDigest("0" * 64)
 ONE = BlobDigest("1" * 64)
@@ -38,19 +38,19 @@ json_values: st.SearchStrategy[Json] = st.recursive(
 
 @st.composite
 def trees(draw: st.DrawFn) -> Tree:
-    layout: dict[str, Entry] = {}
+    layout: dict[str, TreeEntry] = {}
     for parts in draw(st.lists(st.lists(names, min_size=1, max_size=4), max_size=12)):
         parents = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
-        if any(layout[parent].kind is not Kind.DIRECTORY for parent in parents if parent in layout):
+        if any(layout[parent].kind is not EntryKind.DIRECTORY for parent in parents if parent in layout):
             continue
         for parent in parents:
-            layout.setdefault(parent, Entry(parent, Kind.DIRECTORY))
+            layout.setdefault(parent, TreeEntry(parent, EntryKind.DIRECTORY))
         path = "/".join(parts)
-        kind = draw(st.sampled_from(Kind))
-        digest = ZERO if kind in {Kind.FILE, Kind.EXECUTABLE} else None
-        target = "x" if kind is Kind.SYMLINK else None
+        kind = draw(st.sampled_from(EntryKind))
+        digest = ZERO if kind in {EntryKind.FILE, EntryKind.EXECUTABLE} else None
+        target = "x" if kind is EntryKind.SYMLINK else None
         size = draw(st.integers(0, 2**40)) if digest else 0
-        layout.setdefault(path, Entry(path, kind, digest, size, target))
+        layout.setdefault(path, TreeEntry(path, kind, digest, size, target))
     return Tree.of(layout.values())
 
 
@@ -102,32 +102,32 @@ def test_a_tree_reads_back_from_its_manifest(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ([Entry("a/b", Kind.DIRECTORY)], "tree-no-parent"),
-        ([Entry("a", Kind.FILE, ZERO, 1), Entry("a/b", Kind.FILE, ZERO, 1)], "tree-no-parent"),
-        ([Entry("/etc", Kind.DIRECTORY)], "tree-bad-name"),
-        ([Entry("..", Kind.DIRECTORY)], "tree-bad-name"),
-        ([Entry("a\0b", Kind.DIRECTORY)], "tree-bad-name"),
-        ([Entry("\udcff", Kind.DIRECTORY)], "tree-bad-name"),
-        ([Entry("x" * 256, Kind.DIRECTORY)], "tree-bad-name"),
-        ([Entry("a", Kind.DIRECTORY), Entry("a", Kind.DIRECTORY)], "tree-order"),
-        ([Entry("a", Kind.SYMLINK, target="/etc/passwd")], "symlink-absolute"),
-        ([Entry("a", Kind.SYMLINK, target="../x")], "symlink-escapes"),
-        ([Entry("a", Kind.SYMLINK, target="")], "symlink-bad-target"),
+        ([TreeEntry("a/b", EntryKind.DIRECTORY)], "tree-no-parent"),
+        ([TreeEntry("a", EntryKind.FILE, ZERO, 1), TreeEntry("a/b", EntryKind.FILE, ZERO, 1)], "tree-no-parent"),
+        ([TreeEntry("/etc", EntryKind.DIRECTORY)], "tree-bad-name"),
+        ([TreeEntry("..", EntryKind.DIRECTORY)], "tree-bad-name"),
+        ([TreeEntry("a\0b", EntryKind.DIRECTORY)], "tree-bad-name"),
+        ([TreeEntry("\udcff", EntryKind.DIRECTORY)], "tree-bad-name"),
+        ([TreeEntry("x" * 256, EntryKind.DIRECTORY)], "tree-bad-name"),
+        ([TreeEntry("a", EntryKind.DIRECTORY), TreeEntry("a", EntryKind.DIRECTORY)], "tree-order"),
+        ([TreeEntry("a", EntryKind.SYMLINK, target="/etc/passwd")], "symlink-absolute"),
+        ([TreeEntry("a", EntryKind.SYMLINK, target="../x")], "symlink-escapes"),
+        ([TreeEntry("a", EntryKind.SYMLINK, target="")], "symlink-bad-target"),
         (
             [
-                Entry("d", Kind.DIRECTORY),
-                Entry("d/e", Kind.DIRECTORY),
-                Entry("d/e/up", Kind.SYMLINK, target="../.."),
-                Entry("escape", Kind.SYMLINK, target="d/e/up/../x"),
+                TreeEntry("d", EntryKind.DIRECTORY),
+                TreeEntry("d/e", EntryKind.DIRECTORY),
+                TreeEntry("d/e/up", EntryKind.SYMLINK, target="../.."),
+                TreeEntry("escape", EntryKind.SYMLINK, target="d/e/up/../x"),
             ],
             "symlink-escapes",
         ),
-        ([Entry("a", Kind.FILE)], "tree-entry"),
-        ([Entry("a", Kind.DIRECTORY, ZERO, 1)], "tree-entry"),
-        ([Entry("a", Kind.FILE, BlobDigest("xyz"), 1)], "tree-entry"),
+        ([TreeEntry("a", EntryKind.FILE)], "tree-entry"),
+        ([TreeEntry("a", EntryKind.DIRECTORY, ZERO, 1)], "tree-entry"),
+        ([TreeEntry("a", EntryKind.FILE, BlobDigest("xyz"), 1)], "tree-entry"),
     ],
 )
-def test_a_tree_that_cannot_be_a_store_object_is_refused(entries: list[Entry], reason: str) -> None:
+def test_a_tree_that_cannot_be_a_store_object_is_refused(entries: list[TreeEntry], reason: str) -> None:
     with pytest.raises(TreeError) as caught:
         Tree.of(entries)
     assert caught.value.reason == reason

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmojo_forge.net.url import AnyHost, Origin, OwnOrigin, is_loopback, origin_of, redacted, redacted_text
+from mmojo_forge.net.url import Origin, OwnOrigin, RedirectPolicy, is_loopback, origin_of, redacted, redacted_text
 
 PART = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,12}", fullmatch=True)
 HTTPS = st.builds(lambda path: f"https://mirror.example/{'/'.join(path)}", st.lists(PART, min_size=1, max_size=4))
@@ -66,8 +66,8 @@ def test_an_origin_is_scheme_host_and_port(url: str, expected: Origin | None) ->
     ],
 )
 def test_a_redirect_never_leads_from_https_to_http(current: str, following: str, followed: bool) -> None:
-    assert (AnyHost().refusal("GET", current, following) == "") is followed
-    assert AnyHost().token(current) == ""
+    assert (RedirectPolicy().refusal("GET", current, following) == "") is followed
+    assert RedirectPolicy().token(current) == ""
 
 
 @pytest.mark.parametrize(

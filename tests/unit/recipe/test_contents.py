@@ -9,8 +9,8 @@ import pytest
 
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.sbom import licence
-from mmojo_forge.engine.sbom.bom import Bill, Item, make_bill
-from mmojo_forge.engine.sbom.contents import Contents
+from mmojo_forge.engine.sbom.bom import Bill, BomItem, make_bill
+from mmojo_forge.engine.sbom.contents import DeclaredContents
 from mmojo_forge.engine.workspace import Workspace, as_package
 from mmojo_forge.model.derivation import ALL, Component, Derivation, LocalSource
 from mmojo_forge.model.digest import BlobDigest, Sha256
@@ -88,7 +88,7 @@ def own() -> list[Bill]:
     return list(bills())
 
 
-def is_debian(item: Item) -> bool:
+def is_debian(item: BomItem) -> bool:
     """A package of Debian: one of a userland, of which nothing gets into what is built."""
     return item.purl.startswith("pkg:deb/")
 
@@ -130,6 +130,8 @@ def test_all_that_zig_links_for_a_system_is_chosen_from_what_zig_is_made_of() ->
     instance = workspace.evaluator(workspace.read_lock()).instantiate(as_package("hello.ape"))
     graph = Graph.of([instance.node])
     windows = next(node for node in graph.derivations() if node.name == "hello-windows-x86_64")
-    names = {part.component.name for part in Contents(graph).of(windows) if not isinstance(part.source, LocalSource)}
+    names = {
+        part.component.name for part in DeclaredContents(graph).of(windows) if not isinstance(part.source, LocalSource)
+    }
     assert "mingw-w64" in names
     assert "musl" not in names

@@ -18,7 +18,7 @@ import pytest
 from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.model.derivation import action_key
 from mmojo_forge.model.digest import BlobDigest, DerivationId, blake3_hex
-from mmojo_forge.model.trace import Output, Trace
+from mmojo_forge.model.trace import Trace, TraceOutput
 from mmojo_forge.model.tree import Tree
 from mmojo_forge.store import layout, noop_lookup
 from mmojo_forge.store.add import batch
@@ -485,7 +485,7 @@ def test_a_root_far_away_is_absolute_and_its_name_may_be_long(store: LocalStore,
 def test_the_trace_keeps_what_the_outputs_were(place: Path, source: Path) -> None:
     with LocalStore.open(place) as store:
         tree = store.add_path(source)
-        trace = Trace(action_key(b"{}"), "x", b"{}", {"out": Output(tree.id, tree.size)}, started=5.0)
+        trace = Trace(action_key(b"{}"), "x", b"{}", {"out": TraceOutput(tree.id, tree.size)}, started=5.0)
         store.record(trace)
     with LocalStore.open(place) as store:
         assert store.lookup([trace.key]) == {trace.key: trace}

@@ -18,10 +18,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from mmojo_forge.model.derivation import action_key
 from mmojo_forge.model.digest import ActionKey, BlobDigest, DerivationId, TreeId, blake3_hex
-from mmojo_forge.model.trace import Output, Trace
-from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.model.trace import Trace, TraceOutput
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry
 from mmojo_forge.store.local import LocalStore
-from mmojo_forge.store.maintain.gc import Policy
+from mmojo_forge.store.maintain.gc import GcPolicy
 from mmojo_forge.store.protocol import Recorded, StoreError
 from mmojo_forge.store.scratch import remove_tree
 
@@ -64,19 +64,19 @@ class StoreMachine(RuleBasedStateMachine):
         self.count += 1
         source = self.top / f"source-{self.count}"
         source.mkdir()
-        entries: dict[str, Entry] = {}
+        entries: dict[str, TreeEntry] = {}
         contents = {}
         for path, (data, executable) in files.items():
             parents = ["/".join(path.split("/")[:end]) for end in range(1, path.count("/") + 1)]
             if path in entries or any(parent in contents for parent in parents):
                 continue
             for parent in parents:
-                entries[parent] = Entry(parent, Kind.DIRECTORY)
+                entries[parent] = TreeEntry(parent, EntryKind.DIRECTORY)
             (source / path).parent.mkdir(parents=True, exist_ok=True)
             (source / path).write_bytes(data)
             (source / path).chmod(0o755 if executable else 0o644)
-            kind = Kind.EXECUTABLE if executable else Kind.FILE
-            entries[path] = Entry(path, kind, BlobDigest(blake3_hex(data)), len(data))
+            kind = EntryKind.EXECUTABLE if executable else EntryKind.FILE
+            entries[path] = TreeEntry(path, kind, BlobDigest(blake3_hex(data)), len(data))
             contents[path] = data
         return source, Tree.of(entries.values()), contents
 
@@ -134,12 +134,12 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.read_tree(tree) == self.known[tree]
         for entry in self.known[tree].files():
             assert entry.digest is not None
-            with self.store.open_blob(entry.digest, executable=entry.kind is Kind.EXECUTABLE) as file:
+            with self.store.open_blob(entry.digest, executable=entry.kind is EntryKind.EXECUTABLE) as file:
                 assert len(file.read()) == entry.size
 
     @rule(tree=trees, text=st.sampled_from([b"1", b"2", b"3"]))
     def record(self, tree: TreeId, text: bytes) -> None:
-        trace = Trace(action_key(text), "thing", text, {"out": Output(tree, 1)})
+        trace = Trace(action_key(text), "thing", text, {"out": TraceOutput(tree, 1)})
         first = self.traces.setdefault(trace.key, trace)
         answer = self.store.record(trace)
         assert (answer is Recorded.CONFLICT) == (first.outputs != trace.outputs)
@@ -195,7 +195,7 @@ class StoreMachine(RuleBasedStateMachine):
         asker = self.store if own else asker
         kept = asker.valid_trees([used])
         assert kept == {used} & self.known.keys()
-        self.store.maintenance.collect(Policy(0), time.time() + 1e6)
+        self.store.maintenance.collect(GcPolicy(0), time.time() + 1e6)
         return set(kept)
 
     @invariant()

@@ -21,13 +21,13 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.ape.append import append
-from mmojo_forge.ape.container import read_container
-from mmojo_forge.ape.link import link
 from mmojo_forge.ape.oci import image as images
 from mmojo_forge.ape.oci.image import Image, ImageOptions, write_image
-from mmojo_forge.ape.oci.source import Bytes, Source, whole_file
-from mmojo_forge.ape.spec import Asset
+from mmojo_forge.ape.oci.tar import Bytes, ByteSource, whole_file
+from mmojo_forge.ape.read.container import read_container
+from mmojo_forge.ape.write.edit import append
+from mmojo_forge.ape.write.link import link
+from mmojo_forge.ape.write.spec import Asset
 from mmojo_forge.errors import ForgeError
 from tests.support.ape_samples import write_inputs
 
@@ -66,7 +66,7 @@ def make_ape(folder: Path, files: dict[str, bytes], bodies: dict[str, bytes]) ->
     return path
 
 
-def support(**more: bytes) -> dict[str, Source]:
+def support(**more: bytes) -> dict[str, ByteSource]:
     return {name: Bytes(data) for name, data in {**MODELS, **more}.items()}
 
 

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.ape.append import append
 from mmojo_forge.ape.arguments import head
-from mmojo_forge.ape.oci.image import Image, ImageOptions
-from mmojo_forge.ape.oci.packaged import measure_reading, write_packaged_image
-from mmojo_forge.ape.packaging.contents import Contents, lay_out_for_image
+from mmojo_forge.ape.oci.image import Image, ImageOptions, measure_reading, write_packaged_image
+from mmojo_forge.ape.packaging.contents import PackageContents, lay_out_for_image
 from mmojo_forge.ape.packaging.gather import gather
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.package import write_package
-from mmojo_forge.ape.spec import Asset
+from mmojo_forge.ape.write.edit import append
+from mmojo_forge.ape.write.spec import Asset
 from mmojo_forge.errors import ForgeError
 from tests.support.ape_samples import make_elf
 from tests.support.ape_samples.packages import (
@@ -51,7 +50,7 @@ def order(server: Path, tmp_path: Path) -> PackageOrder:
     )
 
 
-def made(contents: Contents, out: Path, *, archive: bool = False) -> Image:
+def made(contents: PackageContents, out: Path, *, archive: bool = False) -> Image:
     return write_packaged_image(contents, ImageOptions(), out, lambda _: None, archive=archive)
 
 

@@ -14,17 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmojo_forge.ape.error import ApeError
-from mmojo_forge.ape.oci.error import OciError
-from mmojo_forge.ape.oci.source import Bytes, FilePart, Hashed, whole_file
-from mmojo_forge.ape.oci.tar import Member, Tar
+from mmojo_forge.ape.errors import ApeError, OciError
+from mmojo_forge.ape.oci.tar import Bytes, FilePart, Hashed, Tar, TarMember, whole_file
 
 MEMBERS = (
-    Member("folder", 0o755),
-    Member("folder/file", 0o644, Bytes(b"content"), 65532),
-    Member("folder/" + "long" * 60, 0o555, Bytes(b"x" * 512)),
-    Member("größe 漢字", 0o644, Bytes(b"")),
-    Member("tmp", 0o1777),
+    TarMember("folder", 0o755),
+    TarMember("folder/file", 0o644, Bytes(b"content"), 65532),
+    TarMember("folder/" + "long" * 60, 0o555, Bytes(b"x" * 512)),
+    TarMember("größe 漢字", 0o644, Bytes(b"")),
+    TarMember("tmp", 0o1777),
 )
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=300)
 
@@ -60,7 +58,7 @@ def read(archive: tarfile.TarFile, name: str) -> bytes:
 
 @given(st.lists(st.tuples(NAMES, st.binary(max_size=1100)), unique_by=lambda one: one[0], max_size=4))
 def test_any_name_and_content_comes_back_and_the_size_is_known_beforehand(files: list[tuple[str, bytes]]) -> None:
-    tar = Tar(tuple(Member(name, 0o644, Bytes(data)) for name, data in files))
+    tar = Tar(tuple(TarMember(name, 0o644, Bytes(data)) for name, data in files))
     data = written(tar)
     assert len(data) == tar.size
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
@@ -84,7 +82,7 @@ class Huge:
 
 
 def test_a_file_larger_than_8_gib_has_its_size_in_a_pax_record() -> None:
-    member = Member("model.gguf", 0o644, Huge())
+    member = TarMember("model.gguf", 0o644, Huge())
     head = member.encode()
     assert len(head) == 3 * 512
     with tarfile.open(fileobj=io.BytesIO(head + b"start".ljust(512)), mode="r:") as archive:
@@ -96,7 +94,7 @@ def test_a_file_larger_than_8_gib_has_its_size_in_a_pax_record() -> None:
 
 @pytest.mark.parametrize("size", [8**11 - 1, 8**11])
 def test_the_border_of_ustar_sizes(size: int) -> None:
-    assert len(Member("a", 0o644, Huge(size)).encode()) == (512 if size < 8**11 else 3 * 512)
+    assert len(TarMember("a", 0o644, Huge(size)).encode()) == (512 if size < 8**11 else 3 * 512)
 
 
 def test_a_part_of_a_file_is_checked_against_its_crc(tmp_path: Path) -> None:

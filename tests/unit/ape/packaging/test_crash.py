@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.ape.container import read_container
-from mmojo_forge.ape.error import ApeError
+from mmojo_forge.ape.errors import ApeError
 from mmojo_forge.ape.packaging import package as packaging
 from mmojo_forge.ape.packaging.order import NamedFile
 from mmojo_forge.ape.packaging.outputs import WINDOWS_LIMIT
-from mmojo_forge.ape.program import read_program
+from mmojo_forge.ape.read.container import read_container
+from mmojo_forge.ape.read.program import read_program
 from tests.support.ape_samples.gguf import write_sparse
 from tests.support.ape_samples.packages import (
     files_below,
@@ -126,7 +126,7 @@ import resource, signal, pickle, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({plans[0].size // 2}, {plans[0].size // 2}))
 from mmojo_forge.ape.packaging.package import write_package
-from mmojo_forge.ape.error import ApeError
+from mmojo_forge.ape.errors import ApeError
 try:
     write_package(pickle.load(sys.stdin.buffer), lambda a, b: None)
 except ApeError as error:

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.ape.arguments.error import ArgumentsError, Fault
-from mmojo_forge.ape.content import measure_bytes
-from mmojo_forge.ape.error import ApeError
+from mmojo_forge.ape.errors import ApeError, ArgumentFault, ArgumentsError
+from mmojo_forge.ape.files.content import measure_bytes
 from mmojo_forge.ape.packaging.order import NamedFile, read_order
-from mmojo_forge.ape.program import read_program
-from mmojo_forge.ape.writer import EntryWriter, entry_of
+from mmojo_forge.ape.read.program import read_program
+from mmojo_forge.ape.write.entry_writer import EntryWriter, record_of
 from mmojo_forge.errors import ForgeError
 from tests.support.ape_samples import make_elf, make_macho
 from tests.support.ape_samples.gguf import make_gguf
@@ -112,15 +111,15 @@ def test_one_model_twice_is_refused(place: Place) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "line", "fault"),
     [
-        ("args", b"--port 1\n--alias 'x\n", 2, Fault.QUOTE),
-        ("args", b"\xff\xfe-\0", 1, Fault.ENCODING),
-        ("args.yaml", b"port: 1\nport: 2\n", 2, Fault.DUPLICATE),
-        ("args.yml", b"port: [1]\n", 1, Fault.VALUE),
-        ("args", b"#" * ((1 << 20) + 1), 1, Fault.SIZE),
+        ("args", b"--port 1\n--alias 'x\n", 2, ArgumentFault.QUOTE),
+        ("args", b"\xff\xfe-\0", 1, ArgumentFault.ENCODING),
+        ("args.yaml", b"port: 1\nport: 2\n", 2, ArgumentFault.DUPLICATE),
+        ("args.yml", b"port: [1]\n", 1, ArgumentFault.VALUE),
+        ("args", b"#" * ((1 << 20) + 1), 1, ArgumentFault.SIZE),
     ],
 )
 def test_arguments_that_cannot_be_read_are_refused(
-    place: Place, name: str, data: bytes, line: int, fault: Fault
+    place: Place, name: str, data: bytes, line: int, fault: ArgumentFault
 ) -> None:
     path = write(place.folder / name, data)
     error = place.refuse("ape-arguments", args=named(path))
@@ -340,7 +339,7 @@ def test_an_entry_among_the_slices_is_refused(place: Place) -> None:
         writer = EntryWriter(stream)
         writer.add_stored("hidden", measure_bytes(b"hidden"), [b"hidden"], align=1)
         stream.seek(program.directory.start)
-        EntryWriter(stream, [*(entry_of(one) for one in program.directory.entries), *writer.entries]).finish()
+        EntryWriter(stream, [*(record_of(one) for one in program.directory.entries), *writer.entries]).finish()
     place.refuse("ape-altered")
 
 

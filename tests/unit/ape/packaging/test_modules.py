@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.ape.error import ApeError
-from mmojo_forge.ape.note import read_note
+from mmojo_forge.ape.errors import ApeError
 from mmojo_forge.ape.packaging import names
 from mmojo_forge.ape.packaging.order import NamedFile
 from mmojo_forge.ape.packaging.package import warnings_of
+from mmojo_forge.ape.read.executable import read_note
 from tests.support.ape_samples.modules import make_elf, make_hosts, make_module
 from tests.support.ape_samples.packages import files_below, files_in, make_server, package, plan
 

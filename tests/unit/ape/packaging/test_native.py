@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.ape import pe
-from mmojo_forge.ape.append import append
 from mmojo_forge.ape.arguments import head
-from mmojo_forge.ape.container import read_container
-from mmojo_forge.ape.error import ApeError
-from mmojo_forge.ape.extract import extract, extract_all
-from mmojo_forge.ape.inspect import describe, inspect
+from mmojo_forge.ape.errors import ApeError
+from mmojo_forge.ape.format import pe
 from mmojo_forge.ape.packaging.native import take_slice
-from mmojo_forge.ape.program import Kind, read_program
-from mmojo_forge.ape.spec import Asset
+from mmojo_forge.ape.read.container import describe, read_container
+from mmojo_forge.ape.read.extract import extract, extract_all
+from mmojo_forge.ape.read.program import ProgramKind, read_program
+from mmojo_forge.ape.write.edit import append
+from mmojo_forge.ape.write.spec import Asset
 from tests.support.ape_samples import make_pe, make_slice
 from tests.support.ape_samples.gguf import write_sparse
 from tests.support.ape_samples.packages import (
@@ -55,13 +54,13 @@ def packaged(server: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("system", "level", "slice_name", "kind"),
     [
-        ("linux-x86_64", "", "linux-x86_64/v2", Kind.ELF),
-        ("linux-x86_64", "v3", "linux-x86_64/v3", Kind.ELF),
-        ("windows-x86_64", "", "windows-x86_64", Kind.PE),
+        ("linux-x86_64", "", "linux-x86_64/v2", ProgramKind.ELF),
+        ("linux-x86_64", "v3", "linux-x86_64/v3", ProgramKind.ELF),
+        ("windows-x86_64", "", "windows-x86_64", ProgramKind.PE),
     ],
 )
 def test_a_slice_becomes_a_program_with_all_that_the_ape_has(
-    packaged: Path, tmp_path: Path, system: str, level: str, slice_name: str, kind: Kind
+    packaged: Path, tmp_path: Path, system: str, level: str, slice_name: str, kind: ProgramKind
 ) -> None:
     taken = take_slice(packaged, system, tmp_path / "native", level=level)
     data = taken.path.read_bytes()
@@ -140,9 +139,9 @@ def test_a_signed_file_is_read_as_if_it_were_not(server: Path, tmp_path: Path, p
     args = named(write(tmp_path / "args", "-" * padding))
     plain = package(server, tmp_path / "x.ape", args=args)[0].path
     signed = sign(plain, tmp_path / "signed.ape")
-    found = inspect(signed, verify=True)
+    found = read_container(signed, verify=True)
     assert found.verified
-    assert found.entries == inspect(plain).entries
+    assert found.entries == read_container(plain).entries
     assert found.pe is not None and found.pe.signature is not None
     assert describe(found)["pe"]["signature"]["size"] == 1500
     assert files_in(signed) == files_in(plain)
@@ -186,7 +185,7 @@ def test_a_signature_that_is_not_where_it_should_be_is_no_excuse(
     data = sign(server, tmp_path / "signed.ape", size).read_bytes()
     broken = write(tmp_path / "broken.ape", data[: len(data) - cut] + more)
     with pytest.raises(ApeError) as caught:
-        inspect(broken)
+        read_container(broken)
     assert caught.value.reason == "ape-truncated"
 
 
@@ -194,7 +193,7 @@ def test_other_changes_of_a_signed_front_are_noticed(server: Path, tmp_path: Pat
     data = bytearray(sign(server, tmp_path / "signed.ape").read_bytes())
     data[pe.HEADERS_AT + 24 + 16] ^= 1
     with pytest.raises(ApeError) as caught:
-        inspect(write(tmp_path / "broken.ape", bytes(data)), verify=True)
+        read_container(write(tmp_path / "broken.ape", bytes(data)), verify=True)
     assert caught.value.reason == "ape-altered"
 
 

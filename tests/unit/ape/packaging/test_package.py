@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from mmojo_forge.ape.arguments import head
-from mmojo_forge.ape.container import read_container
-from mmojo_forge.ape.layout import BLOCK
+from mmojo_forge.ape.format.layout import BLOCK
 from mmojo_forge.ape.packaging.order import NamedFile
 from mmojo_forge.ape.packaging.package import write_package
-from mmojo_forge.ape.program import Kind, read_program
+from mmojo_forge.ape.read.container import read_container
+from mmojo_forge.ape.read.program import ProgramKind, read_program
 from tests.support.ape_samples import make_elf, make_macho, make_pe
 from tests.support.ape_samples.packages import (
     files_below,
@@ -319,9 +319,9 @@ def test_a_package_in_a_folder_is_replaced_as_a_whole(server: Path, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gguf", "server", "x"]
 
 
-@pytest.mark.parametrize(("system", "kind"), [("linux-x86_64", Kind.ELF), ("windows-x86_64", Kind.PE)])
-def test_a_native_program_takes_files_at_its_end(tmp_path: Path, system: str, kind: Kind) -> None:
-    data = make_elf(system) if kind is Kind.ELF else make_pe()
+@pytest.mark.parametrize(("system", "kind"), [("linux-x86_64", ProgramKind.ELF), ("windows-x86_64", ProgramKind.PE)])
+def test_a_native_program_takes_files_at_its_end(tmp_path: Path, system: str, kind: ProgramKind) -> None:
+    data = make_elf(system) if kind is ProgramKind.ELF else make_pe()
     native = write(tmp_path / "native", data)
     model = named(make_model(tmp_path / "m.gguf"))
     args = named(write(tmp_path / "args", "--port 1\n"))

@@ -23,14 +23,14 @@ from mmojo_forge.cache.format.chunks import (
     layout_of,
     longest_frame,
 )
-from mmojo_forge.cache.format.index import Checker
+from mmojo_forge.cache.format.index import TraceChecker
 from mmojo_forge.cache.format.info import CacheInfo, read_info
 from mmojo_forge.cache.format.treemap import Chunk, Group, Large, TreeMap
 from mmojo_forge.cache.transport.fakes import MemoryTransport
 from mmojo_forge.engine.cache.substituter import Breaker
 from mmojo_forge.model import trace_entry
 from mmojo_forge.model.digest import ActionKey, BlobDigest, blake3_hex
-from mmojo_forge.model.tree import Entry, Kind, Tree, TreeError
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry, TreeError
 from tests.support.caches import ALICE, BOB, MALLORY, Files, reason, signed, trace_of
 
 CODEC = Codec()
@@ -108,7 +108,7 @@ class TestCutting:
 
     def test_one_digest_has_one_size(self) -> None:
         digest = BlobDigest(blake3_hex(b"x"))
-        tree = Tree.of([Entry("a", Kind.FILE, digest, 1), Entry("b", Kind.FILE, digest, 2)])
+        tree = Tree.of([TreeEntry("a", EntryKind.FILE, digest, 1), TreeEntry("b", EntryKind.FILE, digest, 2)])
         with pytest.raises(TreeError):
             layout_of(tree)
 
@@ -116,8 +116,8 @@ class TestCutting:
 GOLDEN_CUTS = [111090, 67285, 86090, 221300, 99418, 125415, 134887, 71542, 103858, 23090, 4601]
 
 
-def file(chance: random.Random, size: int) -> Entry:
-    return Entry("f", Kind.FILE, BlobDigest(chance.randbytes(32).hex()), size)
+def file(chance: random.Random, size: int) -> TreeEntry:
+    return TreeEntry("f", EntryKind.FILE, BlobDigest(chance.randbytes(32).hex()), size)
 
 
 class TestMaps:
@@ -200,7 +200,7 @@ class TestMaps:
 
 
 class TestEntries:
-    CHECKER = Checker((ALICE.public, BOB.public), "there")
+    CHECKER = TraceChecker((ALICE.public, BOB.public), "there")
 
     def parse(self, encoded: bytes, key: ActionKey | None = None) -> str:
         trace = trace_of()

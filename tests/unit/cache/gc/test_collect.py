@@ -23,9 +23,9 @@ from mmojo_forge.cache.failure import CacheError
 from mmojo_forge.cache.format import layout
 from mmojo_forge.cache.format.chunks import Codec
 from mmojo_forge.cache.format.info import CacheInfo
-from mmojo_forge.cache.gc.collect import Collected, Collection, collect, plan_collection
+from mmojo_forge.cache.gc.collect import CacheGcPlan, CacheGcResult, collect, plan_collection
 from mmojo_forge.cache.gc.gc_marker import MARK, UNNAMED, Mark, push_beside, read_mark, write_mark
-from mmojo_forge.cache.gc.inventory import Inventory, Kind
+from mmojo_forge.cache.gc.inventory import CacheFileKind, Inventory
 from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.transport.fakes import FaultyTransport, MemoryTransport
 from mmojo_forge.cache.transport.folder import FolderTransport
@@ -97,15 +97,15 @@ def push(
     return writer.push([one.item for one in several], traces, indexes, signer=by.public, mode=mode)
 
 
-def age(transport: Transport, now: float, older_than: float = 30 * DAY, **more: Any) -> Collection:
+def age(transport: Transport, now: float, older_than: float = 30 * DAY, **more: Any) -> CacheGcPlan:
     return plan_collection(transport, now, older_than, connections=1, **more)
 
 
-def swept(transport: Transport, now: float, older_than: float = 30 * DAY, **more: Any) -> Collected:
+def swept(transport: Transport, now: float, older_than: float = 30 * DAY, **more: Any) -> CacheGcResult:
     return collect(transport, age(transport, now, older_than, **more), clock=lambda: now, connections=1)
 
 
-def there(transport: MemoryTransport, kind: Kind) -> set[str]:
+def there(transport: MemoryTransport, kind: CacheFileKind) -> set[str]:
     return {path for path in transport.objects if path.startswith(f"{kind}/")}
 
 
@@ -144,8 +144,13 @@ class TestWhatGoes:
         assert [one.derivation for one in planned.roots_kept] == [root_of("new")]
         done = collect(cache, planned, clock=lambda: NOW)
         assert {kind: len(several) for kind, several in done.removed.items()} == {
-            Kind.INDEX: 1, Kind.TRACE: 1, Kind.NAME: 1, Kind.MAP: 1, Kind.MANIFEST: 0, Kind.PACK: 0,
-        }  # fmt: skip
+            CacheFileKind.INDEX: 1,
+            CacheFileKind.TRACE: 1,
+            CacheFileKind.NAME: 1,
+            CacheFileKind.MAP: 1,
+            CacheFileKind.MANIFEST: 0,
+            CacheFileKind.PACK: 0,
+        }
         assert done.freed == planned.freed
         assert not done.spared
         assert check_whole(cache, ["old", "new"], [old, both, new], tmp_path / "p") == {both.tree.id, new.tree.id}
@@ -172,8 +177,8 @@ class TestWhatGoes:
         push(cache, "", [thing(3)])
         CacheWriter(cache).push([thing(4).item])
         done = swept(cache, NOW)
-        assert {one.id for one in done.removed[Kind.MAP]} == {thing(1).tree.id, thing(2).tree.id}
-        assert [one.id for one in done.removed[Kind.TRACE]] == [traces_of([thing(1)])[0].key]
+        assert {one.id for one in done.removed[CacheFileKind.MAP]} == {thing(1).tree.id, thing(2).tree.id}
+        assert [one.id for one in done.removed[CacheFileKind.TRACE]] == [traces_of([thing(1)])[0].key]
 
     def test_another_builders_root_keeps_what_both_name(self, tmp_path: Path) -> None:
         cache = Aged(NOW - 40 * DAY)
@@ -181,7 +186,7 @@ class TestWhatGoes:
         cache.now = NOW - DAY
         push(cache, "root", [thing(1)], by=BOB)
         done = swept(cache, NOW)
-        assert {kind for kind, several in done.removed.items() if several} == {Kind.INDEX}
+        assert {kind for kind, several in done.removed.items() if several} == {CacheFileKind.INDEX}
         check_whole(cache, ["root"], [thing(1)], tmp_path / "p")
 
     def test_a_claim_that_differs_from_the_indexes_keeps_its_tree(self) -> None:
@@ -195,19 +200,19 @@ class TestWhatGoes:
         assert differs.key == trace.key
         CacheWriter(cache).push([], [differs])
         done = swept(cache, NOW)
-        assert not done.removed[Kind.MAP]
+        assert not done.removed[CacheFileKind.MAP]
 
     def test_packs_wait_until_no_push_can_need_them(self) -> None:
         cache = Aged(NOW - 40 * DAY)
         push(cache, "root", [thing(1)])
         CacheWriter(cache).ensure_info(CacheInfo())
         first = swept(cache, NOW)
-        assert (first.removed[Kind.PACK], first.removed[Kind.MANIFEST]) == ((), ())
+        assert (first.removed[CacheFileKind.PACK], first.removed[CacheFileKind.MANIFEST]) == ((), ())
         assert not any(swept(cache, NOW + DAY - 1).removed.values())
         waiting = age(cache, NOW + DAY - 1).waits
-        assert set(waiting) == there(cache, Kind.PACK) | there(cache, Kind.MANIFEST)
+        assert set(waiting) == there(cache, CacheFileKind.PACK) | there(cache, CacheFileKind.MANIFEST)
         second = swept(cache, NOW + DAY)
-        assert len(second.removed[Kind.MANIFEST]) == 1
+        assert len(second.removed[CacheFileKind.MANIFEST]) == 1
         assert set(cache.objects) == {layout.INFO, MARK, UNNAMED}
         assert not any(swept(cache, NOW + 2 * DAY).removed.values())
 
@@ -223,17 +228,17 @@ class TestWhatGoes:
         cache = Aged(NOW - 3 * DAY)
         behind = FaultyTransport(cache, operations=4)
         assert reason(lambda: push(behind, "root", [thing(1)])) == "cache-unreachable"
-        dead = there(cache, Kind.PACK)
+        dead = there(cache, CacheFileKind.PACK)
         assert dead
         cache.now = NOW - DAY / 2
         behind = FaultyTransport(cache, operations=4)
         assert reason(lambda: push(behind, "root", [thing(2)])) == "cache-unreachable"
-        running = there(cache, Kind.PACK) - dead
+        running = there(cache, CacheFileKind.PACK) - dead
         assert running
         swept(cache, NOW)
         done = swept(cache, NOW + DAY)
-        assert {one.path for one in done.removed[Kind.PACK]} == dead
-        assert there(cache, Kind.PACK) == running
+        assert {one.path for one in done.removed[CacheFileKind.PACK]} == dead
+        assert there(cache, CacheFileKind.PACK) == running
 
     def test_a_pack_that_was_named_again_begins_anew_to_wait(self) -> None:
         cache = Aged(NOW - 40 * DAY)
@@ -315,7 +320,7 @@ class TestWhatGoes:
                 os.utime(path, (NOW - DAY, NOW - DAY))
         swept(cache, NOW)
         done = swept(cache, NOW + DAY)
-        assert done.removed[Kind.PACK]
+        assert done.removed[CacheFileKind.PACK]
         check_whole(cache, ["old", "new"], [thing(1, shared=1), thing(2, shared=1)], tmp_path / "p")
 
     def test_what_our_own_server_has_is_collected(self, tmp_path: Path) -> None:
@@ -328,7 +333,7 @@ class TestWhatGoes:
             now = time.time()
             swept(cache, now)
             done = swept(cache, now + DAY + 1)
-            assert done.removed[Kind.PACK]
+            assert done.removed[CacheFileKind.PACK]
             assert not done.spared
             check_whole(cache, ["old", "new"], [thing(1, shared=1), thing(2, shared=1)], tmp_path / "p")
             cache.close()
@@ -345,13 +350,13 @@ class TestOddCaches:
         planned = age(cache, NOW)
         assert sorted(one.reason for one in planned.problems) == ["cache-frame", "cache-malformed"]
         collect(cache, planned, clock=lambda: NOW)
-        assert there(cache, Kind.INDEX) == {bad}
-        assert there(cache, Kind.TRACE) == {trace}
+        assert there(cache, CacheFileKind.INDEX) == {bad}
+        assert there(cache, CacheFileKind.TRACE) == {trace}
 
     def test_an_index_of_which_a_part_cannot_be_read_keeps_what_the_rest_names(self, tmp_path: Path) -> None:
         cache = Aged(NOW - 40 * DAY)
         push(cache, "root", [thing(1), thing(2)])
-        (path,) = there(cache, Kind.INDEX)
+        (path,) = there(cache, CacheFileKind.INDEX)
         document = json.loads(zstandard.ZstdDecompressor().decompress(cache.objects[path]))
         document["traces"][0]["outputs"] = {"out": {"tree": "no tree"}}
         cache.now = NOW - DAY
@@ -361,7 +366,7 @@ class TestOddCaches:
         collect(cache, planned, clock=lambda: NOW)
         assert len(check_whole(cache, ["root"], [thing(1), thing(2)], tmp_path / "p")) == 1
         swept(cache, NOW + 40 * DAY)
-        assert not there(cache, Kind.INDEX)
+        assert not there(cache, CacheFileKind.INDEX)
 
     def test_an_index_that_is_garbled_once_is_read_again(self) -> None:
         cache = Aged(NOW - 40 * DAY)
@@ -375,20 +380,21 @@ class TestOddCaches:
             return body
 
         inventory = Inventory(FaultyTransport(cache, alter=once))
-        inventory.look(*Kind)
+        inventory.look(*CacheFileKind)
         assert garbled
         assert not inventory.problems
-        assert all(inventory.named(one).trees for one in inventory.of(Kind.INDEX).values())
+        assert all(inventory.named(one).trees for one in inventory.of(CacheFileKind.INDEX).values())
 
-    @pytest.mark.parametrize("kind", [Kind.INDEX, Kind.TRACE, Kind.MAP])
-    def test_another_schema_is_left_alone(self, kind: Kind) -> None:
+    @pytest.mark.parametrize("kind", [CacheFileKind.INDEX, CacheFileKind.TRACE, CacheFileKind.MAP])
+    def test_another_schema_is_left_alone(self, kind: CacheFileKind) -> None:
         cache = Aged(NOW - 40 * DAY)
         push(cache, "root", [thing(1)])
-        path = f"{kind}/{'ab'}/{'ab' * 32}" + {Kind.INDEX: ".0123456789abcdef.zst", Kind.MAP: ".zst"}.get(
-            kind, ".0123456789abcdef.json"
-        )
+        path = f"{kind}/{'ab'}/{'ab' * 32}" + {
+            CacheFileKind.INDEX: ".0123456789abcdef.zst",
+            CacheFileKind.MAP: ".zst",
+        }.get(kind, ".0123456789abcdef.json")
         content = json.dumps({"schema": 2}).encode()
-        cache.put(path, content if kind is Kind.TRACE else Codec().compress(content))
+        cache.put(path, content if kind is CacheFileKind.TRACE else Codec().compress(content))
         assert reason(lambda: age(cache, NOW)) == "cache-schema"
 
     def test_what_forge_did_not_write_is_left_alone(self) -> None:
@@ -418,17 +424,17 @@ class TestOddCaches:
         assert swept(cache, NOW).total == 0
         assert not cache.objects
 
-    @pytest.mark.parametrize("kind", [Kind.PACK, Kind.MANIFEST])
-    def test_a_tree_that_nobody_can_fetch_is_not_said_to_be_there(self, kind: Kind, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("kind", [CacheFileKind.PACK, CacheFileKind.MANIFEST])
+    def test_a_tree_that_nobody_can_fetch_is_not_said_to_be_there(self, kind: CacheFileKind, tmp_path: Path) -> None:
         cache = Aged(NOW - 5 * DAY)
         push(cache, "root", [thing(1), thing(2)])
         victim = thing(1).tree.id
-        (found,) = [path for path in there(cache, Kind.MAP) if victim in path]
+        (found,) = [path for path in there(cache, CacheFileKind.MAP) if victim in path]
         inventory = Inventory(cache)
-        inventory.look(Kind.MAP)
+        inventory.look(CacheFileKind.MAP)
         lost = layout.tree_path(victim)
-        if kind is Kind.PACK:
-            lost = layout.pack_path(sorted(inventory.named(inventory.of(Kind.MAP)[found]).packs)[-1])
+        if kind is CacheFileKind.PACK:
+            lost = layout.pack_path(sorted(inventory.named(inventory.of(CacheFileKind.MAP)[found]).packs)[-1])
         cache.delete(lost)
         planned = age(cache, NOW)
         assert found in planned.broken
@@ -440,11 +446,11 @@ class TestOddCaches:
     def test_a_map_that_cannot_be_read_is_kept(self) -> None:
         cache = Aged(NOW - 5 * DAY)
         push(cache, "root", [thing(1)])
-        (path,) = there(cache, Kind.MAP)
+        (path,) = there(cache, CacheFileKind.MAP)
         cache.objects[path] = Codec().compress(b'{"schema":1,"packs":["x"]}')
         planned = age(cache, NOW)
         assert [one.reason for one in planned.problems] == ["cache-malformed"]
-        assert path not in {one.path for one in planned.goes[Kind.MAP]}
+        assert path not in {one.path for one in planned.goes[CacheFileKind.MAP]}
 
     def test_one_collection_at_a_time(self) -> None:
         cache = Aged(NOW - 40 * DAY)
@@ -631,7 +637,9 @@ def test_a_collection_that_dies_leaves_nothing_that_leads_nowhere(operations: in
         assert error.reason == "cache-unreachable"
     assert check_whole(cache, ["old", "new"], several, tmp_path / "p") >= {one.tree.id for one in several[1:]}
     swept(cache, NOW + DAY, grace=0.0)
-    assert {one.partition("/")[2][3:67] for one in there(cache, Kind.MAP)} == {one.tree.id for one in several[1:]}
+    assert {one.partition("/")[2][3:67] for one in there(cache, CacheFileKind.MAP)} == {
+        one.tree.id for one in several[1:]
+    }
     assert age(cache, NOW + DAY, grace=0.0).total == 0
 
 

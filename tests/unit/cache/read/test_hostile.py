@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.format import index, layout
 from mmojo_forge.cache.format.chunks import Codec
 from mmojo_forge.cache.format.info import CacheInfo
@@ -26,7 +26,7 @@ from mmojo_forge.cache.transport.web import WebTransport
 from mmojo_forge.cache.write.writer import CacheWriter
 from mmojo_forge.model import canonical, trace_entry
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
-from mmojo_forge.model.tree import Kind
+from mmojo_forge.model.tree import EntryKind
 from mmojo_forge.net.settings import HttpSettings
 from tests.support.caches import ALICE, BOB, MALLORY, CheckingSink, Files, Handler, drip, reason, serving, trace_of
 
@@ -139,7 +139,7 @@ class TestContent:
             # A flip that Zstandard does not mind gives the same content; the sink checks that it is.
             fetch(transport, tmp_path / "p")
         except CacheError as error:
-            assert error.fault in {Fault.LYING, Fault.FAILING, Fault.MISSING}
+            assert error.fault in {CacheFault.LYING, CacheFault.FAILING, CacheFault.MISSING}
 
     @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
@@ -204,7 +204,7 @@ class TestContent:
         transport.delete(pack_of(transport))
         with pytest.raises(CacheError) as failed:
             fetch(transport, tmp_path / "p")
-        assert (failed.value.reason, failed.value.fault) == ("cache-missing", Fault.MISSING)
+        assert (failed.value.reason, failed.value.fault) == ("cache-missing", CacheFault.MISSING)
 
     def test_a_pack_is_tried_again_where_the_connection_broke(self, tmp_path: Path) -> None:
         broken: list[str] = []
@@ -395,7 +395,7 @@ class TestServers:
     def test_nobody_there_is_a_failure(self) -> None:
         with pytest.raises(CacheError) as failed:
             read_whole(WebTransport("http://127.0.0.1:1"), "trees/x", 10)
-        assert (failed.value.reason, failed.value.fault) == ("cache-unreachable", Fault.FAILING)
+        assert (failed.value.reason, failed.value.fault) == ("cache-unreachable", CacheFault.FAILING)
 
     def test_content_that_a_server_encodes_is_not_what_was_asked_for(self, tmp_path: Path) -> None:
         def odd(exchange: Handler) -> bool:
@@ -486,4 +486,4 @@ def test_executable_and_plain_content_is_given_once(tmp_path: Path) -> None:
     sink = CheckingSink()
     CacheReader(transport, ()).fetch_tree(files.tree.id, sink, tmp_path / "p")
     assert len(sink.got) == 1
-    assert {file.kind for file in files.tree.files()} == {Kind.FILE, Kind.EXECUTABLE}
+    assert {file.kind for file in files.tree.files()} == {EntryKind.FILE, EntryKind.EXECUTABLE}

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmojo_forge.cache.format import layout
-from mmojo_forge.cache.server.failure import Refusal, ServeError
+from mmojo_forge.cache.server.failure import RequestRefused, ServeError
 from mmojo_forge.cache.server.folder import AREA, Incoming, ServedFolder
-from mmojo_forge.cache.server.objects import Kind, folder_at, object_at
+from mmojo_forge.cache.server.objects import ObjectKind, folder_at, object_at
 from mmojo_forge.cache.server.receiving import Quota
 from mmojo_forge.cache.server.server import Address, TlsFiles, listen
 from mmojo_forge.cache.server.tokens import Access, Tokens
@@ -26,9 +26,9 @@ SIGNER = "0123456789abcdef"
 def failure(work: object) -> str:
     """The reason of the ServeError or Refusal that the work ends with."""
     assert callable(work)
-    with pytest.raises((ServeError, Refusal)) as failed:
+    with pytest.raises((ServeError, RequestRefused)) as failed:
         work()
-    assert isinstance(failed.value, ServeError | Refusal)
+    assert isinstance(failed.value, ServeError | RequestRefused)
     return failed.value.reason
 
 
@@ -36,20 +36,20 @@ class TestPaths:
     @pytest.mark.parametrize(
         ("path", "kind", "stored"),
         [
-            (layout.INFO, Kind.INFO, ""),
-            ("collection.json", Kind.MARK, ""),
-            ("collection-unnamed.json", Kind.UNNAMED, ""),
-            (layout.tree_path(TreeId(HEX)), Kind.TREES, ""),
-            (layout.map_path(TreeId(HEX)), Kind.MAPS, ""),
-            (layout.pack_path(HEX), Kind.PACKS, ""),
-            (layout.name_path("libstdc++-13.2", TreeId(HEX)), Kind.NAMES, ""),
-            (layout.trace_path(ActionKey(HEX), SIGNER), Kind.TRACES, ""),
-            (layout.index_path(DerivationId(HEX), SIGNER), Kind.INDEX, ""),
-            (f"ac/{HEX}", Kind.RESULTS, f"ac/01/{HEX}"),
-            (f"cas/{HEX}", Kind.BLOBS, f"cas/01/{HEX}"),
+            (layout.INFO, ObjectKind.INFO, ""),
+            ("collection.json", ObjectKind.MARK, ""),
+            ("collection-unnamed.json", ObjectKind.UNNAMED, ""),
+            (layout.tree_path(TreeId(HEX)), ObjectKind.TREES, ""),
+            (layout.map_path(TreeId(HEX)), ObjectKind.MAPS, ""),
+            (layout.pack_path(HEX), ObjectKind.PACKS, ""),
+            (layout.name_path("libstdc++-13.2", TreeId(HEX)), ObjectKind.NAMES, ""),
+            (layout.trace_path(ActionKey(HEX), SIGNER), ObjectKind.TRACES, ""),
+            (layout.index_path(DerivationId(HEX), SIGNER), ObjectKind.INDEX, ""),
+            (f"ac/{HEX}", ObjectKind.RESULTS, f"ac/01/{HEX}"),
+            (f"cas/{HEX}", ObjectKind.BLOBS, f"cas/01/{HEX}"),
         ],
     )
-    def test_what_the_layout_names_is_an_object(self, path: str, kind: Kind, stored: str) -> None:
+    def test_what_the_layout_names_is_an_object(self, path: str, kind: ObjectKind, stored: str) -> None:
         found = object_at(path)
         assert found is not None
         assert (found.kind, found.path, found.stored) == (kind, path, stored or path)

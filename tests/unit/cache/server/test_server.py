@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.format import index, layout
 from mmojo_forge.cache.format.chunks import Codec
 from mmojo_forge.cache.format.info import CacheInfo
@@ -610,7 +610,7 @@ class TestTransport:
         assert transport.size(PACK) is None
         with pytest.raises(CacheError) as failed:
             read_whole(transport, PACK, 100)
-        assert (failed.value.reason, failed.value.fault) == ("cache-missing", Fault.MISSING)
+        assert (failed.value.reason, failed.value.fault) == ("cache-missing", CacheFault.MISSING)
         assert transport.entries("trees/ab") == []
         transport.delete(PACK)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.format import layout
 from mmojo_forge.cache.format.info import CacheInfo
 from mmojo_forge.cache.read.reader import CacheReader
@@ -129,7 +129,7 @@ def test_nothing_can_be_deleted_where_the_server_does_not_know_that(transport: B
     transport.put("packs/ab/x", b"content")
     with pytest.raises(CacheError) as failed:
         transport.delete("packs/ab/x")
-    assert (failed.value.reason, failed.value.fault) == ("cache-read-only", Fault.REFUSING)
+    assert (failed.value.reason, failed.value.fault) == ("cache-read-only", CacheFault.REFUSING)
 
 
 @pytest.mark.parametrize(

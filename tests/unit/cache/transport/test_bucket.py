@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.format.info import CacheInfo
 from mmojo_forge.cache.gc.collect import collect, plan_collection
 from mmojo_forge.cache.read.reader import CacheReader
@@ -132,15 +132,15 @@ def test_a_store_that_refuses_conditions_is_looked_at_first(server: FileServer) 
 @pytest.mark.parametrize(
     ("status", "expected", "fault"),
     [
-        (403, "cache-refused", Fault.REFUSING),
-        (401, "cache-refused", Fault.REFUSING),
-        (405, "cache-read-only", Fault.REFUSING),
-        (400, "cache-server-error", Fault.FAILING),
-        (500, "cache-server-error", Fault.FAILING),
-        (503, "cache-server-error", Fault.FAILING),
+        (403, "cache-refused", CacheFault.REFUSING),
+        (401, "cache-refused", CacheFault.REFUSING),
+        (405, "cache-read-only", CacheFault.REFUSING),
+        (400, "cache-server-error", CacheFault.FAILING),
+        (500, "cache-server-error", CacheFault.FAILING),
+        (503, "cache-server-error", CacheFault.FAILING),
     ],
 )
-def test_a_status_is_an_error(server: FileServer, status: int, expected: str, fault: Fault) -> None:
+def test_a_status_is_an_error(server: FileServer, status: int, expected: str, fault: CacheFault) -> None:
     server.odd = answering(status)
     transport = at(server)
     for work in (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmojo_forge import extras
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.transport.bazel import BazelTransport
 from mmojo_forge.cache.transport.bucket import BucketTransport
 from mmojo_forge.cache.transport.folder import FolderTransport
@@ -79,7 +79,7 @@ def test_a_scheme_says_what_is_there(url: str, place: str, kind: type) -> None:
 def test_anything_else_is_refused_and_what_works_is_told(url: str) -> None:
     with pytest.raises(CacheError) as failed:
         open_transport(url, HttpSettings(), {})
-    assert (failed.value.reason, failed.value.fault) == ("cache-url", Fault.REFUSING)
+    assert (failed.value.reason, failed.value.fault) == ("cache-url", CacheFault.REFUSING)
     assert "secret" not in str(failed.value)
 
 
@@ -101,7 +101,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(extras, "MODULES", {"s3": "a_module_that_nobody_has"})
     with pytest.raises(CacheError) as failed:
         open_transport("s3://bucket/x", HttpSettings(), {})
-    assert (failed.value.reason, failed.value.fault) == ("cache-url", Fault.REFUSING)
+    assert (failed.value.reason, failed.value.fault) == ("cache-url", CacheFault.REFUSING)
     assert failed.value.detail == "pip install mmojo-forge[s3]"
 
 

@@ -17,15 +17,14 @@ from typing import Any
 import pytest
 
 from mmojo_forge.engine.bench import measure, plot, targets
-from mmojo_forge.engine.bench import model as bench_model
 from mmojo_forge.engine.bench.llama_bench import Contestant, Figures
-from mmojo_forge.engine.bench.measure import BenchReporter, Machine, Report, Turn, Workload
+from mmojo_forge.engine.bench.measure import BenchMachine, BenchReport, BenchReporter, Turn, Workload
 from mmojo_forge.errors import ForgeError
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 FORGE_BENCH = [sys.executable, "-m", "mmojo_forge", "bench"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-MACHINE = Machine("a processor", 2, "linux-x86_64", 0.0)
+MACHINE = BenchMachine("a processor", 2, "linux-x86_64", 0.0)
 
 # Prints the JSON of tools/llama-bench/llama-bench.cpp, all fields of it. `drift` slows call after call of this program
 # down (or speeds it up); every call leaves a line in the log that all programs of a test share.
@@ -80,7 +79,7 @@ class Bench:
         file.chmod(0o755)
         return Contestant(name, file)
 
-    def measure(self, *contestants: Contestant, **workload: Any) -> Report:
+    def measure(self, *contestants: Contestant, **workload: Any) -> BenchReport:
         work = Workload(self.model, **{"threads": (1,), "rounds": 1, **workload})
         return measure.measure(contestants, work, MACHINE, os.environ, BenchReporter())
 
@@ -343,16 +342,16 @@ def test_a_workload_without_sense_is_refused(fakes: Bench, wrong: dict[str, Any]
 
 
 def test_a_whole_model_is_accepted(fakes: Bench) -> None:
-    bench_model.check_model(fakes.model)
+    measure.check_model(fakes.model)
     fakes.model.write_bytes(gguf(tensor_type=999))
-    bench_model.check_model(fakes.model)  # a type that llama.cpp knows and we do not is llama.cpp's to judge
+    measure.check_model(fakes.model)  # a type that llama.cpp knows and we do not is llama.cpp's to judge
 
 
 def test_every_truncation_of_a_model_is_noticed(fakes: Bench) -> None:
     whole = gguf()
     for length in range(len(whole)):
         fakes.model.write_bytes(whole[:length])
-        assert refused(lambda: bench_model.check_model(fakes.model)).reason == "bad-model", length
+        assert refused(lambda: measure.check_model(fakes.model)).reason == "bad-model", length
 
 
 @pytest.mark.parametrize(
@@ -370,12 +369,12 @@ def test_every_truncation_of_a_model_is_noticed(fakes: Bench) -> None:
 )
 def test_what_is_no_model_is_refused(fakes: Bench, content: bytes) -> None:
     fakes.model.write_bytes(content)
-    assert refused(lambda: bench_model.check_model(fakes.model)).reason == "bad-model"
+    assert refused(lambda: measure.check_model(fakes.model)).reason == "bad-model"
 
 
 def test_a_model_that_is_not_there_is_refused(fakes: Bench) -> None:
-    assert refused(lambda: bench_model.check_model(fakes.folder / "none.gguf")).reason == "no-model"
-    assert refused(lambda: bench_model.check_model(fakes.folder)).reason == "no-model"
+    assert refused(lambda: measure.check_model(fakes.folder / "none.gguf")).reason == "no-model"
+    assert refused(lambda: measure.check_model(fakes.folder)).reason == "no-model"
 
 
 # Targets.

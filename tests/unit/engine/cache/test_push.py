@@ -23,10 +23,10 @@ from mmojo_forge.cache.read.transfer import Options
 from mmojo_forge.cache.transport.fakes import FaultyTransport, MemoryTransport
 from mmojo_forge.cache.transport.folder import FolderTransport
 from mmojo_forge.cache.transport.protocol import Body, Span, Transport, read_whole
-from mmojo_forge.cache.write.chunk_writer import Item
+from mmojo_forge.cache.write.chunk_writer import PushItem
 from mmojo_forge.cache.write.writer import CacheWriter, PushMode
 from mmojo_forge.model.digest import BlobDigest, DerivationId, TreeId, blake3_hex
-from mmojo_forge.model.tree import Entry, Tree
+from mmojo_forge.model.tree import Tree, TreeEntry
 from tests.support.caches import ALICE, BOB, CheckingSink, Files, reason, trace_of
 
 ROOT = DerivationId("d" * 64)
@@ -107,7 +107,7 @@ def test_a_tree_that_is_one_file_is_a_tree(tmp_path: Path) -> None:
     files = Files({"": random.Random(1).randbytes(500_000)})
     tree = Tree.of_file(BlobDigest(blake3_hex(files.content[""])), 500_000)
     transport = FolderTransport(tmp_path / "cache")
-    CacheWriter(transport).push([Item(tree, "mmojo-server.ape", files.open)])
+    CacheWriter(transport).push([PushItem(tree, "mmojo-server.ape", files.open)])
     sink = CheckingSink()
     CacheReader(transport, ()).fetch_tree(tree.id, sink, tmp_path / "partial")
     assert sink.has_all_of(tree)
@@ -274,7 +274,7 @@ def test_what_a_killed_fetch_left_is_used_as_far_as_it_is_right(tmp_path: Path) 
     reader = CacheReader(transport, (), Options(connections=1, attempts=1))
 
     class Full(CheckingSink):
-        def take_file(self, file: Entry, path: Path) -> None:
+        def take_file(self, file: TreeEntry, path: Path) -> None:
             raise CacheError("full", reason="full", fault=None)  # type: ignore[arg-type]
 
     partial = tmp_path / "partial"
@@ -385,11 +385,11 @@ def test_memory_stays_the_same_whatever_is_pushed_and_fetched(tmp_path: Path) ->
             return part
 
     @contextmanager
-    def open_blob(_: Entry) -> Iterator[BinaryIO]:
+    def open_blob(_: TreeEntry) -> Iterator[BinaryIO]:
         yield Stream()  # type: ignore[misc]
 
     class Discard(CheckingSink):
-        def take_file(self, file: Entry, path: Path) -> None:
+        def take_file(self, file: TreeEntry, path: Path) -> None:
             assert path.stat().st_size == 96 << 20
 
     hasher, stream = blake3(), Stream()
@@ -398,7 +398,7 @@ def test_memory_stays_the_same_whatever_is_pushed_and_fetched(tmp_path: Path) ->
     tree = Tree.of_file(BlobDigest(hasher.hexdigest()), 96 << 20)
     transport = FolderTransport(tmp_path / "cache")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    CacheWriter(transport).push([Item(tree, "large", open_blob)])
+    CacheWriter(transport).push([PushItem(tree, "large", open_blob)])
     CacheReader(transport, ()).fetch_tree(tree.id, Discard(), tmp_path / "partial")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 

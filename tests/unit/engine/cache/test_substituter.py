@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mmojo_forge.cache.failure import CacheError, Fault
+from mmojo_forge.cache.failure import CacheError, CacheFault
 from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.read.transfer import Options
 from mmojo_forge.cache.transport.fakes import MemoryTransport
@@ -236,7 +236,7 @@ class Dead(MemoryTransport):
 
     def _failed(self) -> CacheError:
         self.asked += 1
-        return CacheError("no answer", reason="cache-unreachable", fault=Fault.FAILING)
+        return CacheError("no answer", reason="cache-unreachable", fault=CacheFault.FAILING)
 
 
 def writing(text: str) -> FunctionExecutor:
@@ -532,7 +532,7 @@ class Slow(MemoryTransport):
     def put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
         self.free.wait(60)
         if self.closed:
-            raise CacheError("closed", reason="cache-unreachable", fault=Fault.FAILING)
+            raise CacheError("closed", reason="cache-unreachable", fault=CacheFault.FAILING)
         return super().put(path, content, if_absent=if_absent)
 
     def close(self) -> None:

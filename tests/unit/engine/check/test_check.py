@@ -12,9 +12,9 @@ import pytest
 
 from mmojo_forge.engine.check import check
 from mmojo_forge.engine.check.check import choose_place, other_place
-from mmojo_forge.engine.check.checker import CheckError, CheckReport, OutputVerdict, Verdict
+from mmojo_forge.engine.check.checker import CheckError, CheckReport, CheckVerdict, OutputVerdict
 from mmojo_forge.engine.check.variations import VariationContext, varied_in
-from mmojo_forge.engine.errors import OutputError
+from mmojo_forge.engine.errors import BadOutput
 from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.model.derivation import INHERENT, Aspect, Derivation
 from mmojo_forge.model.digest import ActionKey, TreeId
@@ -97,12 +97,12 @@ def test_the_folder_that_is_wanted_is_taken(tmp_path: Path) -> None:
     assert choose_place(tmp_path / "store", tmp_path) == tmp_path
 
 
-def verdict(*outputs: OutputVerdict, failure: ForgeError | None = None) -> Verdict:
-    return Verdict(NODE, ActionKey("0" * 64), INHERENT, outputs, failure=failure)
+def verdict(*outputs: OutputVerdict, failure: ForgeError | None = None) -> CheckVerdict:
+    return CheckVerdict(NODE, ActionKey("0" * 64), INHERENT, outputs, failure=failure)
 
 
 SAME, DIFFERENT = OutputVerdict("out", ONE, ONE), OutputVerdict("out", ONE, OTHER)
-FAILED, IMPOSSIBLE = OutputError("", reason=""), CheckError("", reason="")
+FAILED, IMPOSSIBLE = BadOutput("", reason=""), CheckError("", reason="")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ FAILED, IMPOSSIBLE = OutputError("", reason=""), CheckError("", reason="")
         ([verdict()], ExitCode.BUILD_FAILED),
     ],
 )
-def test_only_what_was_rebuilt_and_came_out_the_same_is_identical(verdicts: list[Verdict], code: ExitCode) -> None:
+def test_only_what_was_rebuilt_and_came_out_the_same_is_identical(verdicts: list[CheckVerdict], code: ExitCode) -> None:
     report = CheckReport((), tuple(verdicts), {})
     assert report.exit_code is code
     assert report.identical is (code is ExitCode.DONE)

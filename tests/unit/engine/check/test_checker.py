@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmojo_forge.engine.check.checker import Checker, CheckReport, Verdict
+from mmojo_forge.engine.check.checker import Checker, CheckReport, CheckVerdict
 from mmojo_forge.engine.check.variations import VariationContext
 from mmojo_forge.engine.protocols import SourceFetcher
 from mmojo_forge.engine.reporter import Reporter
@@ -69,7 +69,7 @@ class Place:
         shell = Input(self.shell, "out", "/forge/busybox")
         return Derivation(name, "/forge/busybox", ("sh", "-euc", script), {}, {"busybox": shell})
 
-    def check(self, *nodes: Derivation, bisect: bool = False, expected: TreeId | None = None) -> list[Verdict]:
+    def check(self, *nodes: Derivation, bisect: bool = False, expected: TreeId | None = None) -> list[CheckVerdict]:
         cpus = tuple(os.sched_getaffinity(0))
         context = VariationContext(self.store.path, self.shuffled.path, 2, cpus, None, self.files, {})
         directories = Directories(self.folder / "downloads", self.folder / "failed")

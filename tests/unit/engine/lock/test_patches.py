@@ -18,7 +18,7 @@ from mmojo_forge.engine.lock.patches import PatchesFailed, affected_trees, try_p
 from mmojo_forge.engine.services import Settings
 from mmojo_forge.engine.workspace import Workspace, as_package
 from mmojo_forge.executor.build_log import BuildLog
-from mmojo_forge.executor.request import BuildRequest, BuildResult, Cancellation, Outcome
+from mmojo_forge.executor.request import BuildOutcome, BuildRequest, BuildResult, CancelSignal
 from mmojo_forge.fetch.fake import FakeFetcher
 from mmojo_forge.model.lockfile import LockError
 from mmojo_forge.recipe import patcher
@@ -345,7 +345,7 @@ class HostPatcher(FunctionExecutor):
         self,
         request: BuildRequest,
         *,
-        cancellation: Cancellation | None = None,
+        cancellation: CancelSignal | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
         self.ran.append(request.name)
@@ -357,7 +357,7 @@ class HostPatcher(FunctionExecutor):
         )
         with BuildLog(request.log, request.limits.log_bytes) as log:
             log.write(done.stdout + done.stderr)
-        return BuildResult(Outcome.FAILED if done.returncode else Outcome.SUCCEEDED, done.returncode, 0.0)
+        return BuildResult(BuildOutcome.FAILED if done.returncode else BuildOutcome.SUCCEEDED, done.returncode, 0.0)
 
 
 class Maintainer:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.ape.packaging.contents import Contents
+from mmojo_forge.ape.packaging.contents import PackageContents
 from mmojo_forge.ape.packaging.order import NamedFile, PackageOrder
 from mmojo_forge.ape.packaging.outputs import Format
 from mmojo_forge.engine.package import packaging
@@ -68,7 +68,7 @@ def with_bill(bill: Bill) -> Any:
     return lambda contents: with_sbom(contents, bill, Hashes())
 
 
-def renewed(contents: Contents) -> Contents:
+def renewed(contents: PackageContents) -> PackageContents:
     return with_sbom_renewed(contents, Hashes())
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mmojo_forge.ape.container import read_container
 from mmojo_forge.ape.packaging.order import PackageOrder
+from mmojo_forge.ape.read.container import read_container
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.package.inspect import PackageReport, report_on
 from mmojo_forge.engine.package.modules import described

@@ -11,7 +11,7 @@ import pytest
 from mmojo_forge.ape.packaging.order import NamedFile
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.engine.package.modules import find_modules, targets_of
-from mmojo_forge.engine.sbom.bom import Bill, Item
+from mmojo_forge.engine.sbom.bom import Bill, BomItem
 from tests.support.ape_samples import write_inputs
 from tests.support.ape_samples.modules import make_module
 from tests.support.ape_samples.packages import make_server
@@ -70,9 +70,11 @@ def test_folders_are_called_like_what_is_in_them(tmp_path: Path) -> None:
 
 def bill(name: str, *parts: str, tools: Sequence[str] = ()) -> Bill:
     """The bill of something that is made of these parts with these tools."""
-    items = tuple(Item(part, part) for part in parts)
+    items = tuple(BomItem(part, part) for part in parts)
     depends = {name: tuple(sorted(parts)), **dict.fromkeys(parts, ())}
-    return Bill(Item(name, name), items, tuple(Item(tool, tool) for tool in tools), depends, {}, (), (f"{name}?",))
+    return Bill(
+        BomItem(name, name), items, tuple(BomItem(tool, tool) for tool in tools), depends, {}, (), (f"{name}?",)
+    )
 
 
 def test_the_bill_of_a_package_lists_what_its_modules_are_made_of() -> None:

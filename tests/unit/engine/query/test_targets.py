@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from mmojo_forge.cli.target import listing
 from mmojo_forge.engine.host_facts import HostFacts
-from mmojo_forge.engine.query.targets import PLAIN_HOST, TOOLCHAIN, Option, Target, Tool, survey
+from mmojo_forge.engine.query.targets import PLAIN_HOST, TOOLCHAIN, Option, TargetFacts, Tool, survey
 from mmojo_forge.engine.session import Session
 from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.model.digest import TreeId, blake3_hex
@@ -83,12 +83,12 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def targets(workspace: Workspace) -> dict[str, Target]:
+def targets(workspace: Workspace) -> dict[str, TargetFacts]:
     return {target.name: target for target in survey(workspace, Lock())}
 
 
 def test_every_target_is_there_once_and_toolchains_are_those_of_their_folder(
-    workspace: Workspace, targets: dict[str, Target]
+    workspace: Workspace, targets: dict[str, TargetFacts]
 ) -> None:
     assert list(targets) == Loader(workspace.root).targets()
     assert {name for name, one in targets.items() if one.group == TOOLCHAIN} == {"userland", "cc", "cc.tree", "make"}
@@ -96,14 +96,14 @@ def test_every_target_is_there_once_and_toolchains_are_those_of_their_folder(
     assert targets["app.data"].group == "part"
 
 
-def test_systems_are_those_said_or_those_of_what_is_inside(targets: dict[str, Target]) -> None:
+def test_systems_are_those_said_or_those_of_what_is_inside(targets: dict[str, TargetFacts]) -> None:
     assert targets["lib"].systems == ("linux-x86_64",)
     assert targets["app"].systems == ("linux-x86_64", "linux-aarch64")
     assert targets["app.alias"].systems == targets["lib.arm"].systems == ("linux-aarch64",)
     assert targets["app.data"].systems == targets["cc"].systems == ()
 
 
-def test_tools_are_toolchains_of_what_is_inside_the_most_used_first(targets: dict[str, Target]) -> None:
+def test_tools_are_toolchains_of_what_is_inside_the_most_used_first(targets: dict[str, TargetFacts]) -> None:
     compiler, make = Tool("cc", "4.5.6rc1"), Tool("make", "")
     assert targets["lib"].tools == (compiler,)
     assert targets["app"].tools == (compiler, make)
@@ -112,19 +112,19 @@ def test_tools_are_toolchains_of_what_is_inside_the_most_used_first(targets: dic
     assert (str(compiler), str(make)) == ("cc 4.5.6rc1", "make")
 
 
-def test_of_a_host_only_the_names_of_facts_are_told(targets: dict[str, Target]) -> None:
+def test_of_a_host_only_the_names_of_facts_are_told(targets: dict[str, TargetFacts]) -> None:
     assert targets["app.native"].host_facts == ("cpu.cores", "cpu.features")
     assert targets["app"].host_facts == ()
     assert set(PLAIN_HOST) == set(HostFacts())
 
 
-def test_what_cannot_be_instantiated_is_listed_with_the_reason(targets: dict[str, Target]) -> None:
+def test_what_cannot_be_instantiated_is_listed_with_the_reason(targets: dict[str, TargetFacts]) -> None:
     assert targets["app.unpinned"].error == "pin-missing"
     assert targets["app.unpinned"].group == "module"
     assert targets["app"].error == ""
 
 
-def test_options_have_types_choices_and_defaults(targets: dict[str, Target]) -> None:
+def test_options_have_types_choices_and_defaults(targets: dict[str, TargetFacts]) -> None:
     systems = ("linux-x86_64", "linux-aarch64")
     assert targets["lib.arm"].options == (
         Option("system", "str", systems, "linux-x86_64"),
@@ -134,7 +134,7 @@ def test_options_have_types_choices_and_defaults(targets: dict[str, Target]) -> 
     assert targets["app.alias"].options == (Option("level", "int", (), 3), Option("name", "str", (), ""))
 
 
-def test_where_it_has_been_run_is_what_the_recipe_says_of_that_target_alone(targets: dict[str, Target]) -> None:
+def test_where_it_has_been_run_is_what_the_recipe_says_of_that_target_alone(targets: dict[str, TargetFacts]) -> None:
     assert targets["lib.arm"].ran == "on a | board"
     assert targets["lib"].ran == targets["app.alias"].ran == ""
 
@@ -177,7 +177,7 @@ def rows(page: str) -> dict[str, list[str]]:
     return {row[0].strip("`"): row for row in cells}
 
 
-def test_the_page_has_each_target_once_servers_first(targets: dict[str, Target]) -> None:
+def test_the_page_has_each_target_once_servers_first(targets: dict[str, TargetFacts]) -> None:
     page = listing.page(list(targets.values()))
     found = rows(page)
     assert set(found) == set(targets)
@@ -197,7 +197,7 @@ def test_the_page_has_each_target_once_servers_first(targets: dict[str, Target])
     assert "| `app.alias` | `name` | text | empty |" in page
 
 
-def test_a_cell_ends_no_table(targets: dict[str, Target]) -> None:
+def test_a_cell_ends_no_table(targets: dict[str, TargetFacts]) -> None:
     tables = [line for line in listing.page(list(targets.values())).splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in tables} == {5, 7}
 
@@ -210,7 +210,7 @@ def listed(workspace: Workspace, *arguments: str) -> Result:
         session.close()
 
 
-def test_the_command_prints_the_page_and_makes_no_store(workspace: Workspace, targets: dict[str, Target]) -> None:
+def test_the_command_prints_the_page_and_makes_no_store(workspace: Workspace, targets: dict[str, TargetFacts]) -> None:
     assert listed(workspace, "--markdown").stdout == listing.page(list(targets.values()))
     assert not (workspace.root / "elsewhere").exists()
 

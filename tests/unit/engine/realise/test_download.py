@@ -15,7 +15,7 @@ from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.lock.add_source import add_source
 from mmojo_forge.engine.lock.lock import Locker, check_lock
 from mmojo_forge.engine.plan import Action, make_plan
-from mmojo_forge.engine.sbom.contents import Contents
+from mmojo_forge.engine.sbom.contents import DeclaredContents
 from mmojo_forge.engine.sbom.provenance import source_reference
 from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.errors import ExitCode
@@ -140,7 +140,7 @@ def test_it_is_a_source_in_bills_and_receipts() -> None:
     unpacked = Derivation(
         "tool", "builtin:unpack", (), {}, {"archive": Input(downloading(WANTED), "out", "/forge/archive")}
     )
-    [part] = Contents(Graph.of([unpacked])).of(unpacked)
+    [part] = DeclaredContents(Graph.of([unpacked])).of(unpacked)
     assert (part.component.name, part.source) == (WANTED.name, WANTED)
     assert source_reference(WANTED)["digest"] == {"sha256": SHA256}
 

@@ -22,7 +22,7 @@ from mmojo_forge.model.derivation import Derivation, Input
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.recipe.evaluate import Instance
 from mmojo_forge.store.local import LocalStore
-from mmojo_forge.store.maintain.gc import Policy
+from mmojo_forge.store.maintain.gc import GcPolicy
 from tests.support.caches import ALICE, BOB
 from tests.support.engines import FUNCTIONS, Bench, FunctionExecutor
 from tests.unit.engine.cache.test_substituter import PATIENT, caches
@@ -136,7 +136,7 @@ def test_what_is_there_in_part_can_be_passed_on_and_status_says_so(benches: tupl
 def test_what_is_known_of_a_build_is_known_of_all_its_outputs_or_not_at_all(benches: tuple[Bench, Bench]) -> None:
     b, trees = with_the_small_one_only(benches)
     b.store.add_root(b.folder / "link", trees["small"], "kit")
-    b.store.maintenance.collect(Policy(0, forget=True), time.time() + 1e6)
+    b.store.maintenance.collect(GcPolicy(0, forget=True), time.time() + 1e6)
     assert b.store.valid_trees(trees.values()) == {trees["small"]}
     assert b.store.lookup_resolved([KIT.id]) == {KIT.id: trees}
     assert steps_of(plan_of(b, (KIT, "small"))) == []

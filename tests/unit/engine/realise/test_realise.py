@@ -15,11 +15,11 @@ from mmojo_forge.engine.errors import BuildsFailed, Interrupted
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.engine.plan import Action, make_plan
 from mmojo_forge.engine.realise import failed_builds
-from mmojo_forge.engine.realise.schedule import Budget, Schedule, remaining_paths
+from mmojo_forge.engine.realise.schedule import ResourceBudget, Schedule, remaining_paths
 from mmojo_forge.engine.realise.state import TRANSITIONS, BuildState
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.executor.request import BuildRequest
-from mmojo_forge.model.derivation import Derivation, Input, Node, node_id
+from mmojo_forge.model.derivation import Derivation, Input, Node
 from mmojo_forge.store.local import LocalStore
 from tests.support.engines import (
     Bench,
@@ -205,7 +205,7 @@ def test_the_picture_of_states_has_every_transition_and_no_other() -> None:
 def test_the_schedule_never_grants_more_cores_than_there_are(cores: int, parallel: list[bool]) -> None:
     nodes = [Derivation(f"n{index}", "x", (), {}, {}, parallel=many) for index, many in enumerate(parallel)]
     graph = Graph.of(nodes)
-    schedule = Schedule(Budget(cores, 1 << 40), remaining_paths(graph, {}), {})
+    schedule = Schedule(ResourceBudget(cores, 1 << 40), remaining_paths(graph, {}), {})
     for each in nodes:
         schedule.add(each)
     started = 0
@@ -224,13 +224,13 @@ def test_the_node_with_the_longest_path_above_it_starts_first() -> None:
     long = node("long", "args", "1")
     top = node("top", middle=node("middle", long=long), short=node("short", "args", "2"))
     graph = Graph.of([top])
-    schedule = Schedule(Budget(1, 1 << 40), remaining_paths(graph, {"middle": 100.0}), {})
+    schedule = Schedule(ResourceBudget(1, 1 << 40), remaining_paths(graph, {"middle": 100.0}), {})
     for each in graph.nodes.values():
         if each.name in {"short", "long"}:
             schedule.add(each)
     taken = schedule.take()
     assert taken is not None
-    assert node_id(taken[0]) == long.id
+    assert taken[0].id == long.id
 
 
 def test_a_graph_has_every_node_once_inputs_first_and_names_each_user_once() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mmojo_forge.engine.sbom import cyclonedx, spdx
-from mmojo_forge.engine.sbom.bom import Bill, Item, make_bill
+from mmojo_forge.engine.sbom.bom import Bill, BomItem, make_bill
 from mmojo_forge.engine.sbom.contents import ContentsError
 from mmojo_forge.engine.sbom.documents import PackedFile, SbomError, bill_of_package, bill_of_program, check_complete
 from mmojo_forge.model.derivation import ALL, Component, Derivation, Input, LocalSource, Node, Source
@@ -85,7 +85,7 @@ def bill(root: Derivation, lock: Lock = LOCK, workspace: Path = Path("/work")) -
     return make_bill(root, "out", root.name, lock, workspace=workspace)
 
 
-def names(items: tuple[Item, ...]) -> list[str]:
+def names(items: tuple[BomItem, ...]) -> list[str]:
     return [item.name for item in items]
 
 

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import action_key
 from mmojo_forge.model.digest import BlobDigest, TreeId, blake3_hex
-from mmojo_forge.model.trace import Output, Signature, Trace
-from mmojo_forge.model.tree import Entry, Kind, Tree
+from mmojo_forge.model.trace import Trace, TraceOutput, TraceSignature
+from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry
 from mmojo_forge.store.add.batch import Blob
 from mmojo_forge.store.bundle import records
-from mmojo_forge.store.bundle.records import BundledTarget, Contents
+from mmojo_forge.store.bundle.records import BundleContents, BundledTarget
 from mmojo_forge.store.bundle.writer import write_bundle
 from mmojo_forge.store.local import LocalStore
 from tests.support.killed import in_child_killed_at
@@ -31,7 +31,7 @@ from tests.unit.store.test_crash import make_tree
 
 PREIMAGE = b'{"inputs":{},"label":{"facts":{},"reproducible":true},"name":"thing-1","outputs":["out"]}'
 CONTENT = b"the content"
-TREE = Tree.of([Entry("file", Kind.FILE, BlobDigest(blake3_hex(CONTENT)), len(CONTENT))])
+TREE = Tree.of([TreeEntry("file", EntryKind.FILE, BlobDigest(blake3_hex(CONTENT)), len(CONTENT))])
 BLOB = Blob(BlobDigest(blake3_hex(CONTENT)), False)
 KEY = action_key(PREIMAGE)
 
@@ -55,7 +55,7 @@ def refusal(place: Path, path: Path) -> str:
 
 
 def a_trace(tree: TreeId, **changes: Any) -> Trace:
-    trace = Trace(KEY, "thing-1", PREIMAGE, {"out": Output(tree, len(CONTENT))}, "anna", 5.0, 2.5, 100)
+    trace = Trace(KEY, "thing-1", PREIMAGE, {"out": TraceOutput(tree, len(CONTENT))}, "anna", 5.0, 2.5, 100)
     return replace(trace, **changes)
 
 
@@ -92,14 +92,14 @@ def packed(path: Path, members: Iterable[bytes]) -> Path:
     return path
 
 
-def export(store: LocalStore, path: Path, trees: Iterable[TreeId], traces: Iterable[Trace] = ()) -> Contents:
+def export(store: LocalStore, path: Path, trees: Iterable[TreeId], traces: Iterable[Trace] = ()) -> BundleContents:
     trees = list(trees)
     targets = [BundledTarget(f"target-{tree[:8]}", "thing", tree, "reproducible") for tree in trees]
     return write_bundle(store, path, targets, trees, traces)
 
 
 def test_what_was_exported_is_there_after_the_import(place: Path, tmp_path: Path) -> None:
-    signature = Signature("anna:AAAA", b"signed")
+    signature = TraceSignature("anna:AAAA", b"signed")
     with LocalStore.open(tmp_path / "origin") as origin:
         one = origin.add_path(make_tree(tmp_path / "one", "1"))
         two = origin.add_file(io.BytesIO(b"the same every time"), executable=True)

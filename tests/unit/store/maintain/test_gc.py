@@ -16,12 +16,12 @@ import pytest
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import action_key
 from mmojo_forge.model.digest import DerivationId, TreeId
-from mmojo_forge.model.trace import Output, Trace
+from mmojo_forge.model.trace import Trace, TraceOutput
 from mmojo_forge.model.tree import Tree
 from mmojo_forge.store import noop_lookup
 from mmojo_forge.store.local import LocalStore
 from mmojo_forge.store.maintain import gc
-from mmojo_forge.store.maintain.gc import Collected, Policy
+from mmojo_forge.store.maintain.gc import GcPolicy, GcResult
 from tests.support.killed import in_child_killed_at
 from tests.unit.store.test_crash import make_tree
 
@@ -52,11 +52,11 @@ def last_used(place: Path, tree: TreeId, seconds_ago: float) -> None:
         connection.execute("UPDATE trees SET used = ? WHERE id = ?", (time.time() - seconds_ago, tree))
 
 
-def collect(place: Path, *, age: float = 0, dry: bool = False, ahead: float = SOON, **policy: Any) -> Collected:
+def collect(place: Path, *, age: float = 0, dry: bool = False, ahead: float = SOON, **policy: Any) -> GcResult:
     pins: Callable[[], Iterator[TreeId]] | None = policy.pop("pins", None)
     with LocalStore.open(place) as store:
         more: dict[str, Any] = {"pins": pins} if pins else {}
-        done = store.maintenance.collect(Policy(age, **policy), time.time() + ahead, dry=dry, **more)
+        done = store.maintenance.collect(GcPolicy(age, **policy), time.time() + ahead, dry=dry, **more)
         assert store.verify().findings == ()
     return done
 
@@ -69,7 +69,7 @@ def there(place: Path, *trees: TreeId) -> list[bool]:
 def trace(text: bytes, tree: TreeId, *inputs: TreeId) -> Trace:
     edges = ",".join(f'"i{number}":{{"at":"/x","tree":"{one}"}}' for number, one in enumerate(inputs))
     preimage = b'{"inputs":{%s},"label":{},"name":"%s"}' % (edges.encode(), text)
-    return Trace(action_key(preimage), text.decode(), preimage, {"out": Output(tree, 1)}, started=time.time())
+    return Trace(action_key(preimage), text.decode(), preimage, {"out": TraceOutput(tree, 1)}, started=time.time())
 
 
 def test_what_no_link_keeps_goes_with_its_object_and_what_a_link_keeps_stays(place: Path, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_trees_added_while_it_is_collecting_keep_their_content(place: Path, tmp_
     assert there(place, old.id, added[0].id) == [False, True]
 
 
-def collect_with_step(place: Path, act: Callable[[], object]) -> Collected:
+def collect_with_step(place: Path, act: Callable[[], object]) -> GcResult:
     """Collect; `act` happens between removing trees and removing blobs."""
     groups = gc._groups
 
@@ -232,7 +232,7 @@ def test_a_link_made_while_it_is_collecting_by_a_process_that_has_ended_counts(p
             super()._collect(*arguments)
 
     with LocalStore.open(place) as store:
-        collector = LinksLate(str(place), store._database, store._scratch, Policy(0), time.time() + SOON, tuple)
+        collector = LinksLate(str(place), store._database, store._scratch, GcPolicy(0), time.time() + SOON, tuple)
         done = collector.run(dry=False)
         assert done.victims == []
     assert there(place, tree) == [True]
@@ -319,7 +319,7 @@ def test_a_damaged_manifest_stops_the_collection(place: Path) -> None:
     manifest.chmod(0o644)
     manifest.write_bytes(b"{}")
     with LocalStore.open(place) as store, pytest.raises(ForgeError) as caught:
-        store.maintenance.collect(Policy(0), time.time() + SOON)
+        store.maintenance.collect(GcPolicy(0), time.time() + SOON)
     assert caught.value.reason == "tree-corrupt"
 
 
@@ -354,7 +354,7 @@ def test_a_collection_that_is_killed_at_any_call_leaves_a_whole_store(place: Pat
 
         def act() -> None:
             with LocalStore.open(place) as store:
-                store.maintenance.collect(Policy(0), time.time() + SOON)
+                store.maintenance.collect(GcPolicy(0), time.time() + SOON)
 
         killed = in_child_killed_at(call, act)
         with LocalStore.open(place) as store:
@@ -380,6 +380,6 @@ def test_a_collection_that_fails_halfway_is_brought_to_its_end(place: Path, monk
     monkeypatch.setattr(os, "unlink", failing)
     with LocalStore.open(place) as store:
         with pytest.raises(ForgeError):
-            store.maintenance.collect(Policy(0), time.time() + SOON)
+            store.maintenance.collect(GcPolicy(0), time.time() + SOON)
         assert store.verify().findings == ()
     assert there(place, tree) == [False]

@@ -11,7 +11,7 @@ import pytest
 
 from mmojo_forge.model.digest import TreeId
 from mmojo_forge.store.local import LocalStore
-from mmojo_forge.store.maintain.repair import Outcome, RepairResult
+from mmojo_forge.store.maintain.repair import RepairOutcome, RepairResult
 from tests.support.killed import in_child_killed_at
 from tests.unit.store.maintain.test_verify import LARGE, blob, execute, place, rewrite, tree
 from tests.unit.store.test_crash import make_tree
@@ -153,7 +153,7 @@ def test_what_has_no_row_goes(place: Path, tree: TreeId) -> None:
     (place / "blobs" / "stray").write_bytes(b"")
     (place / "trees" / "stray").write_bytes(b"")
     (place / "objects" / "stray").mkdir()
-    assert {outcome for _, outcome in outcomes(repair(place))} == {Outcome.REMOVED.value}
+    assert {outcome for _, outcome in outcomes(repair(place))} == {RepairOutcome.REMOVED.value}
     assert is_whole(place, tree)
 
 

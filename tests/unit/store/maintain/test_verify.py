@@ -11,9 +11,9 @@ import pytest
 
 from mmojo_forge.model.derivation import action_key
 from mmojo_forge.model.digest import TreeId, blake3_hex
-from mmojo_forge.model.trace import Output, Trace
+from mmojo_forge.model.trace import Trace, TraceOutput
 from mmojo_forge.store.local import LocalStore
-from mmojo_forge.store.maintain.verify import Finding
+from mmojo_forge.store.maintain.verify import VerifyFinding
 from mmojo_forge.store.protocol import StoreError
 
 LARGE = b"0123456789abcdef" * 200_000
@@ -37,7 +37,7 @@ def tree(place: Path, tmp_path: Path) -> TreeId:
     with LocalStore.open(place) as store:
         added = store.add_path(top)
         store.checkout(added.id, "thing")
-        store.record(Trace(action_key(b"{}"), "thing", b"{}", {"out": Output(added.id, added.size)}))
+        store.record(Trace(action_key(b"{}"), "thing", b"{}", {"out": TraceOutput(added.id, added.size)}))
     return added.id
 
 
@@ -209,6 +209,6 @@ def test_a_damaged_database_page_is_found_or_refused(place: Path, tree: TreeId) 
         file.write(os.urandom(4096))
     try:
         with LocalStore.open(place) as store:
-            assert Finding("database-corrupt", "db.sqlite") in store.verify().findings
+            assert VerifyFinding("database-corrupt", "db.sqlite") in store.verify().findings
     except StoreError as error:
         assert error.reason == "store-corrupt"
