@@ -263,6 +263,11 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True)
+class LibFiles(Files):
+    """A file or folder that lies in `recipes/lib`, whichever recipe asks: what modules there have as `Files`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ForgeFiles:
     """A file or folder of forge itself, which some builds run inside the sandbox (the APE linker)."""
 

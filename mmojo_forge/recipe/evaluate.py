@@ -39,6 +39,7 @@ from mmojo_forge.recipe.api import (
     Fixed,
     ForgeFiles,
     Host,
+    LibFiles,
     NpmClosure,
     OptionValue,
     Package,
@@ -215,7 +216,7 @@ class Evaluator:
         self._overrides.check(self._targets)
 
     def recipe_files(self) -> list[Path]:
-        """The recipe files that were read."""
+        """The recipe files and modules of the library that were read, and the library's folder if there were any."""
         return self._loader.loaded_files()
 
     def _begin(self, package: Package) -> _Frame:
@@ -235,7 +236,7 @@ class Evaluator:
         return self._targets[name]
 
     def _call(self, package: Package, target: _Target) -> tuple[Spec | Package, Label]:
-        recipe, file = target.recipe, target.file
+        recipe, file, lib = target.recipe, target.file, self._loader.library.folder
         self._overrides.called(package)
         # What a recipe sets on purpose stands; what a user sets takes the place of defaults and presets.
         given = {**target.options, **dict(package.options)}
@@ -244,10 +245,11 @@ class Evaluator:
         arguments: Mapping[str, object] = {**target.arguments, "host": host} if host else target.arguments
         try:
             answer = recipe.function(**arguments, **options)
-        except ForgeError:
+        except ForgeError as error:
+            loading.locate(error, error, file, lib)
             raise
         except Exception as error:
-            raise loading.failure(f"evaluate recipe {package.name}", error, file) from error
+            raise loading.failure(f"evaluate recipe {package.name}", error, file, lib) from error
         if not isinstance(answer, Spec | Package):
             raise RecipeError(
                 f"evaluate recipe {package.name}: a {type(answer).__name__} came back, not a Spec",
@@ -316,6 +318,7 @@ class Evaluator:
 
     def _source(self, wanted: Fixed | Files | ForgeFiles, folder: Path) -> Source | LocalSource | Derivation:
         if isinstance(wanted, Files):
+            folder = self._loader.library.folder if isinstance(wanted, LibFiles) else folder
             return self._local_source(_below(folder, wanted.path))
         if isinstance(wanted, ForgeFiles):
             return self._local_source(_below(self._forge_root, wanted.path))
@@ -428,7 +431,8 @@ def _cycle(stack: Iterable[Package], package: Package) -> RecipeError:
 
 def _below(folder: Path, path: str) -> Path:
     joined = folder / path
-    if Path(path).is_absolute() or ".." in Path(path).parts:
+    outside = Path(path).is_absolute() or ".." in Path(path).parts
+    if outside or not joined.parent.resolve().is_relative_to(folder.resolve()):
         raise RecipeError(f"declare files {path}: not below {folder.name}", reason="local-files-outside")
     return joined
 
