@@ -18,7 +18,8 @@ TIDY = r"""
 cd /forge/out/out
 rm -rf share/doc share/info share/man share/locale
 find . -name '*.la' -delete
-find . -name '*.pc' -exec sed -i 's|^prefix=.*|prefix=${pcfiledir}/../..|; s|^\(.*dir\)=//*\([a-z]\)|\1=${prefix}/\2|' {} +
+find . -name '*.pc' -exec sed -i \
+    's|^prefix=.*|prefix=${pcfiledir}/../..|; s|^exec_prefix=.*|exec_prefix=${prefix}|; s|dir=//*|dir=${prefix}/|' {} +
 find . -depth -type d -empty -delete
 """
 
