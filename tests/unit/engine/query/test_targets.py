@@ -162,7 +162,9 @@ def test_what_is_said_for_the_list_changes_no_identity(workspace: Workspace) -> 
     ],
 )
 def test_what_is_said_of_no_target_or_group_is_refused(workspace: Workspace, more: str, reason: str) -> None:
-    write(workspace.root, "base", f'{HEAD}@recipe("base", {more})\ndef base():\n    return Spec("base", "x", (), {{}})\n')
+    write(
+        workspace.root, "base", f'{HEAD}@recipe("base", {more})\ndef base():\n    return Spec("base", "x", (), {{}})\n'
+    )
     with pytest.raises(RecipeError) as caught:
         survey(workspace, Lock())
     assert caught.value.reason == reason
