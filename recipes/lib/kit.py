@@ -33,4 +33,5 @@ def ran(program, names, more=None):
 
 
 def is_for(build, system):
+    """Whether a build is one for a CPU level of the system."""
     return build.rpartition("-")[0] == system
