@@ -150,7 +150,7 @@ def store(sides: Sides) -> Iterator[Row]:
 
 
 _REAL = "mmojo-server.linux-x86_64"
-_FOLDERS = {"levels": "recipes/mmojo-server/cmake", "guard": "recipes/mmojo-server/guard"}
+_FOLDERS = {"levels": "recipes/mmojo-server/cmake", "guard": "recipes/lib/guard"}
 # What comes after compiling and installing writes to /forge/out by name, and takes no time.
 _LAST_PHASE = "printf 'forge-phase: %s\\n' 'info'"
 _REAL_INPUTS = {

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model import canonical
@@ -263,6 +264,11 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True)
+class LibFiles(Files):
+    """A file or folder that lies in `recipes/lib`, whichever recipe asks: what modules there have as `Files`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ForgeFiles:
     """A file or folder of forge itself, which some builds run inside the sandbox (the APE linker)."""
 
@@ -307,6 +313,23 @@ class Spec:
     systems: tuple[str, ...] = ()
     check_exemptions: Mapping[Aspect, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # Recipes are checked by nobody's type checker, and here their line is still known.
+        for what, table in (("inputs", self.inputs), ("env", self.env), ("at", self.at)):
+            _check_table(self.name, what, table)
+        for what, words in (("args", self.args), ("outputs", self.outputs)):
+            if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
+                raise _wrong_type(self.name, what, words, "a tuple of texts")
+        for what, table in (("env", self.env), ("at", self.at)):
+            _check_texts(self.name, what, table)
+        for name, wanted in self.inputs.items():
+            if not isinstance(wanted, Package | Fixed | Debian | NpmClosure | Files | ForgeFiles):
+                raise RecipeError(
+                    f"declare {self.name}: the input {name} is of type {type(wanted).__name__}",
+                    detail=_input_hint(wanted),
+                    reason="recipe-bad-input",
+                )
+
     def for_any_machine(self) -> Spec:
         """The same, but an input that is host-specific is an error."""
         return replace(self, portable=True)
@@ -329,6 +352,40 @@ class Spec:
         """The same; `forge check` leaves these aspects as they are (docs/proof.md), for the reasons given:
         `shifted_clock="…"`. Changes no identity. Raises RecipeError (`no-such-aspect`, `aspect-without-reason`)."""
         return replace(self, check_exemptions={**self.check_exemptions, **aspects_of(self.name, reasons)})
+
+
+def _check_table(name: str, what: str, table: object) -> None:
+    if not isinstance(table, Mapping):
+        raise _wrong_type(name, what, table, "a table")
+
+
+def _check_texts(name: str, what: str, table: Mapping[str, object]) -> None:
+    for key, value in table.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            wrong = value if isinstance(key, str) else key
+            raise _wrong_type(name, f"{what}[{key!r}]", wrong, "text")
+
+
+_EXAMPLES: Mapping[str, str] = MappingProxyType(
+    {"env": '{"LEVEL": "3"}', "inputs": '{"zig": zig}', "outputs": '("out",)', "phases": '{"compile": "make"}'}
+)
+
+
+def _wrong_type(name: str, what: str, value: object, wanted: str) -> RecipeError:
+    example = _EXAMPLES.get(what.partition("[")[0])
+    return RecipeError(
+        f"declare {name}: {what} is {value!r:.60}, of type {type(value).__name__}, not {wanted}",
+        detail=f"For example: {what.partition('[')[0]}={example}." if example else "",
+        reason="recipe-bad-type",
+    )
+
+
+def _input_hint(wanted: object) -> str:
+    if isinstance(wanted, str):
+        return f"A package is a parameter of the recipe, or Package({wanted!r}); a file beside it is Files({wanted!r})."
+    if isinstance(wanted, Spec | Recipe):
+        return 'What another recipe gives is Package("its-name").'
+    return "An input is a Package, a source (Pypi, DebianFile, Url …) or Files."
 
 
 Returned = Spec | Package
@@ -412,6 +469,10 @@ def build(
     The userland lies at /usr; every other input at /forge/<input name> unless `at` says otherwise. `allowed_leaks`
     names, with the reason, what outputs may tell of the machine though they are called reproducible: `kernel version`.
     """
+    _check_table(name, "phases", phases)
+    _check_texts(name, "phases", phases)
+    if not isinstance(inputs, Mapping | None):
+        raise _wrong_type(name, "inputs", inputs, "a table")
     script = "".join(f"printf 'forge-phase: %s\\n' {quote(phase)}\n{text.strip()}\n" for phase, text in phases.items())
     return Spec(
         name=name,

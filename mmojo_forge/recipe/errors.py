@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmojo_forge.errors import ForgeError
 
 
 class RecipeError(ForgeError):
-    """A recipe that cannot be loaded or evaluated. `file` and `line` say where, if that is known."""
+    """A recipe that cannot be loaded or evaluated. `file` and `line` say where, if that is known.
+
+    `asked_by` has the files with their lines that led there, the nearest first: the recipe, and modules of the library.
+    """
 
     def __init__(
         self, message: str, *, detail: str = "", reason: str, file: Path | str | None = None, line: int | None = None
     ) -> None:
-        place = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
-        super().__init__(f"{place}{message}", detail=detail, reason=reason)
+        super().__init__(f"{_place(file, line)}{message}", detail=detail, reason=reason)
         self.file = file
         self.line = line
+        self.asked_by: tuple[tuple[Path, int | None], ...] = ()
+
+    def found_at(self, file: Path, line: int | None) -> None:
+        """Says where it was found, if nobody said so yet."""
+        if self.file is None:
+            self.file, self.line = file, line
+            self.message = f"{_place(file, line)}{self.message}"
+
+    def came_from(self, places: Iterable[tuple[Path, int | None]]) -> None:
+        """Says which other files led there, the nearest first, if nobody said so yet."""
+        asked_by = tuple((file, line) for file, line in places if str(file) != str(self.file))
+        if asked_by and not self.asked_by:
+            self.asked_by = asked_by
+            self.message += "".join(f"\n  asked for by {_place(file, line)}".rstrip(": ") for file, line in asked_by)
+
+
+def _place(file: Path | str | None, line: int | None) -> str:
+    return f"{file}:{line}: " if file and line else f"{file}: " if file else ""
 
 
 class ImpureRecipe(RecipeError):

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import (
@@ -39,6 +41,7 @@ from mmojo_forge.recipe.api import (
     Fixed,
     ForgeFiles,
     Host,
+    LibFiles,
     NpmClosure,
     OptionValue,
     Package,
@@ -111,6 +114,46 @@ def validate_option(recipe: Recipe, name: str, value: OptionValue, file: Path) -
             reason="bad-option",
             file=file,
         ) from error
+
+
+def check_declaration(recipe: Recipe, packages: Collection[str]) -> None:
+    """Raises RecipeError for a parameter that names no package (`unknown-target`) or has a default that is no value of
+    its option (`option-bad-default`)."""
+    for name in recipe.inputs:
+        package = name.replace("_", "-")
+        if name != "host" and package not in packages:
+            near = difflib.get_close_matches(package, packages, n=3, cutoff=0.5)
+            hint = f"Did you mean {' or '.join(one.replace('-', '_') for one in near)}?" if near else ""
+            raise _declared_wrong(recipe, name, "it has no default and names no package", hint, "unknown-target")
+    for name, default in recipe.options.items():
+        annotation = recipe.function.__annotations__.get(name)
+        choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+        if type(default) not in (str, int, bool):
+            cause = f"its default {default!r} is of type {type(default).__name__}"
+            raise _declared_wrong(
+                recipe, name, cause, "Options are text, whole numbers, True or False.", "option-bad-default"
+            )
+        if choices and default not in choices:
+            hint = f"Choices: {', '.join(map(str, choices))}."
+            raise _declared_wrong(recipe, name, f"its default {default!r} is no choice", hint, "option-bad-default")
+
+
+def _declared_wrong(recipe: Recipe, name: str, cause: str, hint: str, reason: str) -> RecipeError:
+    file, line = line_of(recipe, name)
+    return RecipeError(
+        f"declare {recipe.name}: parameter {name}: {cause}", detail=hint, reason=reason, file=file, line=line
+    )
+
+
+def line_of(recipe: Recipe, word: str) -> tuple[Path, int]:
+    """Where the recipe's function speaks of a parameter or a package; else where it begins."""
+    code = recipe.function.__code__
+    file = Path(code.co_filename)
+    pattern = re.compile(rf"(?<![\w.-])({re.escape(word)}|{re.escape(word.replace('-', '_'))})(?![\w-])")
+    # The name of the recipe itself stands in its first line.
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()[code.co_firstlineno :]
+    found = (code.co_firstlineno + 1 + index for index, line in enumerate(lines) if pattern.search(line))
+    return file, next(found, code.co_firstlineno)
 
 
 _PLACEHOLDER = "0" * 64
@@ -199,11 +242,14 @@ class Evaluator:
                     continue
                 if wanted in stack:
                     raise _cycle(stack, wanted)
-                stack[wanted] = self._begin(wanted)
+                with self._located(package, package, wanted):
+                    stack[wanted] = self._begin(wanted)
                 break
             else:
-                self._instances[package] = self._finish(package, frame)
                 stack.popitem()
+                asking = next(reversed(stack), package)
+                with self._located(package, asking, package):
+                    self._instances[package] = self._finish(package, frame)
         return self._instances[target]
 
     def instances(self) -> Mapping[Package, Instance]:
@@ -215,7 +261,7 @@ class Evaluator:
         self._overrides.check(self._targets)
 
     def recipe_files(self) -> list[Path]:
-        """The recipe files that were read."""
+        """The recipe files and modules of the library that were read, and the library's folder if there were any."""
         return self._loader.loaded_files()
 
     def _begin(self, package: Package) -> _Frame:
@@ -225,9 +271,21 @@ class Evaluator:
         pending = iter([wanted for wanted in wants if isinstance(wanted, Package)])
         return _Frame(target.folder, answer, label, pending)
 
+    @contextmanager
+    def _located(self, package: Package, asking: Package, wanted: Package) -> Iterator[None]:
+        """Says of an error of which nobody knows the file that the package's recipe has led to it, where it speaks of
+        what is wanted; or the recipe that asks for an output that there is not."""
+        try:
+            yield
+        except RecipeError as error:
+            blamed = asking if error.reason == "no-such-output" else package
+            error.found_at(*line_of(self._target(blamed.name).recipe, wanted.name))
+            raise
+
     def _target(self, name: str) -> _Target:
         if name not in self._targets:
             recipe, preset = self._loader.find(name)
+            check_declaration(recipe, self._loader.packages())
             options = {**preset, **self._overrides.of(name)}
             arguments = {one: Package(one.replace("_", "-")) for one in recipe.inputs if one != "host"}
             file, folder = self._loader.file(name), self._loader.folder(name)
@@ -235,7 +293,7 @@ class Evaluator:
         return self._targets[name]
 
     def _call(self, package: Package, target: _Target) -> tuple[Spec | Package, Label]:
-        recipe, file = target.recipe, target.file
+        recipe, file, lib = target.recipe, target.file, self._loader.library.folder
         self._overrides.called(package)
         # What a recipe sets on purpose stands; what a user sets takes the place of defaults and presets.
         given = {**target.options, **dict(package.options)}
@@ -244,10 +302,11 @@ class Evaluator:
         arguments: Mapping[str, object] = {**target.arguments, "host": host} if host else target.arguments
         try:
             answer = recipe.function(**arguments, **options)
-        except ForgeError:
+        except ForgeError as error:
+            loading.locate(error, error, file, lib)
             raise
         except Exception as error:
-            raise loading.failure(f"evaluate recipe {package.name}", error, file) from error
+            raise loading.failure(f"evaluate recipe {package.name}", error, file, lib) from error
         if not isinstance(answer, Spec | Package):
             raise RecipeError(
                 f"evaluate recipe {package.name}: a {type(answer).__name__} came back, not a Spec",
@@ -316,12 +375,10 @@ class Evaluator:
 
     def _source(self, wanted: Fixed | Files | ForgeFiles, folder: Path) -> Source | LocalSource | Derivation:
         if isinstance(wanted, Files):
+            folder = self._loader.library.folder if isinstance(wanted, LibFiles) else folder
             return self._local_source(_below(folder, wanted.path))
         if isinstance(wanted, ForgeFiles):
             return self._local_source(_below(self._forge_root, wanted.path))
-        if not isinstance(wanted, Fixed):
-            name = type(wanted).__name__
-            raise RecipeError(f"instantiate: an input is a {name}; a package is Package(…)", reason="recipe-bad-input")
         return source_of(self._pin(wanted), executable=wanted.executable)
 
     def _local_source(self, path: Path) -> LocalSource:
@@ -428,7 +485,8 @@ def _cycle(stack: Iterable[Package], package: Package) -> RecipeError:
 
 def _below(folder: Path, path: str) -> Path:
     joined = folder / path
-    if Path(path).is_absolute() or ".." in Path(path).parts:
+    outside = Path(path).is_absolute() or ".." in Path(path).parts
+    if outside or not joined.parent.resolve().is_relative_to(folder.resolve()):
         raise RecipeError(f"declare files {path}: not below {folder.name}", reason="local-files-outside")
     return joined
 

@@ -1,8 +1,9 @@
-"""The fence around recipes: what their source may say, and which names they run with.
+"""The fence around recipes and what they share: what their source may say, and which names they run with.
 
 Python cannot be fenced at run time alone, so the source is checked first, as a syntax tree:
 
-1. imports are `from MODULE import NAME` with both on a short list (a module object would lead to `sys.modules`);
+1. imports are `from MODULE import NAME` with both on a short list (a module object would lead to `sys.modules`), or
+   `from recipes.lib.MODULE import NAME`, which recipe/library.py answers;
 2. no name or attribute starts with an underscore, nor is one that leads to frames, code or formatting by
    attribute path (`"{0.x}".format`), by which a value could be followed to the interpreter;
 3. no sets, for their order depends on the hash seed; no `async`, no `global`.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -39,6 +41,8 @@ IMPORTABLE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 API_MODULE = "mmojo_forge.recipe"
+LIB = "recipes.lib"
+_LIB_MODULE = re.compile(rf"{re.escape(LIB)}\.[a-z][a-z0-9_]*")
 
 _PURE_BUILTINS = (
     "ArithmeticError AssertionError AttributeError Exception IndexError KeyError LookupError NotImplementedError "
@@ -88,6 +92,9 @@ _REFUSED_SYNTAX: Mapping[type[ast.AST], str] = MappingProxyType(
 )
 MAX_SOURCE_BYTES = 1 << 20
 
+LibImport = Callable[[str, tuple[str, ...], int], Mapping[str, object]]
+"""Answers `from recipes.lib.MODULE import NAME…`, given the module, the names and the line."""
+
 
 def compile_recipe(source: bytes, file: Path, api: Collection[str]) -> Any:
     """The code object of a recipe file, if its source keeps to the fence; raises RecipeError or ImpureRecipe.
@@ -106,13 +113,13 @@ def compile_recipe(source: bytes, file: Path, api: Collection[str]) -> Any:
         raise RecipeError(f"load recipe: {text}", reason="recipe-syntax", file=file, line=line) from error
 
 
-def recipe_globals(file: Path, api: Mapping[str, object]) -> dict[str, Any]:
+def recipe_globals(file: Path, api: Mapping[str, object], lib: LibImport) -> dict[str, Any]:
     """The global names a recipe file starts with: fenced builtins, and imports that give only listed names."""
     names: dict[str, Any] = {name: getattr(builtins, name) for name in _PURE_BUILTINS}
     names.update({name: _refusal(name, what, file) for name, what in _REFUSED.items()})
     # Class statements call __build_class__; None, True and False are keywords.
     names["__build_class__"] = builtins.__build_class__
-    names["__import__"] = _importer(api)
+    names["__import__"] = _importer(api, lib)
     return {"__builtins__": names, "__name__": f"recipe:{file.parent.name}"}
 
 
@@ -134,11 +141,15 @@ class _Fence(ast.NodeVisitor):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         module = node.module or ""
-        if node.level or module not in self.importable:
-            self.refuse(node, f"import from {'.' * node.level}{module}")
+        in_lib = _LIB_MODULE.fullmatch(module) is not None
+        if node.level or (not in_lib and module not in self.importable):
+            hint = f" (only `from {LIB}.MODULE import NAME`)" if f"{module}.".startswith(f"{LIB}.") else ""
+            self.refuse(node, f"import from {'.' * node.level}{module}{hint}")
         for alias in node.names:
-            if alias.name not in self.importable[module]:
+            # Which names a module of the library has is known only once it was run.
+            if alias.name == "*" or not (in_lib or alias.name in self.importable[module]):
                 self.refuse(node, f"import of {module}.{alias.name}")
+            self._check_name(node, alias.name)
             self._check_name(node, alias.asname or "")
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
@@ -194,7 +205,7 @@ def _refusal(name: str, what: str, file: Path) -> Callable[..., NoReturn]:
     return refused
 
 
-def _importer(api: Mapping[str, object]) -> Callable[..., object]:
+def _importer(api: Mapping[str, object], lib: LibImport) -> Callable[..., object]:
     """An `__import__` for imports that the syntax check has already allowed."""
 
     class Names:
@@ -204,7 +215,10 @@ def _importer(api: Mapping[str, object]) -> Callable[..., object]:
         module: str, _globals: object = None, _locals: object = None, names: tuple[str, ...] = (), _level: int = 0
     ) -> object:
         found = Names()
-        source = api if module == API_MODULE else vars(__import__(module, fromlist=names))
+        if module.startswith(f"{LIB}."):
+            source = lib(module.removeprefix(f"{LIB}."), names, sys._getframe(1).f_lineno)
+        else:
+            source = api if module == API_MODULE else vars(__import__(module, fromlist=names))
         for name in names:
             if name in source:
                 setattr(found, name, source[name])

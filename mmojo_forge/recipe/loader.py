@@ -1,18 +1,20 @@
-"""Recipe files: `recipes/<package>/recipe.py` and `toolchains/<package>/recipe.py`, loaded when first asked for."""
+"""Recipe files: `recipes/<package>/recipe.py` and `toolchains/<package>/recipe.py`, loaded when first asked for.
+
+`recipes/lib` is no package, but what recipes share: library.py.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
 from typing import Any
 
-import mmojo_forge.recipe as recipe_api
 from mmojo_forge.errors import ForgeError
-from mmojo_forge.recipe import fence
-from mmojo_forge.recipe.api import GROUPS, OptionValue, Recipe
+from mmojo_forge.recipe import fence, library
+from mmojo_forge.recipe.api import GROUPS, BadOption, OptionValue, Recipe
 from mmojo_forge.recipe.errors import RecipeError
+from mmojo_forge.recipe.library import Library
 
 FOLDERS = ("recipes", "toolchains")
 FILE = "recipe.py"
@@ -23,6 +25,7 @@ class Loader:
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
+        self.library = Library(workspace)
         self._files = _recipe_files(workspace)
         self._recipes: dict[str, dict[str, tuple[Recipe, Mapping[str, OptionValue]]]] = {}
 
@@ -43,8 +46,8 @@ class Loader:
         return self._files[_package_of(target)]
 
     def loaded_files(self) -> list[Path]:
-        """The files that were read so far."""
-        return [self._files[package] for package in self._recipes]
+        """The files that were read so far, and the folders whose listing mattered."""
+        return [*(self._files[package] for package in self._recipes), *self.library.files_read()]
 
     def find(self, target: str) -> tuple[Recipe, Mapping[str, OptionValue]]:
         """The target's recipe and the options it presets; raises RecipeError (`unknown-target`) with near names."""
@@ -60,7 +63,7 @@ class Loader:
 
     def _package(self, package: str) -> dict[str, tuple[Recipe, Mapping[str, OptionValue]]]:
         if package not in self._recipes:
-            self._recipes[package] = _load(package, self._files[package])
+            self._recipes[package] = _load(package, self._files[package], self.library)
         return self._recipes[package]
 
 
@@ -73,6 +76,8 @@ def _recipe_files(workspace: Path) -> dict[str, Path]:
     for folder in FOLDERS:
         for file in sorted((workspace / folder).glob(f"*/{FILE}")):
             package = file.parent.name
+            if f"{folder}/{package}" == library.FOLDER:
+                continue
             if package in files:
                 raise RecipeError(
                     f"load recipe {package}: defined twice, also in {files[package]}", reason="recipe-twice", file=file
@@ -81,8 +86,8 @@ def _recipe_files(workspace: Path) -> dict[str, Path]:
     return files
 
 
-def _load(package: str, file: Path) -> dict[str, tuple[Recipe, Mapping[str, OptionValue]]]:
-    names = run_recipe_file(file)
+def _load(package: str, file: Path, lib: Library) -> dict[str, tuple[Recipe, Mapping[str, OptionValue]]]:
+    names = run_recipe_file(file, lib)
     recipes: dict[str, tuple[Recipe, Mapping[str, OptionValue]]] = {}
     for value in names.values():
         if isinstance(value, Recipe):
@@ -128,45 +133,41 @@ def _check_told(recipe: Recipe, targets: Iterable[str], file: Path) -> None:
             )
 
 
-def run_recipe_file(file: Path) -> dict[str, Any]:
-    """The global names that a recipe file defines, frozen, after it was run inside the fence."""
+def run_recipe_file(file: Path, lib: Library | None = None) -> dict[str, Any]:
+    """The global names that a recipe file defines, frozen, after it was run inside the fence.
+
+    `lib` is the library of its workspace.
+    """
+    lib = lib or Library(file.parents[2])
+    source = library.read(file)
+    names = fence.recipe_globals(file, library.API, lib.imports_of(file).answer)
     try:
-        source = file.read_bytes()
-    except OSError as error:
-        raise RecipeError(f"load recipe: {error.strerror}", reason="recipe-unreadable", file=file) from error
-    api = {name: getattr(recipe_api, name) for name in recipe_api.__all__}
-    names = fence.recipe_globals(file, api)
-    try:
-        exec(fence.compile_recipe(source, file, api), names)
-    except ForgeError:
+        exec(fence.compile_recipe(source, file, library.API), names)
+    except ForgeError as error:
+        locate(error, error, file, lib.folder)
         raise
     except Exception as error:
-        raise failure("load recipe", error, file) from error
-    for name, value in names.items():
-        # Evaluation must not depend on its own order, so a recipe file keeps no state.
-        if isinstance(value, dict) and name != "__builtins__":
-            names[name] = MappingProxyType(value)
-        elif isinstance(value, list):
-            names[name] = tuple(value)
+        raise failure("load recipe", error, file, lib.folder) from error
+    library.freeze(names)
     return names
 
 
-def failure(operation: str, error: Exception, file: Path) -> RecipeError:
-    """The error of a recipe that raised, with the line in the recipe's own file."""
-    line = _line_in(file, error.__traceback__)
-    if isinstance(error, recipe_api.BadOption):
-        return RecipeError(f"{operation}: {error}", detail=error.hint, reason="bad-option", file=file, line=line)
-    return RecipeError(f"{operation}: {type(error).__name__}: {error}", reason="recipe-failed", file=file, line=line)
+def failure(operation: str, error: Exception, file: Path, lib: Path) -> RecipeError:
+    """The error of a recipe that raised, with where it did; `lib` is the library's folder."""
+    if isinstance(error, BadOption):
+        found = RecipeError(f"{operation}: {error}", detail=error.hint, reason="bad-option")
+    else:
+        found = RecipeError(f"{operation}: {type(error).__name__}: {error}", reason="recipe-failed")
+    locate(found, error, file, lib)
+    return found
 
 
-def _line_in(file: Path, trace: TracebackType | None) -> int | None:
-    """The innermost line of the file in a traceback."""
-    line = None
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(file):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
+def locate(found: ForgeError, raised: Exception, file: Path, lib: Path) -> None:
+    """Says where a recipe raised: its line in the recipe, or in a module of the library and the line that led there."""
+    if isinstance(found, RecipeError):
+        places = library.places_in(raised.__traceback__, file, lib)
+        found.found_at(*(places[0] if places else (file, None)))
+        found.came_from(places)
 
 
 def _unknown(target: str, known: Iterable[str]) -> RecipeError:

@@ -1,4 +1,5 @@
 from mmojo_forge.recipe import Component, Package, Spec, build, forge_files, recipe
+from recipes.lib.zig import CACHE
 
 
 @recipe("ape")
@@ -8,7 +9,7 @@ def launchers(zig: Package, userland: Package) -> Spec:
         "ape-launchers",
         userland=userland,
         inputs={"zig": zig, "launcher": forge_files("ape/launcher")},
-        env={"ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache", "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache"},
+        env=CACHE,
         phases={"compile": "ZIG=/forge/zig/zig OUT=/forge/out/out sh /forge/launcher/build.sh"},
         # They are freestanding: no C library.
     ).made_of(Component("ape-launcher", licence="Apache-2.0")).containing("launcher", zig=("compiler-rt",))

@@ -2,6 +2,8 @@ from json import dumps
 from typing import Literal
 
 from mmojo_forge.recipe import BadOption, Component, Files, Package, Spec, build, quote, recipe
+from recipes.lib.llama_cpp import ggml_described
+from recipes.lib.zig import CACHE, linked
 
 # What nvcc 13.0 compiles for, in its own words. A plain number runs on devices of that compute capability and of later
 # ones of the same major version, `a` on that one alone, `f` on its family.
@@ -179,7 +181,8 @@ LOADED = "built; loaded by the server, with a stand-in for the driver that has n
 
 # What NVIDIA's driver has to know at least, as cuDriverGetVersion counts: 13.0.
 DRIVER = 13000
-LINKED_BY_ZIG = ("compiler-rt", "glibc", "libunwind")
+# Its C++ runtime is gcc's.
+LINKED_BY_ZIG = (*linked("linux-x86_64-gnu", cxx=False), "libunwind")
 
 
 def reach(architecture):
@@ -211,7 +214,7 @@ def described(chosen, fa):
         "system": "linux-x86_64",
         "needs": "libcuda.so.1",
         "driver": DRIVER,
-        "ggml": {"version": "0.25.3", "commit": "0c1e57098", "abi": "@ABI@"},
+        "ggml": {**ggml_described(), "abi": "@ABI@"},
         "compiler": {"name": "nvcc", "version": "13.0.88", "host": "gcc 12.2"},
         "architectures": list(chosen),
         "flash_attention": fa,
@@ -249,8 +252,7 @@ def module(gcc: Package, zig: Package, userland: Package, *, archs: str = DEFAUL
             env={
                 "ARCHS": " ".join(chosen),
                 "DRIVER": str(DRIVER),
-                "ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache",
-                "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache",
+                **CACHE,
             },
             parallel=True,
             phases={

@@ -2,45 +2,38 @@ from json import dumps
 from typing import Literal
 
 from mmojo_forge.recipe import Files, Package, Spec, build, quote, recipe
+from recipes.lib.cmake import (
+    NINJA,
+    built_tools,
+    command,
+    compile_flags,
+    ninja_build,
+    no_paths,
+    system_flags,
+    tool_flags,
+)
+from recipes.lib.llama_cpp import NO_CPU_FEATURES, ggml_described, off
+from recipes.lib.ran import DEBIAN
+from recipes.lib.zig import CACHE, SYSTEMS, WARM_UP, linked, script_text
 
-GGML_VERSION = "0.25.3"
-GGML_COMMIT = "0c1e57098"
 NEEDS = "libvulkan.so.1"
 
 SYSTEM = "linux-x86_64"
-ZIG_TARGET = "x86_64-linux-gnu.2.28"
-CPU = "x86_64"
+# What is loaded by programs for glibc is itself for glibc.
+GLIBC = SYSTEMS[f"{SYSTEM}-gnu"]
+LINKED = linked(f"{SYSTEM}-gnu")
 
-# What zig links into the module; of glibc it is the start files.
-LINKED = ("compiler-rt", "glibc", "libc++", "libc++abi", "libunwind")
-
-TOOLS = r"""
-mkdir -p /build/home /build/bin
-for tool in cc c++; do
-    printf '#!/bin/sh\nexec /forge/zig/zig %s -target %s -mcpu=%s -g0 -s "$@"\n' $tool "$ZIG_TARGET" "$CPU" > /build/bin/$tool
-done
-for tool in ar ranlib; do
-    printf '#!/bin/sh\nexec /forge/zig/zig %s "$@"\n' $tool > /build/bin/$tool
-done
-chmod 755 /build/bin/*
-
-# zig makes libc and libc++ for a target when it first links: at once, not in the middle of CMake's probes.
-printf '#include <iostream>\nint main() { std::cout << 1; }\n' > /build/runtime.cpp
-/build/bin/c++ -O3 /build/runtime.cpp -o /build/runtime
+TOOLS = f"""
+mkdir -p /build/home /build/bin{script_text("-target %s -mcpu=%s -g0 -s", ("ZIG_TARGET", "CPU"))}
+# zig makes libc and libc++ for a target when it first links: at once, not in the middle of CMake's probes.{WARM_UP}\
 /build/bin/cc -shared -Wl,-soname,libvulkan.so.1 /forge/module/loader.c -o /build/libvulkan.so
 """
 
-FLAGS = (
-    "-DCMAKE_MAKE_PROGRAM=/forge/ninja/ninja",
-    "-DCMAKE_BUILD_TYPE=Release",
-    "-DCMAKE_SYSTEM_NAME=Linux",
-    *(f"-DCMAKE_{kind}_COMPILER=/build/bin/{tool}" for kind, tool in (("C", "cc"), ("CXX", "c++"))),
-    *(f"-DCMAKE_{tool.upper()}=/build/bin/{tool}" for tool in ("ar", "ranlib")),
-)
-MODULE_FLAGS = (*FLAGS, "-DGGML_VULKAN_SHADERS_GEN_TOOLCHAIN=/forge/module/sandbox.cmake")
+SYSTEM_NAME, PROCESSOR = system_flags(SYSTEM)
+FLAGS = (NINJA, "-DCMAKE_BUILD_TYPE=Release", SYSTEM_NAME, *tool_flags(*built_tools()))
+MODULE_FLAGS = (*FLAGS, "-DGGML_VULKAN_SHADERS_GEN_TOOLCHAIN=/forge/module/sandbox.cmake", PROCESSOR)
 COMPILE = (
-    "-Werror=date-time -ffunction-sections -fdata-sections -ffile-prefix-map=/build/b=. "
-    "-ffile-prefix-map=/forge/source=ggml -ffile-prefix-map=/forge/vulkan=vulkan -ffile-prefix-map=/forge/zig=zig"
+    f"-Werror=date-time -ffunction-sections -fdata-sections {no_paths(source='ggml', vulkan='vulkan', zig='zig')}"
 )
 
 # Of the loader it may take what stands in loader.c.
@@ -54,20 +47,15 @@ cp /build/b/ggml-vulkan/libggml-vulkan.so /forge/out/out
 
 
 # Where it has been run: completions, and products of matrices compared with the CPU's.
-LAVAPIPE = "Debian 12 on x86-64 (Zen 5) on Mesa's lavapipe, a device made of the CPU; never on a GPU"
+LAVAPIPE = f"{DEBIAN} on Mesa's lavapipe, a device made of the CPU; never on a GPU"
 
 
-def cmake_command(source, flags):
-    words = (f"/forge/cmake/bin/cmake -S {source} -B /build/b -G Ninja", *(quote(flag) for flag in flags))
-    return " \\\n    ".join(words)
-
-
-def phases(flags, facts):
+def phases(facts):
     describe = f"python3 -B /forge/module/describe.py {quote(dumps(facts))} /build/b/glslc-support"
     return {
         "tools": TOOLS,
-        "configure": cmake_command("/forge/module", (*MODULE_FLAGS, *flags)),
-        "compile": '/forge/ninja/ninja -C /build/b -j "$FORGE_JOBS" ggml-vulkan',
+        "configure": command("/forge/module", (*MODULE_FLAGS, *compile_flags(COMPILE))),
+        "compile": ninja_build("ggml-vulkan"),
         "install": INSTALL,
         "describe": f"{describe} > /forge/out/out/module.json",
     }
@@ -98,14 +86,10 @@ def module(
         "backend": "vulkan",
         "system": SYSTEM,
         "needs": NEEDS,
-        "ggml": {"version": GGML_VERSION, "commit": GGML_COMMIT},
-        "compiler": {"name": "zig", "target": ZIG_TARGET, "cpu": CPU},
+        "ggml": ggml_described(),
+        "compiler": {"name": "zig", "target": GLIBC.target, "cpu": GLIBC.cpu},
         "vulkan_headers": headers,
     }
-    flags = (
-        "-DCMAKE_SYSTEM_PROCESSOR=x86_64",
-        *(f"-DCMAKE_{kind}_FLAGS={COMPILE}" for kind in ("C", "CXX")),
-    )
     return (
         build(
             f"ggml-vulkan-{SYSTEM}",
@@ -121,48 +105,35 @@ def module(
                 "check": Package("ggml-module.check"),
             },
             env={
-                "ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache",
-                "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache",
-                "ZIG_TARGET": ZIG_TARGET,
-                "CPU": CPU,
+                **CACHE,
+                "ZIG_TARGET": GLIBC.target,
+                "CPU": GLIBC.cpu,
             },
             parallel=True,
-            phases=phases(flags, facts),
+            phases=phases(facts),
         )
         .containing("source", vulkan=("libvulkan-dev", "spirv-headers"), zig=LINKED)
         .for_systems(SYSTEM)
     )
 
 
-TRIAL_TOOLS = r"""
-mkdir -p /build/home /build/bin
-for tool in cc c++; do
-    printf '#!/bin/sh\nexec /forge/zig/zig %s -target x86_64-linux-gnu.2.28 -mcpu=x86_64_v2 -g0 -s "$@"\n' $tool > /build/bin/$tool
-done
-for tool in ar ranlib; do
-    printf '#!/bin/sh\nexec /forge/zig/zig %s "$@"\n' $tool > /build/bin/$tool
-done
-chmod 755 /build/bin/*
-"""
+TRIAL_TOOLS = f"""
+mkdir -p /build/home /build/bin{script_text(f"-target {GLIBC.target} -mcpu=x86_64_v2 -g0 -s")}"""
 
 # Nothing but what computes: a reference, not a fast one.
 TRIAL_FLAGS = (
     *FLAGS,
-    "-DCMAKE_SYSTEM_PROCESSOR=x86_64",
+    PROCESSOR,
     "-DBUILD_SHARED_LIBS=OFF",
-    *(f"-DGGML_{feature}=OFF" for feature in ("NATIVE", "CCACHE", "OPENMP", "LLAMAFILE", "CPU_REPACK")),
-    *(f"-DGGML_{feature}=OFF" for feature in ("SSE42", "AVX", "AVX2", "BMI2", "FMA", "F16C")),
-)
-TRIAL_COMPILE = (
-    "-Werror=date-time -ffile-prefix-map=/build/b=. "
-    "-ffile-prefix-map=/forge/source=llama.cpp -ffile-prefix-map=/forge/zig=zig"
+    *off("NATIVE", "CCACHE", "OPENMP", "LLAMAFILE", "CPU_REPACK"),
+    *NO_CPU_FEATURES,
+    *compile_flags(f"-Werror=date-time {no_paths(source='llama.cpp', zig='zig')}"),
 )
 
 
 @recipe("ggml-vulkan.trial", group="part")
 def trial(zig: Package, cmake: Package, ninja: Package, userland: Package) -> Spec:
     """A program for tests that loads a module as a server does, and compares what it computes with the CPU."""
-    flags = (*TRIAL_FLAGS, *(f"-DCMAKE_{kind}_FLAGS={TRIAL_COMPILE}" for kind in ("C", "CXX")))
     return build(
         "module-trial",
         userland=userland,
@@ -174,12 +145,12 @@ def trial(zig: Package, cmake: Package, ninja: Package, userland: Package) -> Sp
             "source": Package("llama-cpp.upstream"),
             "trial": Files("trial"),
         },
-        env={"ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache", "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache"},
+        env=CACHE,
         parallel=True,
         phases={
             "tools": TRIAL_TOOLS,
-            "configure": cmake_command("/forge/trial", flags),
-            "compile": '/forge/ninja/ninja -C /build/b -j "$FORGE_JOBS" module-trial',
+            "configure": command("/forge/trial", TRIAL_FLAGS),
+            "compile": ninja_build("module-trial"),
             "install": "mkdir -p /forge/out/out/bin && cp /build/b/module-trial /forge/out/out/bin",
         },
     ).containing("source", zig=LINKED)

@@ -1,4 +1,6 @@
 from mmojo_forge.recipe import Component, Files, Package, Slice, Spec, build, link_ape, recipe
+from recipes.lib.ran import DEBIAN, NEVER_ON_MACOS, QEMU, WINE
+from recipes.lib.zig import CACHE, linked, suffix_of
 
 # What each system's slice is compiled for; the smallest program that goes all the way to one file.
 TARGETS = {
@@ -8,35 +10,27 @@ TARGETS = {
     "macos-aarch64": "aarch64-macos",
 }
 
-# What zig links into C++ programs, by operating system.
-RUNTIME = {
-    "linux": ("compiler-rt", "musl", "libc++", "libc++abi", "libunwind"),
-    "windows": ("compiler-rt", "mingw-w64", "winpthreads", "gdtoa", "libc++", "libc++abi", "libunwind"),
-    "macos": ("compiler-rt", "libc++", "libc++abi"),
-}
-
 
 @recipe(
     "hello",
     variants={system: {"system": system} for system in TARGETS if system != "linux-x86_64"},
     group="example",
     ran={
-        "hello": "Debian 12 on x86-64 (Zen 5)",
-        "hello.linux-aarch64": "qemu-user 7.2",
-        "hello.windows-x86_64": "Wine 8",
-        "hello.macos-aarch64": "never; a signed Mach-O, as far as its structure tells",
+        "hello": DEBIAN,
+        "hello.linux-aarch64": QEMU,
+        "hello.windows-x86_64": WINE,
+        "hello.macos-aarch64": NEVER_ON_MACOS,
     },
 )
 def hello(zig: Package, userland: Package, *, system: str = "linux-x86_64") -> Spec:
     """A C and a C++ program for one system: the thinnest path from a recipe to something that runs."""
-    suffix = ".exe" if system.startswith("windows") else ""
+    suffix = suffix_of(system)
     spec = build(
         f"hello-{system}",
         userland=userland,
         inputs={"zig": zig, "source": Files("source")},
         env={
-            "ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache",
-            "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache",
+            **CACHE,
             "FLAGS": f"-target {TARGETS[system]} -Os -s -ffile-prefix-map=/forge/source=. -Werror=date-time",
         },
         phases={
@@ -51,14 +45,14 @@ cp words /forge/out/out/bin/words{suffix}
 """,
         },
     )
-    parts = RUNTIME[system.partition("-")[0]]
-    return spec.made_of(Component("hello", licence="Apache-2.0")).containing("source", zig=parts).for_systems(system)
+    spec = spec.made_of(Component("hello", licence="Apache-2.0")).containing("source", zig=linked(system))
+    return spec.for_systems(system)
 
 
 @recipe(
     "hello.ape",
     group="example",
-    ran={"hello.ape": "Debian 12 on x86-64 (Zen 5), Wine 8, qemu-user 7.2 for arm64; never on Windows or macOS"},
+    ran={"hello.ape": f"{DEBIAN}, {WINE}, {QEMU} for arm64; never on Windows or macOS"},
 )
 def hello_ape(hello: Package, ape: Package, userland: Package) -> Spec:
     """The hello programs of all systems in one file."""
@@ -66,7 +60,7 @@ def hello_ape(hello: Package, ape: Package, userland: Package) -> Spec:
         system: Slice(
             system=system,
             package=hello.with_options(system=system),
-            path=f"bin/hello{'.exe' if system.startswith('windows') else ''}",
+            path=f"bin/hello{suffix_of(system)}",
         )
         for system in TARGETS
     }

@@ -1,50 +1,8 @@
 from mmojo_forge.recipe import Package, recipe
-
-# The builds of mmojo-server that it is a part of.
-VARIANTS = (
-    "linux-x86_64-v2",
-    "linux-x86_64-v3",
-    "linux-x86_64-v4x",
-    "linux-x86_64-gnu-v2",
-    "linux-x86_64-gnu-v3",
-    "linux-x86_64-gnu-v4x",
-    "linux-aarch64-v80",
-    "linux-aarch64-v82",
-    "linux-aarch64-v86",
-    "windows-x86_64-v2",
-    "windows-x86_64-v3",
-    "windows-x86_64-v4x",
-    "macos-aarch64-m1",
-    "native",
-    "native-openblas",
-    "debug",
-    "plain",
-    "hosts",
-    "vulkan",
-    "cuda",
-    "cuda-quick",
-)
-
-# Where they have been run, told for `forge list` by who ran them.
-DEBIAN = "Debian 12 on x86-64 (Zen 5)"
-RAN = {
-    "llama-cli.ape": DEBIAN,
-    "llama-cli.linux-x86_64-v2": DEBIAN,
-    "llama-cli.linux-x86_64-v3": DEBIAN,
-    "llama-cli.linux-x86_64-v4x": DEBIAN,
-    "llama-cli.native": DEBIAN,
-    "llama-cli.debug": DEBIAN,
-    "llama-cli.linux-aarch64-v80": "qemu-user 7.2",
-    "llama-cli.linux-aarch64-v82": "qemu-user 7.2",
-    "llama-cli.linux-aarch64-v86": "qemu-user 7.2",
-    "llama-cli.windows-x86_64-v2": "Wine 8",
-    "llama-cli.windows-x86_64-v3": "Wine 8",
-    "llama-cli.windows-x86_64-v4x": "Wine 8",
-    "llama-cli.macos-aarch64-m1": "built, never run",
-}
+from recipes.lib.kit import ALL, program_of, ran, variants_of
 
 
-@recipe("llama-cli.ape", variants={name: {"of": name} for name in VARIANTS}, group="kit", ran=RAN)
+@recipe("llama-cli.ape", variants=variants_of(ALL), group="kit", ran=ran("llama-cli", ALL))
 def llama_cli(*, of: str = "ape") -> Package:
     """Llama.cpp's chat on the command line, as it is built with mmojo-server."""
-    return Package(f"mmojo-server.{of}").with_options(program="llama-cli")
+    return program_of(of, "llama-cli")

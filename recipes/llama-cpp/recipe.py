@@ -1,9 +1,7 @@
 from mmojo_forge.recipe import Component, Notice, Package, Pypi, Spec, apply_patches, build, recipe, unpack
+from recipes.lib.llama_cpp import PURL, PYPI_VERSION, SDIST, SOURCES, VERSION
 
-VERSION = "0.3.36"
-SDIST = f"llama_cpp_python-{VERSION}"
-LLAMA_VERSION = "0.5.0-dev"
-
+ARCHIVE = Pypi("llama_cpp_python", PYPI_VERSION, f"{SDIST}.tar.gz")
 PUBLIC_DOMAIN = "LicenseRef-Public-Domain"
 
 
@@ -15,9 +13,9 @@ def unlicensed(path):
 PARTS = (
     Component(
         "llama.cpp",
-        LLAMA_VERSION,
+        VERSION,
         "MIT",
-        purl="pkg:github/ggml-org/llama.cpp@0c1e57098",
+        purl=PURL,
         cpe="ggml:llama.cpp",
         notices=("LICENSE",),
     ),
@@ -129,8 +127,8 @@ def upstream() -> Spec:
     """The source of llama.cpp 0.5.0-dev as it is released: server, tools, ggml, web UI sources; no git metadata."""
     return unpack(
         "llama-cpp-source",
-        Pypi("llama_cpp_python", VERSION, f"{SDIST}.tar.gz"),
-        subpath=f"{SDIST}/vendor/llama.cpp",
+        ARCHIVE,
+        subpath=SOURCES,
         exclude=(".git", "models/*.gguf*"),
     ).made_of(*PARTS)
 
@@ -140,8 +138,8 @@ def gguf() -> Spec:
     """gguf-py and the vocabulary of Llama's tokenizer: with them tests and benchmarks make models of random weights."""
     return unpack(
         "llama-cpp-gguf",
-        Pypi("llama_cpp_python", VERSION, f"{SDIST}.tar.gz"),
-        subpath=f"{SDIST}/vendor/llama.cpp",
+        ARCHIVE,
+        subpath=SOURCES,
         include=("gguf-py/gguf", "models/ggml-vocab-llama-spm.gguf"),
     ).made_of(
         Component("gguf-py", "", "MIT"),

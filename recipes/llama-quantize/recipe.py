@@ -1,29 +1,13 @@
 from mmojo_forge.recipe import Package, recipe
+from recipes.lib.kit import ONE_PER_SYSTEM, program_of, ran, variants_of
 
-# The builds of mmojo-server that it is a part of: one per system, for its speed does not depend on the CPU level.
-VARIANTS = (
-    "linux-x86_64-v2",
-    "linux-aarch64-v80",
-    "windows-x86_64-v2",
-    "macos-aarch64-m1",
-    "native",
-    "debug",
+
+@recipe(
+    "llama-quantize.ape",
+    variants=variants_of(ONE_PER_SYSTEM),
+    group="kit",
+    ran=ran("llama-quantize", ONE_PER_SYSTEM),
 )
-
-# Where they have been run, told for `forge list` by who ran them.
-DEBIAN = "Debian 12 on x86-64 (Zen 5)"
-RAN = {
-    "llama-quantize.ape": DEBIAN,
-    "llama-quantize.linux-x86_64-v2": DEBIAN,
-    "llama-quantize.native": DEBIAN,
-    "llama-quantize.debug": DEBIAN,
-    "llama-quantize.linux-aarch64-v80": "qemu-user 7.2",
-    "llama-quantize.windows-x86_64-v2": "Wine 8",
-    "llama-quantize.macos-aarch64-m1": "built, never run",
-}
-
-
-@recipe("llama-quantize.ape", variants={name: {"of": name} for name in VARIANTS}, group="kit", ran=RAN)
 def llama_quantize(*, of: str = "ape") -> Package:
     """Llama.cpp's tool that converts models to other precisions, as it is built with mmojo-server."""
-    return Package(f"mmojo-server.{of}").with_options(program="llama-quantize")
+    return program_of(of, "llama-quantize")

@@ -1,17 +1,26 @@
-from mmojo_forge.recipe import Component, Files, NpmClosure, Package, Pypi, Spec, apply_patches, build, node_modules, recipe, unpack
+from mmojo_forge.recipe import (
+    Component,
+    Files,
+    NpmClosure,
+    Package,
+    Pypi,
+    Spec,
+    apply_patches,
+    build,
+    node_modules,
+    recipe,
+    unpack,
+)
+from recipes.lib.llama_cpp import PURL, PYPI_VERSION, SDIST, SOURCES, VERSION
 
 # The page belongs to the server that it was written for: the same source as recipes/llama-cpp.
-VERSION = "0.3.36"
-LLAMA_VERSION = "0.5.0-dev"
-SDIST = f"llama_cpp_python-{VERSION}"
-SOURCE = Pypi("llama_cpp_python", VERSION, f"{SDIST}.tar.gz")
-FOLDER = f"{SDIST}/vendor/llama.cpp"
+SOURCE = Pypi("llama_cpp_python", PYPI_VERSION, f"{SDIST}.tar.gz")
 VENDORED = "tools/ui/src/lib/vendors"
 
 PACKAGES = NpmClosure(
     "llama-ui",
     SOURCE,
-    f"{FOLDER}/tools/ui/package-lock.json",
+    f"{SOURCES}/tools/ui/package-lock.json",
     # Tests, linters and formatters, and what optional parts bring for another libc: the page is the same without.
     exclude=(
         "*-musl",
@@ -110,10 +119,8 @@ cp -r . /forge/out/out
 @recipe("llama-ui.source")
 def source() -> Spec:
     """The source of llama.cpp's web page, as it is released."""
-    return unpack("llama-ui-source", SOURCE, subpath=FOLDER, include=("LICENSE", "tools/ui")).made_of(
-        Component(
-            "llama-ui", LLAMA_VERSION, "MIT", purl="pkg:github/ggml-org/llama.cpp@0c1e57098", notices=("LICENSE",)
-        ),
+    return unpack("llama-ui-source", SOURCE, subpath=SOURCES, include=("LICENSE", "tools/ui")).made_of(
+        Component("llama-ui", VERSION, "MIT", purl=PURL, notices=("LICENSE",)),
         Component("nerdamer-prime", "", "MIT", notices=(f"{VENDORED}/nerdamer-prime/LICENSE",)),
         Component("big-integer", "", "Unlicense", notices=(f"{VENDORED}/big-integer/LICENSE",)),
         Component("decimal.js", "10.6.0", "MIT", notices=(f"{VENDORED}/decimal.js/LICENCE.md",)),
@@ -147,7 +154,7 @@ def modules() -> Spec:
 
 
 @recipe("llama-ui")
-def llama_ui(node: Package, userland: Package, *, version: str = LLAMA_VERSION) -> Spec:
+def llama_ui(node: Package, userland: Package, *, version: str = VERSION) -> Spec:
     """llama.cpp's web page, built from source: a folder that any web server can serve."""
     return build(
         "llama-ui",

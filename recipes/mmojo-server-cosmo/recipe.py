@@ -1,10 +1,9 @@
 from typing import Literal
 
-from mmojo_forge.recipe import Files, Package, Spec, build, package_server, quote, recipe
-
-# What the vendored tree says of itself, as in recipes/mmojo-server.
-BUILD_NUMBER = "0"
-BUILD_COMMIT = "0c1e57098"
+from mmojo_forge.recipe import Files, Package, Spec, build, package_server, recipe
+from recipes.lib.cmake import NINJA, NO_GIT, command, ninja_build, no_paths, tool_flags
+from recipes.lib.llama_cpp import NO_CPU_FEATURES, SERVER, off
+from recipes.lib.ran import WITHOUT_COSMOCC
 
 # What the compiler of each architecture is told of the CPU. Everything is compiled for it: there is one program for
 # each architecture in the file, and nothing that chooses. ARM's second has what Apple's, Amazon's and any later phone's
@@ -23,48 +22,24 @@ SLICES = {
 SYSTEMS = ("linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-x86_64", "macos-aarch64")
 
 PAGES = {"ui/chat": Package("llama-ui"), "ui/complete": Package("ui-complete")}
-NEVER = "never built: cosmocc was not to be had"
 LINKED = ("cosmopolitan", "cosmopolitan-libcxx")
 
 # `Linux` is what CMake has to be told of a system that it does not know and that is most like it; no header says so.
 # Cosmopolitan's drivers turn exceptions and RTTI off, unless told; and they take no shared library.
 FLAGS = (
-    "-DCMAKE_MAKE_PROGRAM=/forge/ninja/ninja",
+    NINJA,
     "-DCMAKE_BUILD_TYPE=Release",
     "-DCMAKE_SYSTEM_NAME=Linux",
     "-DCMAKE_LINK_DEPENDS_USE_LINKER=OFF",
     "-DCMAKE_SKIP_RPATH=ON",
-    "-DCMAKE_DISABLE_FIND_PACKAGE_Git=ON",
-    "-DGIT_EXECUTABLE=",
-    "-DGIT_EXE=GIT_EXE-NOTFOUND",
+    *NO_GIT,
     "-DCMAKE_EXE_LINKER_FLAGS=-Wl,-u,getentropy",
     "-DBUILD_SHARED_LIBS=OFF",
-    "-DGGML_BACKEND_DL=OFF",
-    "-DGGML_NATIVE=OFF",
-    "-DGGML_CCACHE=OFF",
-    "-DGGML_OPENMP=OFF",
-    "-DGGML_BLAS=OFF",
-    "-DGGML_SSE42=OFF",
-    "-DGGML_AVX=OFF",
-    "-DGGML_AVX2=OFF",
-    "-DGGML_BMI2=OFF",
-    "-DGGML_FMA=OFF",
-    "-DGGML_F16C=OFF",
-    "-DLLAMA_OPENSSL=ON",
-    "-DOPENSSL_ROOT_DIR=/forge/openssl",
-    "-DOPENSSL_USE_STATIC_LIBS=ON",
-    "-DLLAMA_BUILD_TESTS=OFF",
-    "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_BUILD_APP=OFF",
-    "-DLLAMA_BUILD_UI=OFF",
-    "-DLLAMA_USE_PREBUILT_UI=OFF",
-    f"-DLLAMA_BUILD_NUMBER={BUILD_NUMBER}",
-    f"-DLLAMA_BUILD_COMMIT={BUILD_COMMIT}",
+    *off("BACKEND_DL", "NATIVE", "CCACHE", "OPENMP", "BLAS"),
+    *NO_CPU_FEATURES,
+    *SERVER,
 )
-COMPILE = (
-    "-Werror=date-time -ffile-prefix-map=/build/b=. -ffile-prefix-map=/forge/source=llama.cpp"
-    " -ffile-prefix-map=/forge/cosmocc=cosmocc"
-)
+COMPILE = f"-Werror=date-time {no_paths(source='llama.cpp', cosmocc='cosmocc')}"
 ENVIRONMENT = {"PATH": "/forge/cosmocc/ape:/usr/bin:/forge/cosmocc/bin", "TMPDIR": "/build/tmp"}
 
 INSTALL = r"""
@@ -80,26 +55,21 @@ chmod 755 /forge/out/out
 
 
 def configure(arch, cpu):
-    tools = f"/forge/cosmocc/bin/{arch}-unknown-cosmo"
+    compiler, archiver = f"/forge/cosmocc/bin/{arch}-unknown-cosmo", f"/forge/cosmocc/bin/{arch}-linux-cosmo"
     flags = (
         *FLAGS,
         f"-DCMAKE_SYSTEM_PROCESSOR={arch}",
-        f"-DCMAKE_C_COMPILER={tools}-cc",
-        f"-DCMAKE_CXX_COMPILER={tools}-c++",
-        f"-DCMAKE_ASM_COMPILER={tools}-cc",
-        f"-DCMAKE_AR=/forge/cosmocc/bin/{arch}-linux-cosmo-ar",
-        f"-DCMAKE_RANLIB=/forge/cosmocc/bin/{arch}-linux-cosmo-ranlib",
+        *tool_flags(f"{compiler}-cc", f"{compiler}-c++", f"{archiver}-ar", f"{archiver}-ranlib", asm=True),
         f"-DCMAKE_C_FLAGS={cpu} {COMPILE}",
         f"-DCMAKE_CXX_FLAGS={cpu} -fexceptions -frtti {COMPILE}",
     )
-    words = ("-S /forge/source -B /build/b -G Ninja", *(quote(flag) for flag in flags))
-    return 'mkdir -p "$TMPDIR" /build/home\n/forge/cmake/bin/cmake ' + " \\\n    ".join(words)
+    return f'mkdir -p "$TMPDIR" /build/home\n{command("/forge/source", flags)}'
 
 
 @recipe(
     "mmojo-server-cosmo.x86_64",
     variants={name: row for name, row in SLICES.items() if name != "x86_64"},
-    ran=dict.fromkeys((f"mmojo-server-cosmo.{name}" for name in SLICES), NEVER),
+    ran=dict.fromkeys((f"mmojo-server-cosmo.{name}" for name in SLICES), WITHOUT_COSMOCC),
 )
 def program(
     cosmocc: Package,
@@ -127,7 +97,7 @@ def program(
         parallel=True,
         phases={
             "configure": configure(arch, CPUS[level][arch]),
-            "compile": '/forge/ninja/ninja -C /build/b -j "$FORGE_JOBS" llama-server',
+            "compile": ninja_build("llama-server"),
             "install": INSTALL,
         },
     ).containing("source", "openssl", cosmocc=LINKED)
@@ -136,7 +106,7 @@ def program(
 @recipe(
     "mmojo-server-cosmo.joined",
     variants={"joined-performant": {"level": "performant"}},
-    ran=dict.fromkeys(("mmojo-server-cosmo.joined", "mmojo-server-cosmo.joined-performant"), NEVER),
+    ran=dict.fromkeys(("mmojo-server-cosmo.joined", "mmojo-server-cosmo.joined-performant"), WITHOUT_COSMOCC),
 )
 def joined(cosmocc: Package, userland: Package, *, level: Literal["compatible", "performant"] = "compatible") -> Spec:
     """The programs for both architectures in one APE, without web pages."""
@@ -154,7 +124,7 @@ def joined(cosmocc: Package, userland: Package, *, level: Literal["compatible", 
     "mmojo-server-cosmo.ape",
     variants={"performant": {"level": "performant"}},
     group="server",
-    ran=dict.fromkeys(("mmojo-server-cosmo.ape", "mmojo-server-cosmo.performant"), NEVER),
+    ran=dict.fromkeys(("mmojo-server-cosmo.ape", "mmojo-server-cosmo.performant"), WITHOUT_COSMOCC),
 )
 def ape(userland: Package, *, level: Literal["compatible", "performant"] = "compatible") -> Spec:
     """The server as one program of Cosmopolitan's for all systems, x86-64 and arm64, with its web pages."""
@@ -182,7 +152,7 @@ cp /forge/joined /forge/out/server
 @recipe(
     "mmojo-server-cosmo.smoke",
     variants={"smoke-performant": {"level": "performant"}},
-    ran=dict.fromkeys(("mmojo-server-cosmo.smoke", "mmojo-server-cosmo.smoke-performant"), NEVER),
+    ran=dict.fromkeys(("mmojo-server-cosmo.smoke", "mmojo-server-cosmo.smoke-performant"), WITHOUT_COSMOCC),
 )
 def smoke(cosmocc: Package, userland: Package, *, level: Literal["compatible", "performant"] = "compatible") -> Spec:
     """A report that the server, started on this machine, answers questions with what was asked for, and not HTTP 400.

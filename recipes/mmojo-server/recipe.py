@@ -1,88 +1,51 @@
 from json import dumps, loads
 from typing import Literal
 
-from mmojo_forge.recipe import Component, Files, Host, Package, Slice, Spec, build, link_ape, quote, recipe, with_files
+from mmojo_forge.recipe import Files, Host, Package, Slice, Spec, build, link_ape, recipe, with_files
+from recipes.lib.build_info import INFO, build_infos, join_infos
+from recipes.lib.cmake import (
+    NINJA,
+    NO_GIT,
+    built_tools,
+    command,
+    compile_flags,
+    ninja_build,
+    no_paths,
+    system_flags,
+    tool_flags,
+)
+from recipes.lib.cpu_levels import FEATURES, LEVELS
+from recipes.lib.gcc import LINKED_BY_GCC, openblas_core, options_for
+from recipes.lib.guard import GUARD, GUARD_FILES, GUARDED_BY_GCC, GUARDED_BY_ZIG
+from recipes.lib.llama_cpp import NO_CPU_FEATURES, PROGRAMS, SERVER, TOOLS, off
+from recipes.lib.ran import DEBIAN, NEVER_ON_MACOS, QEMU, WINE
+from recipes.lib.zig import CACHE, SYSTEMS, WARM_UP, base_of, linked, script_text, suffix_of
 
-# What the vendored tree says of itself (its own git metadata is left out of the source tree on purpose).
-VERSION = "0.5.0-dev"
-BUILD_NUMBER = "0"
-BUILD_COMMIT = "0c1e57098"
-
-# What is built: the server and what is as fast as its CPU level for each level, the other tools once per system.
-PROGRAMS = {"mmojo-server": "llama-server", "llama-bench": "llama-bench", "llama-cli": "llama-cli"}
-TOOLS = {"llama-quantize": "llama-quantize", "llama-gguf-split": "llama-gguf-split"}
-
-# For each system: zig's target, CMake's two names, the CPU everything but ggml's CPU backend is compiled for (the
-# first level), and the CPU of each further level. Names of CPUs are zig's.
-SYSTEMS = {
-    "linux-x86_64": {
-        "target": "x86_64-linux-musl",
-        "plainest": "x86_64",
-        "cmake": ("Linux", "x86_64"),
-        "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni-prefer_256_bit"},
-    },
+# What a system needs of CMake and the compiler beyond its name.
+OWN_FLAGS = {
     # The one that loads GPU backends at run time; the static programs start it where there are any.
-    "linux-x86_64-gnu": {
-        "target": "x86_64-linux-gnu.2.28",
-        "plainest": "x86_64",
-        "cmake": ("Linux", "x86_64"),
-        "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni-prefer_256_bit"},
-        "flags": (
-            "-DFORGE_LOADS_MODULES=ON",
-            "-DCMAKE_C_VISIBILITY_PRESET=hidden",
-            "-DCMAKE_CXX_VISIBILITY_PRESET=hidden",
-            "-DCMAKE_VISIBILITY_INLINES_HIDDEN=ON",
-        ),
-        "defines": " -DGGML_SHARED",
-    },
-    "linux-aarch64": {
-        "target": "aarch64-linux-musl",
-        "plainest": "generic",
-        "cmake": ("Linux", "aarch64"),
-        "levels": {
-            "v80": "generic",
-            "v82": "generic+v8_2a+dotprod+fullfp16",
-            "v86": "generic+v8_2a+dotprod+fullfp16+i8mm",
-        },
-    },
-    "windows-x86_64": {
-        "target": "x86_64-windows-gnu",
-        "plainest": "x86_64",
-        "cmake": ("Windows", "x86_64"),
-        "levels": {"v2": "x86_64_v2", "v3": "x86_64_v3", "v4x": "x86_64_v4+avx512vbmi+avx512vnni-prefer_256_bit"},
-    },
-    "macos-aarch64": {
-        "target": "aarch64-macos.13.0",
-        "plainest": "apple_m1",
-        "cmake": ("Darwin", "arm64"),
-        "levels": {"m1": "apple_m1"},
-        "flags": (
-            "-DGGML_METAL=OFF",
-            "-DGGML_ACCELERATE=OFF",
-            "-DCMAKE_OSX_SYSROOT=",
-            "-DCMAKE_INSTALL_NAME_TOOL=/bin/true",
-            # The keychain is reached by frameworks that zig does not have; /etc/ssl/cert.pem has the system's roots.
-            "-DCORE_FOUNDATION_FRAMEWORK=",
-            "-DSECURITY_FRAMEWORK=",
-        ),
-        "defines": " -DCPPHTTPLIB_DISABLE_MACOSX_AUTOMATIC_ROOT_CERTIFICATES",
-    },
+    "linux-x86_64-gnu": (
+        "-DFORGE_LOADS_MODULES=ON",
+        "-DCMAKE_C_VISIBILITY_PRESET=hidden",
+        "-DCMAKE_CXX_VISIBILITY_PRESET=hidden",
+        "-DCMAKE_VISIBILITY_INLINES_HIDDEN=ON",
+    ),
+    "macos-aarch64": (
+        "-DGGML_METAL=OFF",
+        "-DGGML_ACCELERATE=OFF",
+        "-DCMAKE_OSX_SYSROOT=",
+        "-DCMAKE_INSTALL_NAME_TOOL=/bin/true",
+        # The keychain is reached by frameworks that zig does not have; /etc/ssl/cert.pem has the system's roots.
+        "-DCORE_FOUNDATION_FRAMEWORK=",
+        "-DSECURITY_FRAMEWORK=",
+    ),
+}
+DEFINES = {
+    "linux-x86_64-gnu": " -DGGML_SHARED",
+    "macos-aarch64": " -DCPPHTTPLIB_DISABLE_MACOSX_AUTOMATIC_ROOT_CERTIFICATES",
 }
 SLICES = {
-    f"{system}-{level}": {"system": system, "level": level} for system, row in SYSTEMS.items() for level in row["levels"]
-}
-
-# What the run-time must find before it starts a slice, in the words of /proc/cpuinfo; best level first.
-X86_V2 = ("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3")
-X86_V3 = (*X86_V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
-# No BF16, which Ice Lake lacks: it gains nothing for quantised models, and 1.5 × on prompts of BF16 models only.
-X86_V4X = (*X86_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", "avx512_vnni", "avx512vbmi")
-ARM_V82 = ("asimddp", "asimdhp", "asimdrdm", "atomics", "crc32", "fphp")
-FEATURES = {
-    "linux-x86_64": {"v4x": X86_V4X, "v3": X86_V3, "v2": X86_V2},
-    "linux-aarch64": {"v86": (*ARM_V82, "i8mm"), "v82": ARM_V82, "v80": ()},
-    "windows-x86_64": {"v4x": X86_V4X, "v3": X86_V3, "v2": X86_V2},
-    "macos-aarch64": {"m1": ()},
+    f"{system}-{level}": {"system": system, "level": level} for system, levels in LEVELS.items() for level in levels
 }
 
 # Not in mmojo-server.ape by themselves: `forge package --module` brings the programs that load modules.
@@ -91,69 +54,25 @@ LOADS_MODULES = "linux-x86_64-gnu"
 # The web pages of the server, by their name in its file.
 PAGES = {"ui/chat": Package("llama-ui"), "ui/complete": Package("ui-complete")}
 
-# What zig and gcc link into every program, by operating system.
-LINKED = {
-    LOADS_MODULES: ("compiler-rt", "glibc", "libc++", "libc++abi", "libunwind"),
-    "linux": ("compiler-rt", "musl", "libc++", "libc++abi", "libunwind"),
-    "windows": ("compiler-rt", "mingw-w64", "winpthreads", "gdtoa", "libc++", "libc++abi", "libunwind"),
-    "macos": ("compiler-rt", "libc++", "libc++abi"),
-}
-LINKED_BY_GCC = ("libc6-dev", "libgcc-12-dev", "libstdc++-12-dev")
-GUARD = Component("cpu-guard", licence="Apache-2.0", of="guard")
-
 # What every build of llama.cpp here is configured with, whatever the compiler.
 FLAGS = (
-    "-DCMAKE_MAKE_PROGRAM=/forge/ninja/ninja",
-    "-DCMAKE_DISABLE_FIND_PACKAGE_Git=ON",
-    "-DGIT_EXECUTABLE=",
-    "-DGIT_EXE=GIT_EXE-NOTFOUND",
+    NINJA,
+    *NO_GIT,
     "-DBUILD_SHARED_LIBS=OFF",
-    "-DGGML_NATIVE=OFF",
-    "-DGGML_CCACHE=OFF",
-    "-DGGML_SSE42=OFF",
-    "-DGGML_AVX=OFF",
-    "-DGGML_AVX2=OFF",
-    "-DGGML_BMI2=OFF",
-    "-DGGML_FMA=OFF",
-    "-DGGML_F16C=OFF",
-    "-DLLAMA_OPENSSL=ON",
-    "-DOPENSSL_ROOT_DIR=/forge/openssl",
-    "-DOPENSSL_USE_STATIC_LIBS=ON",
-    "-DLLAMA_BUILD_TESTS=OFF",
-    "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_BUILD_APP=OFF",
-    "-DLLAMA_BUILD_UI=OFF",
-    "-DLLAMA_USE_PREBUILT_UI=OFF",
-    f"-DLLAMA_BUILD_NUMBER={BUILD_NUMBER}",
-    f"-DLLAMA_BUILD_COMMIT={BUILD_COMMIT}",
+    *off("NATIVE", "CCACHE"),
+    *NO_CPU_FEATURES,
+    *SERVER,
     f"-DFORGE_PROGRAMS={';'.join(PROGRAMS.values())}",
     f"-DFORGE_TOOLS={';'.join(TOOLS.values())}",
     "-DFORGE_GUARDS=/build/guards",
     "-DCMAKE_PROJECT_llama.cpp_INCLUDE=/forge/levels/levels.cmake",
 )
-COMPILE = "-Werror=date-time -ffile-prefix-map=/build/b=. -ffile-prefix-map=/forge/source=llama.cpp"
+COMPILE = "-Werror=date-time"
 
-ZIG_TOOLS = r"""
-mkdir -p /build/home /build/bin /build/guards
-for tool in cc c++; do
-    printf '#!/bin/sh\nexec /forge/zig/zig %s -target %s -mcpu=%s -g0 -s "$@"\n' $tool "$ZIG_TARGET" "$BASELINE" > /build/bin/$tool
-done
-for tool in ar ranlib rc; do
-    printf '#!/bin/sh\nexec /forge/zig/zig %s "$@"\n' $tool > /build/bin/$tool
-done
-chmod 755 /build/bin/*
-
-# zig makes libc and libc++ for a target when it first links; at once and on all cores, not in the middle of CMake's probes.
-printf '#include <iostream>\nint main() { std::cout << 1; }\n' > /build/runtime.cpp
-/build/bin/c++ -O3 /build/runtime.cpp -o /build/runtime
-
-for level in $GUARDED; do
-    name=${level%%=*}
-    sh /forge/guard/macros.sh /build/bin/cc -mcpu="${level#*=}" > /build/guards/$name.h
-    /build/bin/cc -mcpu="$PLAINEST" -O1 -ffile-prefix-map=/forge/guard=guard -DFORGE_MACROS="\"/build/guards/$name.h\"" \
-        -c /forge/guard/guard.c -o /build/guards/$name.o
-done
-"""
+COMPILERS = script_text("-target %s -mcpu=%s -g0 -s", ("ZIG_TARGET", "BASELINE"), ("ar", "ranlib", "rc"))
+ZIG_TOOLS = f"""
+mkdir -p /build/home /build/bin /build/guards{COMPILERS}
+# zig makes libc and libc++ for a target when it first links; at once and on all cores, not in the middle of CMake's probes.{WARM_UP}{GUARDED_BY_ZIG}"""
 
 ZIG_INSTALL = r"""
 install_program() { # output, program, what llama.cpp calls it
@@ -170,45 +89,8 @@ for program in llama-quantize llama-gguf-split; do install_program "$program" "$
 """
 
 
-def configure(flags):
-    words = ("-S /forge/source -B /build/b -G Ninja", *(quote(flag) for flag in (*FLAGS, *flags)))
-    return "/forge/cmake/bin/cmake " + " \\\n    ".join(words)
-
-
-def build_infos(infos, compiler):
-    facts = {output: {"schema": 1, "llama.cpp": llama(), **info} for output, info in infos.items()}
-    return f"""
-cat > /build/facts.json <<'END'
-{dumps(facts, indent=1, sort_keys=True)}
-END
-abi=$(sh /forge/source/ggml/mmojo-abi.sh /forge/source/ggml | cut -d '"' -f 2)
-python3 -B /forge/info/build_info.py /build/facts.json "$abi" -- {compiler}
-"""
-
-
-def llama():
-    return {"version": VERSION, "build": int(BUILD_NUMBER), "commit": BUILD_COMMIT}
-
-
-def base_of(system):
-    """The system that the programs run on, whatever C library they use."""
-    return system.removesuffix("-gnu")
-
-
-def linked(system):
-    return LINKED.get(system, LINKED[system.partition("-")[0]])
-
-
 def server_output(level, program):
     return level if program == "mmojo-server" else program if program in TOOLS else f"{level}-{program}"
-
-
-# Where the programs have been run, told for `forge list` by who ran them: completions asked of the servers with the
-# generated model bench-model.tiny; under qemu-user by a CPU that has everything.
-DEBIAN = "Debian 12 on x86-64 (Zen 5)"
-WINE = "Wine 8"
-QEMU = "qemu-user 7.2"
-NEVER_ON_MACOS = "never; a signed Mach-O, as far as its structure tells"
 
 
 @recipe(
@@ -236,25 +118,19 @@ def system(
     ] = "linux-x86_64",
 ) -> Spec:
     """llama-server and its kit for one system, by CPU level; only ggml's CPU backend is compiled for each."""
-    row = SYSTEMS[system]
-    levels = row["levels"]
+    levels = LEVELS[system]
     first = next(iter(levels))
     further = ";".join(f"{level}={cpu}" for level, cpu in levels.items() if level != first)
-    compile_flags = f"{COMPILE} -ffile-prefix-map=/forge/zig=zig{row.get('defines', '')}"
     flags = (
         "-DCMAKE_BUILD_TYPE=Release",
-        f"-DCMAKE_SYSTEM_NAME={row['cmake'][0]}",
-        f"-DCMAKE_SYSTEM_PROCESSOR={row['cmake'][1]}",
-        *(f"-DCMAKE_{kind}_COMPILER=/build/bin/{tool}" for kind, tool in (("C", "cc"), ("CXX", "c++"), ("ASM", "cc"))),
-        *(f"-DCMAKE_{tool.upper()}=/build/bin/{tool}" for tool in ("ar", "ranlib")),
+        *system_flags(system),
+        *tool_flags(*built_tools(), asm=True),
         "-DCMAKE_RC_COMPILER=/build/bin/rc",
-        f"-DCMAKE_C_FLAGS={compile_flags}",
-        f"-DCMAKE_CXX_FLAGS={compile_flags}",
-        "-DGGML_OPENMP=OFF",
-        "-DGGML_BLAS=OFF",
+        *compile_flags(f"{COMPILE} {no_paths(source='llama.cpp', zig='zig')}{DEFINES.get(system, '')}"),
+        *off("OPENMP", "BLAS"),
         f"-DFORGE_FIRST_LEVEL={first}",
         f"-DFORGE_LEVELS={further}",
-        *row.get("flags", ()),
+        *OWN_FLAGS.get(system, ()),
     )
     outputs = {server_output(level, program): (program, level) for level in levels for program in PROGRAMS}
     outputs = {**outputs, **{program: (program, first) for program in TOOLS}}
@@ -262,7 +138,7 @@ def system(
         output: {
             "program": program,
             "system": system,
-            "compiler": {"name": "zig", "target": row["target"], "cpu": levels[level]},
+            "compiler": {"name": "zig", "target": SYSTEMS[system].target, "cpu": levels[level]},
             "cmake_flags": [*FLAGS, *flags],
             "cpu": {"level": level, "requires": list(FEATURES[base_of(system)][level])},
             "blas": None,
@@ -283,26 +159,25 @@ def system(
             "source": llama_cpp,
             "openssl": openssl.with_options(system=system),
             "levels": Files("cmake"),
-            "guard": Files("guard"),
-            "info": Files("info"),
+            **GUARD_FILES,
+            **INFO,
         },
         env={
-            "ZIG_GLOBAL_CACHE_DIR": "/build/zig-cache",
-            "ZIG_LOCAL_CACHE_DIR": "/build/zig-cache",
-            "ZIG_TARGET": row["target"],
+            **CACHE,
+            "ZIG_TARGET": SYSTEMS[system].target,
             "BASELINE": levels[first],
-            "PLAINEST": row["plainest"],
+            "PLAINEST": SYSTEMS[system].cpu,
             "FIRST_LEVEL": first,
             "LEVELS": " ".join(levels),
             "GUARDED": " ".join(f"{level}={cpu}" for level, cpu in levels.items()),
-            "EXE": ".exe" if system.startswith("windows") else "",
+            "EXE": suffix_of(system),
         },
         outputs=tuple(outputs),
         parallel=True,
         phases={
             "tools": ZIG_TOOLS,
-            "configure": configure(flags),
-            "compile": '/forge/ninja/ninja -C /build/b -j "$FORGE_JOBS" forge-all',
+            "configure": command("/forge/source", (*FLAGS, *flags)),
+            "compile": ninja_build("forge-all"),
             "install": ZIG_INSTALL,
             "info": build_infos(infos, "/forge/zig/zig cc"),
         },
@@ -334,7 +209,7 @@ def slice_of(
     # What is written behind a program for macOS voids the signature that it needs.
     if system.startswith("macos"):
         return package
-    return with_pages(f"{system}-{level}", package, userland, program, ".exe" if system.startswith("windows") else "")
+    return with_pages(f"{system}-{level}", package, userland, program, suffix_of(system))
 
 
 def with_pages(variant, package, userland, program, ending=""):
@@ -348,7 +223,7 @@ def with_pages(variant, package, userland, program, ending=""):
 @recipe("mmojo-server.hosts", group="server", ran={"mmojo-server.hosts": f"{DEBIAN}, v3: completions"})
 def hosts(userland: Package, *, program: str = "mmojo-server") -> Spec:
     """The programs that a static one starts in its place where there are GPU modules: it cannot load them itself."""
-    levels = SYSTEMS[LOADS_MODULES]["levels"]
+    levels = LEVELS[LOADS_MODULES]
     copies = "".join(f"cp /forge/{level}/bin/{program} /forge/out/out/{program}-{level}\n" for level in levels)
     return build(
         f"{program}-hosts",
@@ -442,12 +317,12 @@ def ape(ape: Package, userland: Package, *, program: str = "mmojo-server") -> Sp
             level=level,
             features=features,
             package=server.with_options(system=system).output(server_output(level, program)),
-            path=f"bin/{program}{'.exe' if system.startswith('windows') else ''}",
+            path=f"bin/{program}{suffix_of(system)}",
         )
         for system, levels in FEATURES.items()
         for level, features in levels.items()
         # Tools are compiled for the plainest level of their system only.
-        if program not in TOOLS or level == next(iter(SYSTEMS[system]["levels"]))
+        if program not in TOOLS or level == next(iter(LEVELS[system]))
     }
     return link_ape(
         f"{program}.ape",
@@ -456,17 +331,10 @@ def ape(ape: Package, userland: Package, *, program: str = "mmojo-server") -> Sp
         program=program,
         slices=slices,
         assets={"build-info.json": "build-info.json", **(PAGES if program == "mmojo-server" else {})},
-        inputs={"info": Files("info")},
-        prepare=f"python3 -B /forge/info/join_infos.py build-info.json {' '.join(slices)}",
+        inputs=INFO,
+        prepare=join_infos(slices),
     ).containing(info=())
 
-
-GCC_TOOLS = r"""
-mkdir -p /build/home /build/bin /build/guards
-sh /forge/guard/macros.sh /forge/gcc/bin/gcc $CPU_FLAGS > /build/guards/cpu.h
-/forge/gcc/bin/gcc -O1 -ffile-prefix-map=/forge/guard=guard -DFORGE_MACROS='"/build/guards/cpu.h"' \
-    -c /forge/guard/guard.c -o /build/guards/cpu.o
-"""
 
 GCC_INSTALL = r"""
 install_program() { # program, what llama.cpp calls it
@@ -497,9 +365,8 @@ def with_gcc(
     """The kit for x86-64 Linux by gcc and OpenMP, for the CPU that the option `cpu` spells out."""
     flags = (
         f"-DCMAKE_BUILD_TYPE={'Debug' if debug else 'Release'}",
-        *(f"-DCMAKE_{kind}_COMPILER=/forge/gcc/bin/{tool}" for kind, tool in (("C", "gcc"), ("CXX", "g++"), ("ASM", "gcc"))),
-        *(f"-DCMAKE_{tool.upper()}=/forge/gcc/bin/gcc-{tool}" for tool in ("ar", "ranlib")),
-        *(f"-DCMAKE_{kind}_FLAGS={COMPILE} -ffile-prefix-map=/forge/gcc=gcc {cpu}" for kind in ("C", "CXX")),
+        *tool_flags(*(f"/forge/gcc/bin/{tool}" for tool in ("gcc", "g++", "gcc-ar", "gcc-ranlib")), asm=True),
+        *compile_flags(f"{COMPILE} {no_paths(source='llama.cpp', gcc='gcc')} {cpu}"),
         "-DCMAKE_EXE_LINKER_FLAGS=-static",
         "-DGGML_OPENMP=ON",
         f"-DGGML_LTO={'ON' if lto else 'OFF'}",
@@ -533,17 +400,17 @@ def with_gcc(
             "source": llama_cpp,
             "openssl": Package("openssl.gcc"),
             "levels": Files("cmake"),
-            "guard": Files("guard"),
-            "info": Files("info"),
+            **GUARD_FILES,
+            **INFO,
             **({"openblas": openblas.with_options(core=blas), "blas": Files("blas")} if blas else {}),
         },
         env={"CPU_FLAGS": cpu, "DEBUG": "yes" if debug else "no"},
         outputs=outputs,
         parallel=True,
         phases={
-            "tools": GCC_TOOLS,
-            "configure": configure(flags),
-            "compile": '/forge/ninja/ninja -C /build/b -j "$FORGE_JOBS" forge-all',
+            "tools": GUARDED_BY_GCC,
+            "configure": command("/forge/source", (*FLAGS, *flags)),
+            "compile": ninja_build("forge-all"),
             "install": GCC_INSTALL,
             "info": build_infos(infos, "/forge/gcc/bin/gcc"),
         },
@@ -565,66 +432,6 @@ def portable_with_gcc(
     return with_pages("debug" if debug else "plain", package, userland, program)
 
 
-# What gcc 12 calls the features of a CPU, named as archspec and /proc/cpuinfo do.
-GCC_OPTIONS = {
-    "sse3": "-msse3",
-    "pni": "-msse3",
-    "ssse3": "-mssse3",
-    "sse4_1": "-msse4.1",
-    "sse4_2": "-msse4.2",
-    "sse4a": "-msse4a",
-    "popcnt": "-mpopcnt",
-    "cx16": "-mcx16",
-    "lahf_lm": "-msahf",
-    "movbe": "-mmovbe",
-    "abm": "-mabm",
-    "aes": "-maes",
-    "pclmulqdq": "-mpclmul",
-    "avx": "-mavx",
-    "f16c": "-mf16c",
-    "fma": "-mfma",
-    "avx2": "-mavx2",
-    "bmi1": "-mbmi",
-    "bmi2": "-mbmi2",
-    "adx": "-madx",
-    "sha_ni": "-msha",
-    "gfni": "-mgfni",
-    "vaes": "-mvaes",
-    "vpclmulqdq": "-mvpclmulqdq",
-    "avx_vnni": "-mavxvnni",
-    "avx512f": "-mavx512f",
-    "avx512bw": "-mavx512bw",
-    "avx512cd": "-mavx512cd",
-    "avx512dq": "-mavx512dq",
-    "avx512vl": "-mavx512vl",
-    "avx512ifma": "-mavx512ifma",
-    "avx512vbmi": "-mavx512vbmi",
-    "avx512_vbmi2": "-mavx512vbmi2",
-    "avx512_vnni": "-mavx512vnni",
-    "avx512_bitalg": "-mavx512bitalg",
-    "avx512_vpopcntdq": "-mavx512vpopcntdq",
-    "avx512_bf16": "-mavx512bf16",
-    "avx512_fp16": "-mavx512fp16",
-    "amx_tile": "-mamx-tile",
-    "amx_int8": "-mamx-int8",
-    "amx_bf16": "-mamx-bf16",
-}
-# What gcc 12 can tune for, by archspec's name of a microarchitecture or the nearest older one.
-GCC_TUNES = {
-    "haswell": "haswell",
-    "broadwell": "broadwell",
-    "skylake": "skylake",
-    "skylake_avx512": "skylake-avx512",
-    "cascadelake": "cascadelake",
-    "cannonlake": "cannonlake",
-    "icelake": "icelake-server",
-    "sapphirerapids": "sapphirerapids",
-    "zen": "znver1",
-    "zen2": "znver2",
-    "zen3": "znver3",
-    "zen4": "znver3",
-    "zen5": "znver3",
-}
 FACTS = ("cpu.microarchitecture", "cpu.features", "cpu.cores")
 
 
@@ -643,12 +450,10 @@ def native(
     """llama-server for this machine's CPU, by gcc with every instruction that it has; runs where it was built."""
     facts = {name: host.fact(name) for name in FACTS}
     features = facts["cpu.features"].split()
-    options = [option for feature, option in GCC_OPTIONS.items() if feature in features]
-    tune = GCC_TUNES.get(facts["cpu.microarchitecture"], "generic")
     package = (
         Package("mmojo-server.gcc")
         .with_options(
-            cpu=" ".join(("-march=x86-64", *options, f"-mtune={tune}")),
+            cpu=options_for(features, facts["cpu.microarchitecture"]),
             blas=openblas_core(features) if blas else "",
             lto=lto,
             facts=dumps(facts, sort_keys=True),
@@ -656,11 +461,3 @@ def native(
         .output(program)
     )
     return with_pages("native", package, userland, program)
-
-
-def openblas_core(features):
-    if "avx512_bf16" in features:
-        return "COOPERLAKE"
-    if "avx512f" in features and "avx512vl" in features:
-        return "SKYLAKEX"
-    return "HASWELL" if "avx2" in features and "fma" in features else "dynamic"

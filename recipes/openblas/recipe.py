@@ -1,6 +1,8 @@
 from typing import Literal
 
 from mmojo_forge.recipe import Component, DebianFile, Package, Spec, build, recipe, unpack
+from recipes.lib.autotools import NEW_COPY
+from recipes.lib.ran import DEBIAN
 
 VERSION = "0.3.21"
 
@@ -10,11 +12,7 @@ CORES = "NEHALEM HASWELL ZEN SKYLAKEX COOPERLAKE"
 
 # getarch, which writes the configuration, is compiled for the machine that builds, unless told; it asks that
 # machine's CPU for nothing else as long as it knows the target.
-PREPARE = r"""
-cp -r /forge/source /build/b
-chmod -R u+w /build/b
-cd /build/b
-sed -i 's/^GETARCH_FLAGS += -march=native$//' Makefile.system
+PREPARE = rf"""{NEW_COPY}sed -i 's/^GETARCH_FLAGS += -march=native$//' Makefile.system
 if grep -rn -e '-march=native' Makefile.system Makefile.prebuild Makefile.x86_64 kernel/Makefile*; then exit 1; fi
 """
 
@@ -63,7 +61,7 @@ def source() -> Spec:
     ).made_of(Component("openblas", VERSION, "BSD-3-Clause", cpe="openblas_project:openblas", notices=("LICENSE",)))
 
 
-@recipe("openblas", group="library", ran={"openblas": "Debian 12 on x86-64 (Zen 5): a product checked by hand"})
+@recipe("openblas", group="library", ran={"openblas": f"{DEBIAN}: a product checked by hand"})
 def openblas(
     gcc: Package,
     userland: Package,

@@ -1,6 +1,8 @@
 from typing import Literal
 
-from mmojo_forge.recipe import Package, Spec, build, quote, recipe
+from mmojo_forge.recipe import Package, Spec, build, recipe
+from recipes.lib.openssl import INSTALL, compiled
+from recipes.lib.ran import WITHOUT_COSMOCC
 
 NAMES = {"x86_64": "linux-x86_64", "aarch64": "linux-aarch64"}
 
@@ -42,15 +44,6 @@ done
 chmod 755 /build/bin/*
 """
 
-COMPILE = r"""
-cp -r /forge/source /build/b
-chmod -R u+w /build/b
-cd /build/b
-perl Configure "$NAME" "$@"
-make -j"$FORGE_JOBS" build_generated
-make -j"$FORGE_JOBS" libcrypto.a libssl.a
-"""
-
 # Without randomness every connection by TLS fails, and nothing else tells. Programs for arm64 cannot be run here.
 TRY = r"""
 cat > /build/try.c <<'END'
@@ -72,27 +65,14 @@ if [ "$ARCH" = x86_64 ] && [ "$(/forge/cosmocc/ape/ape /build/try)" != random ];
 fi
 """
 
-INSTALL = r"""
-mkdir -p /forge/out/out/include/openssl /forge/out/out/lib
-cp include/openssl/*.h /forge/out/out/include/openssl
-cp libcrypto.a libssl.a /forge/out/out/lib
-cp LICENSE.txt /forge/out/out
-if grep -a -l -e /build/ -e /forge/ /forge/out/out/lib/*; then
-    echo 'paths of the sandbox got into the libraries above' >&2
-    exit 1
-fi
-"""
-
-
 @recipe(
     "openssl-cosmo.x86_64",
     variants={"aarch64": {"arch": "aarch64"}},
     group="library",
-    ran=dict.fromkeys(("openssl-cosmo.x86_64", "openssl-cosmo.aarch64"), "never built: cosmocc was not to be had"),
+    ran=dict.fromkeys(("openssl-cosmo.x86_64", "openssl-cosmo.aarch64"), WITHOUT_COSMOCC),
 )
 def openssl_cosmo(cosmocc: Package, userland: Package, *, arch: Literal["x86_64", "aarch64"] = "x86_64") -> Spec:
     """OpenSSL 3.0.22 by cosmocc for one architecture and all systems: libssl.a, libcrypto.a and their headers."""
-    configure = f"set -- {' '.join(quote(flag) for flag in FLAGS)}"
     return build(
         f"openssl-cosmo-{arch}",
         userland=userland,
@@ -107,5 +87,5 @@ def openssl_cosmo(cosmocc: Package, userland: Package, *, arch: Literal["x86_64"
             "RANLIB": "ranlib",
         },
         parallel=True,
-        phases={"tools": TOOLS, "compile": f"{configure}\n{COMPILE}", "try": TRY, "install": INSTALL},
+        phases={"tools": TOOLS, "compile": compiled(FLAGS), "try": TRY, "install": INSTALL},
     ).containing("source")

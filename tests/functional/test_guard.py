@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-GUARD = REPOSITORY / "recipes" / "mmojo-server" / "guard"
+GUARD = REPOSITORY / "recipes" / "lib" / "guard"
 V86 = "generic+v8_2a+dotprod+fullfp16+i8mm"
 V4X = "x86_64_v4+avx512vbmi+avx512vnni-prefer_256_bit"
 
@@ -79,9 +79,9 @@ def test_what_the_guard_asks_for_is_what_the_compiler_was_allowed(compiler: dict
 
 
 def test_every_instruction_set_that_gcc_may_use_is_one_that_the_guard_can_ask_for() -> None:
-    """The recipe's options for gcc, turned into macros by gcc itself, and found in the guard's table."""
-    recipe = (REPOSITORY / "recipes" / "mmojo-server" / "recipe.py").read_text()
-    table = recipe.partition("GCC_OPTIONS = {")[2].partition("}")[0]
+    """The options for gcc, turned into macros by gcc itself, and found in the guard's table."""
+    library = (REPOSITORY / "recipes" / "lib" / "gcc.py").read_text()
+    table = library.partition("GCC_OPTIONS = {")[2].partition("}")[0]
     options = [part.split('"')[1] for part in table.split(":")[1:]]
     assert "-mavx512vnni" in options
     known = (GUARD / "guard.c").read_text()

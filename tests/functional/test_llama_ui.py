@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmojo_forge.model.lockfile import Lock
+from mmojo_forge.recipe.loader import run_recipe_file
 from tests.support.browser import Browser, missing
 from tests.support.built import REPOSITORY, built
 
@@ -30,19 +31,13 @@ def licences() -> Path:
     return built("llama-ui^licences")
 
 
-def constant(recipe: str, name: str) -> str:
-    text = (REPOSITORY / "recipes" / recipe / "recipe.py").read_text()
-    found = re.search(rf'^{name} = f?"(.*)"$', text, re.MULTILINE)
-    assert found, name
-    return found[1]
-
-
 # The recipe
 
 
-def test_the_page_is_of_the_version_that_the_server_is_of() -> None:
-    for name in ("VERSION", "LLAMA_VERSION", "SDIST"):
-        assert constant("llama-ui", name) == constant("llama-cpp", name)
+def test_the_page_is_built_from_the_sources_that_the_server_is_built_from() -> None:
+    for recipe in ("llama-ui", "llama-cpp"):
+        text = (REPOSITORY / "recipes" / recipe / "recipe.py").read_text()
+        assert 'Pypi("llama_cpp_python", PYPI_VERSION, f"{SDIST}.tar.gz")' in text
 
 
 def test_every_package_is_pinned_with_the_hash_that_the_project_gives() -> None:
@@ -79,7 +74,8 @@ def test_no_address_is_absolute_and_nothing_is_compressed(site: Path) -> None:
 def test_the_version_is_no_time(site: Path) -> None:
     version = json.loads((site / "_app" / "version.json").read_text())["version"]
     assert re.fullmatch(r"[0-9a-f]{16}", version)
-    assert json.loads((site / "build.json").read_text()) == {"version": constant("llama-ui", "LLAMA_VERSION")}
+    facts = run_recipe_file(REPOSITORY / "recipes" / "lib" / "llama_cpp.py")
+    assert json.loads((site / "build.json").read_text()) == {"version": facts["VERSION"]}
 
 
 def test_what_is_in_the_page_is_listed_with_its_licences(licences: Path) -> None:

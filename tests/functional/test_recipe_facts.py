@@ -21,8 +21,9 @@ WORKSPACE = Workspace(REPOSITORY, REPOSITORY / "store")
 SDIST = "llama_cpp_python-0.3.36.tar.gz"
 
 
-def constants(package: str) -> dict[str, Any]:
-    return run_recipe_file(REPOSITORY / "recipes" / package / "recipe.py")
+def facts() -> dict[str, Any]:
+    """What all recipes say of the llama.cpp that they build."""
+    return run_recipe_file(REPOSITORY / "recipes" / "lib" / "llama_cpp.py")
 
 
 def module_facts(package: str) -> dict[str, Any]:
@@ -54,23 +55,13 @@ def test_a_module_says_the_version_of_the_ggml_that_it_was_built_from(module: st
     assert module_facts(module)["ggml"]["version"] == version_in(upstream / "ggml" / "CMakeLists.txt", "GGML")
 
 
-@pytest.mark.parametrize(
-    ("package", "constant"),
-    [("llama-cpp", "LLAMA_VERSION"), ("llama-ui", "LLAMA_VERSION"), ("mmojo-server", "VERSION")],
-)
-def test_the_server_says_the_version_of_the_llama_cpp_that_it_was_built_from(
-    package: str, constant: str, upstream: Path
-) -> None:
-    assert constants(package)[constant] == version_in(upstream / "CMakeLists.txt", "LLAMA") + "-dev"
+def test_the_server_says_the_version_of_the_llama_cpp_that_it_was_built_from(upstream: Path) -> None:
+    assert facts()["VERSION"] == version_in(upstream / "CMakeLists.txt", "LLAMA") + "-dev"
 
 
-def test_all_say_the_same_commit_and_it_is_the_one_in_the_source() -> None:
-    said = {constants(package)["BUILD_COMMIT"] for package in ("mmojo-server", "mmojo-server-cosmo")}
-    said |= {module_facts(module)["ggml"]["commit"] for module in ("ggml-cuda.lean", "ggml-vulkan")}
-    for package in ("llama-cpp", "llama-ui"):
-        text = (REPOSITORY / "recipes" / package / "recipe.py").read_text()
-        said |= set(re.findall(r"pkg:github/ggml-org/llama.cpp@(\w+)", text))
-    [commit] = said
+def test_the_commit_that_all_say_is_the_one_in_the_source() -> None:
+    said = {module_facts(module)["ggml"]["commit"] for module in ("ggml-cuda.lean", "ggml-vulkan")}
+    [commit] = said | {facts()["BUILD_COMMIT"]}
     with tarfile.open(archive()) as sdist:
         head = sdist.extractfile(f"{SDIST.removesuffix('.tar.gz')}/.git/modules/vendor/llama.cpp/HEAD")
         assert head is not None

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import mmojo_forge.recipe
+from mmojo_forge.engine.query.query import list_targets
+from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.derivation import Derivation
 from mmojo_forge.model.digest import BlobDigest, Sha256
@@ -19,6 +21,7 @@ from mmojo_forge.recipe.api import Package
 from mmojo_forge.recipe.errors import RecipeError
 from mmojo_forge.recipe.evaluate import Evaluator, Instance
 from mmojo_forge.recipe.loader import Loader
+from mmojo_forge.store.memory import MemoryStore
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HEAD = "from mmojo_forge.recipe import Debian, Files, Package, Pypi, Spec, recipe, unpack\n"
@@ -127,6 +130,94 @@ def test_an_unknown_target_names_those_that_are_close(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         instantiate(tmp_path, "low.hihg")
     assert "low.high" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        'phases={"b": ""}, env={"N": 3}',
+        'phases={"b": ""}, env={3: "N"}',
+        'phases={"b": ""}, env=["N=3"]',
+        'phases="make"',
+        'phases=["make"]',
+        'phases={"b": ["make"]}',
+        'phases={"b": ""}, inputs=["zlib"]',
+        'phases={"b": ""}, outputs="out"',
+        'phases={"b": ""}, at={"a": 1}',
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_its_line(tmp_path: Path, arguments: str) -> None:
+    text = f'@recipe("bad")\ndef f():\n    return build("bad", userland=Package("low"), {arguments})\n'
+    file = write(tmp_path, "bad", f"from mmojo_forge.recipe import Package, build, recipe\n{text}")
+    with pytest.raises(RecipeError) as caught:
+        instantiate(tmp_path, "bad")
+    assert (caught.value.reason, caught.value.file, caught.value.line) == ("recipe-bad-type", file, 4)
+
+
+@pytest.mark.parametrize("wanted", ['"low"', 'Spec("low", "x", (), {})', "None", "3"])
+def test_an_input_that_is_none_is_refused_with_its_line(tmp_path: Path, wanted: str) -> None:
+    text = f'@recipe("bad")\ndef f():\n    return Spec("bad", "x", (), {{"low": {wanted}}})\n'
+    file = write(tmp_path, "bad", f"{HEAD}{text}")
+    with pytest.raises(RecipeError) as caught:
+        instantiate(tmp_path, "bad")
+    assert (caught.value.reason, caught.value.file, caught.value.line) == ("recipe-bad-input", file, 4)
+    assert "low" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line", "reason"),
+    [
+        ('*, level: Literal["v2"] = "v9"', 5, "option-bad-default"),
+        ("*, level: float = 1.5", 5, "option-bad-default"),
+        ("*, level: list = []", 5, "option-bad-default"),
+        ("*, level=()", 5, "option-bad-default"),
+        ("*, level: str = None", 5, "option-bad-default"),
+        ("zilb, level", 5, "unknown-target"),
+        ("*,\n    more: int = 1,\n    level: float = 2.0", 7, "option-bad-default"),
+    ],
+)
+def test_a_parameter_that_makes_no_sense_is_refused_with_its_line(
+    tmp_path: Path, parameters: str, line: int, reason: str
+) -> None:
+    write(tmp_path, "zlib", f'{HEAD}@recipe("zlib")\ndef f():\n    return Spec("zlib", "x", (), {{}})\n')
+    text = f'@recipe(\n    "bad")\ndef f({parameters}):\n    return Spec("bad", "x", (), {{}})\n'
+    file = write(tmp_path, "bad", f"{HEAD}from typing import Literal\n{text}")
+    with pytest.raises(RecipeError) as caught:
+        instantiate(tmp_path, "bad")
+    assert (caught.value.reason, caught.value.file, caught.value.line) == (reason, file, line)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason", "hint"),
+    [
+        ('Package("zilb")', "unknown-target", "zlib"),
+        ('Package("zlib.hihg")', "unknown-target", "zlib"),
+        ('Package("zlib").output("dev")', "no-such-output", ""),
+        ('Package("zlib").with_options(fast=True)', "no-such-option", ""),
+    ],
+)
+def test_a_wrong_package_is_told_with_who_asks_for_it(tmp_path: Path, wanted: str, reason: str, hint: str) -> None:
+    write(tmp_path, "zlib", f'{HEAD}@recipe("zlib")\ndef f():\n    return Spec("zlib", "x", (), {{}})\n')
+    body = f'    unused = 1\n    return Spec("bad", "x", (), {{"z": {wanted}}})\n'
+    file = write(tmp_path, "bad", f'{HEAD}@recipe("bad")\ndef f():\n{body}')
+    with pytest.raises(RecipeError) as caught:
+        instantiate(tmp_path, "bad")
+    assert (caught.value.reason, caught.value.file, caught.value.line) == (reason, file, 5)
+    assert hint in caught.value.detail
+
+
+def test_a_bad_recipe_costs_its_own_target_only(tmp_path: Path) -> None:
+    (tmp_path / "forge.lock").write_text("")
+    write(tmp_path, "low", SIMPLE)
+    bad = '@recipe("bad")\ndef f():\n    return build("bad", userland=Package("low"), phases="make")\n'
+    write(tmp_path, "bad", f"from mmojo_forge.recipe import Package, build, recipe\n{bad}")
+    rows = list_targets(Workspace(tmp_path, tmp_path / "store"), MemoryStore(tmp_path))
+    assert {row.target: row.label for row in rows} == {
+        "bad": "recipe-bad-type",
+        "low": "reproducible",
+        "low.high": "reproducible",
+        "low.other": "reproducible",
+    }
 
 
 def test_a_cycle_is_told_with_its_path(tmp_path: Path) -> None:

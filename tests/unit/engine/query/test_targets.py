@@ -38,17 +38,17 @@ def cc(userland, *, threads: bool = True):
     "make": '@recipe("make")\ndef f():\n    return Spec("make", "x", (), {})\n',
 }
 LIBRARY = """
-@recipe("lib", variants={"arm": {"system": "linux-aarch64"}}, group="library", ran={"lib.arm": "on a | board"})
-def lib(cc, userland, *, system: Literal["linux-x86_64", "linux-aarch64"] = "linux-x86_64", fast: bool = False):
+@recipe("base", variants={"arm": {"system": "linux-aarch64"}}, group="library", ran={"base.arm": "on a | board"})
+def base(cc, userland, *, system: Literal["linux-x86_64", "linux-aarch64"] = "linux-x86_64", fast: bool = False):
     \"\"\"A library.\"\"\"
-    return build("lib", userland=userland, inputs={"cc": cc.with_options(threads=False)},
+    return build("base", userland=userland, inputs={"cc": cc.with_options(threads=False)},
                  phases={"p": system}).containing(cc=()).for_systems(system)
 """
 PROGRAM = """
 @recipe("app", group="server")
-def app(lib, make, userland):
+def app(base, make, userland):
     return build("app", userland=userland, phases={"p": "true"},
-                 inputs={"lib": lib, "arm": lib.variant("arm"), "make": make}).containing("lib", "arm")
+                 inputs={"base": base, "arm": base.variant("arm"), "make": make}).containing("base", "arm")
 
 @recipe("app.data")
 def data(app, userland):
@@ -56,13 +56,13 @@ def data(app, userland):
 
 @recipe("app.alias", group="kit")
 def alias(*, level: int = 3, name: str = ""):
-    return Package("lib.arm")
+    return Package("base.arm")
 
 @recipe("app.native")
-def native(host, lib, userland):
+def native(host, base, userland):
     host.fact("cpu.features")
     cores = int(host.fact("cpu.cores"))
-    return build("native", userland=userland, inputs={"lib": lib}, phases={"p": str(cores)})
+    return build("native", userland=userland, inputs={"base": base}, phases={"p": str(cores)})
 
 @recipe("app.unpinned", group="module")
 def unpinned():
@@ -76,7 +76,7 @@ def workspace(tmp_path: Path) -> Workspace:
         file = tmp_path / "toolchains" / name / "recipe.py"
         file.parent.mkdir(parents=True)
         file.write_text(HEAD + text)
-    write(tmp_path, "lib", HEAD + LIBRARY)
+    write(tmp_path, "base", HEAD + LIBRARY)
     write(tmp_path, "app", HEAD + PROGRAM)
     (tmp_path / "forge.lock").touch()
     return Workspace.find(tmp_path)
@@ -92,20 +92,20 @@ def test_every_target_is_there_once_and_toolchains_are_those_of_their_folder(
 ) -> None:
     assert list(targets) == Loader(workspace.root).targets()
     assert {name for name, one in targets.items() if one.group == TOOLCHAIN} == {"userland", "cc", "cc.tree", "make"}
-    assert targets["lib.arm"].group == targets["lib"].group == "library"
+    assert targets["base.arm"].group == targets["base"].group == "library"
     assert targets["app.data"].group == "part"
 
 
 def test_systems_are_those_said_or_those_of_what_is_inside(targets: dict[str, TargetFacts]) -> None:
-    assert targets["lib"].systems == ("linux-x86_64",)
+    assert targets["base"].systems == ("linux-x86_64",)
     assert targets["app"].systems == ("linux-x86_64", "linux-aarch64")
-    assert targets["app.alias"].systems == targets["lib.arm"].systems == ("linux-aarch64",)
+    assert targets["app.alias"].systems == targets["base.arm"].systems == ("linux-aarch64",)
     assert targets["app.data"].systems == targets["cc"].systems == ()
 
 
 def test_tools_are_toolchains_of_what_is_inside_the_most_used_first(targets: dict[str, TargetFacts]) -> None:
     compiler, make = Tool("cc", "4.5.6rc1"), Tool("make", "")
-    assert targets["lib"].tools == (compiler,)
+    assert targets["base"].tools == (compiler,)
     assert targets["app"].tools == (compiler, make)
     assert targets["app.data"].tools == ()
     assert targets["cc"].tools == ()
@@ -126,28 +126,28 @@ def test_what_cannot_be_instantiated_is_listed_with_the_reason(targets: dict[str
 
 def test_options_have_types_choices_and_defaults(targets: dict[str, TargetFacts]) -> None:
     systems = ("linux-x86_64", "linux-aarch64")
-    assert targets["lib.arm"].options == (
+    assert targets["base.arm"].options == (
         Option("system", "str", systems, "linux-x86_64"),
         Option("fast", "bool", (), False),
     )
-    assert targets["lib.arm"].preset == {"system": "linux-aarch64"}
+    assert targets["base.arm"].preset == {"system": "linux-aarch64"}
     assert targets["app.alias"].options == (Option("level", "int", (), 3), Option("name", "str", (), ""))
 
 
 def test_where_it_has_been_run_is_what_the_recipe_says_of_that_target_alone(targets: dict[str, TargetFacts]) -> None:
-    assert targets["lib.arm"].ran == "on a | board"
-    assert targets["lib"].ran == targets["app.alias"].ran == ""
+    assert targets["base.arm"].ran == "on a | board"
+    assert targets["base"].ran == targets["app.alias"].ran == ""
 
 
 def test_what_is_said_for_the_list_changes_no_identity(workspace: Workspace) -> None:
-    told = instantiate(workspace.root, "lib.arm").node
+    told = instantiate(workspace.root, "base.arm").node
     assert told.systems == ("linux-aarch64",)
     silent = LIBRARY.replace(".for_systems(system)", "").replace(
-        ', group="library", ran={"lib.arm": "on a | board"}', ""
+        ', group="library", ran={"base.arm": "on a | board"}', ""
     )
     assert silent.count("recipe(") == 1 and "ran" not in silent
-    write(workspace.root, "lib", HEAD + silent)
-    bare = instantiate(workspace.root, "lib.arm").node
+    write(workspace.root, "base", HEAD + silent)
+    bare = instantiate(workspace.root, "base.arm").node
     assert bare.systems == ()
     trees = {name: TreeId(blake3_hex(name.encode())) for name in told.inputs}
     assert (bare.id, bare.preimage(trees)) == (told.id, told.preimage(trees))
@@ -157,16 +157,18 @@ def test_what_is_said_for_the_list_changes_no_identity(workspace: Workspace) -> 
     ("more", "reason"),
     [
         ('group="servers"', "recipe-bad-group"),
-        ('ran={"lib.amr": "on a board"}', "recipe-ran-unknown"),
+        ('ran={"base.amr": "on a board"}', "recipe-ran-unknown"),
         ('ran={"app": "on a board"}', "recipe-ran-unknown"),
     ],
 )
 def test_what_is_said_of_no_target_or_group_is_refused(workspace: Workspace, more: str, reason: str) -> None:
-    write(workspace.root, "lib", f'{HEAD}@recipe("lib", {more})\ndef lib():\n    return Spec("lib", "x", (), {{}})\n')
+    write(
+        workspace.root, "base", f'{HEAD}@recipe("base", {more})\ndef base():\n    return Spec("base", "x", (), {{}})\n'
+    )
     with pytest.raises(RecipeError) as caught:
         survey(workspace, Lock())
     assert caught.value.reason == reason
-    assert caught.value.file == workspace.root / "recipes/lib/recipe.py"
+    assert caught.value.file == workspace.root / "recipes/base/recipe.py"
 
 
 def rows(page: str) -> dict[str, list[str]]:
@@ -187,13 +189,13 @@ def test_the_page_has_each_target_once_servers_first(targets: dict[str, TargetFa
         *("## Servers", "## The kit", "## Modules", "## Libraries", "## Toolchains", "## Parts", "## Options"),
         "## JSON, schema 1",
     ]
-    assert found["lib.arm"][1:] == [
+    assert found["base.arm"][1:] == [
         *("linux-aarch64", "reproducible", "cc 4.5.6rc1", "`system=linux-aarch64`, `fast`", "on a / board")
     ]
-    assert found["lib"][-1] == "not run"
+    assert found["base"][-1] == "not run"
     assert found["app.native"][1] == "host-specific (cpu.cores, cpu.features)"
     assert found["app.unpinned"][2] == "cannot be instantiated (pin-missing)"
-    assert "| `lib` | `system` | `linux-x86_64`, `linux-aarch64` | `linux-x86_64` |" in page
+    assert "| `base` | `system` | `linux-x86_64`, `linux-aarch64` | `linux-x86_64` |" in page
     assert "| `app.alias` | `name` | text | empty |" in page
 
 
@@ -219,14 +221,14 @@ def test_json_has_the_same_facts(workspace: Workspace) -> None:
     document = json.loads(listed(workspace, "--json").stdout)
     assert document["schema"] == 1
     told = {row["target"]: row for row in document["targets"]}
-    assert told["lib.arm"] == {
-        "target": "lib.arm",
+    assert told["base.arm"] == {
+        "target": "base.arm",
         "valid": False,
         "label": "reproducible",
         "summary": "A library.",
         "error": "",
         "group": "library",
-        "recipe": "lib",
+        "recipe": "base",
         "systems": ["linux-aarch64"],
         "host_facts": [],
         "built_with": [{"name": "cc", "version": "4.5.6rc1"}],
