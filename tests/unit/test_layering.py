@@ -13,16 +13,20 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mmojo_forge"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MIDDLE = ("recipe", "fetch", "store", "executor", "ape")
 
+# What every layer may use. `ape` and the patcher are build inputs that are started alone: CLI_LIKE, and a check below.
+BASE = {"errors", "files"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "files": set(),
     "extras": {"errors"},
-    "model": {"errors", "model"},
-    "net": {"errors", "model", "net"},
-    **{layer: {"errors", "model", layer} for layer in MIDDLE},
-    "fetch": {"errors", "model", "net", "fetch"},
-    "cache": {"errors", "extras", "model", "net", "cache", "store"},
-    "engine": {"errors", "extras", "model", "net", *MIDDLE, "cache", "engine"},
-    "cli": {"errors", "model", "engine", "cli"},
+    "model": {*BASE, "model"},
+    "net": {*BASE, "model", "net"},
+    **{layer: {*BASE, "model", layer} for layer in MIDDLE},
+    "ape": {"errors", "model", "ape"},
+    "fetch": {*BASE, "model", "net", "fetch"},
+    "cache": {*BASE, "extras", "model", "net", "cache", "store"},
+    "engine": {*BASE, "extras", "model", "net", *MIDDLE, "cache", "engine"},
+    "cli": {*BASE, "model", "engine", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
 }
