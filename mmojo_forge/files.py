@@ -21,7 +21,8 @@ def write_atomically(path: Path, data: bytes, *, mode: int | None = None, replac
     """Make `data` the content of the file at `path`; raises OSError, and then the old file is as it was.
 
     A link is followed: the file it names is replaced, or made. Without a `mode`, a file keeps the permissions that it
-    had, and a new one gets the usual ones; with a `mode`, nobody else can read the data at any time.
+    had, and a new one gets the usual ones. A `mode` holds from the moment in which the file is made: nobody else can
+    read a secret at any time.
     Without `replace` a file that is there already is a FileExistsError, whoever else makes it at the same moment.
     """
     try:

@@ -294,11 +294,11 @@ def _content(path: Path, kind: str) -> bytes:
     """What is in the file, nothing if there is none; a link that leads nowhere was meant to be one."""
     try:
         # A pipe without a writer would be waited for.
-        with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode) and not os.path.samefile(path, os.devnull):
                 raise OSError(errno.EINVAL, "it is no file")
-            data = file.read(_LARGEST + 1) or b""
+            data = file.read(_LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         if not os.path.islink(path):
             return b""
