@@ -16,13 +16,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from mmojo_forge import __version__
+from mmojo_forge.engine.locations import USER_FOLDER
 from mmojo_forge.errors import ExitCode, ForgeError
+
+if TYPE_CHECKING:
+    from mmojo_forge.engine.session import UserFolders
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,8 @@ def forge(context: click.Context, folder: str | None) -> None:
     # What a command works with takes longer to import than `--help` takes to print.
     from mmojo_forge.engine.session import Session
 
-    context.obj = Session(dict(os.environ), Path(folder).resolve() if folder else _current_folder())
+    here = Path(folder).resolve() if folder else _current_folder()
+    context.obj = Session(dict(os.environ), here, _user_folders)
     context.call_on_close(context.obj.close)
 
 
@@ -172,6 +177,24 @@ def _current_folder() -> Path:
             f"enter the current folder: {error.strerror}",
             detail="Change to a folder that is there, or name one with -C.",
             reason="no-current-folder",
+        ) from error
+
+
+def _user_folders() -> UserFolders:
+    """Where the user's configuration and caches lie; raises NoHomeError (`no-home`)."""
+    # Not for commands that only look at a file.
+    import platformdirs
+
+    from mmojo_forge.engine.session import NoHomeError, UserFolders
+
+    user = platformdirs.PlatformDirs(USER_FOLDER, appauthor=False)
+    try:
+        return UserFolders(user.user_config_path, user.user_cache_path)
+    except RuntimeError as error:
+        raise NoHomeError(
+            "find the user's configuration: there is no home folder",
+            detail="Set HOME, or both XDG_CONFIG_HOME and XDG_CACHE_HOME, to an absolute path.",
+            reason="no-home",
         ) from error
 
 

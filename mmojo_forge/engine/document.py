@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.errors import ExitCode
+from mmojo_forge.files import write_atomically
 
 
 class DocumentError(EngineError):
@@ -19,15 +18,8 @@ class DocumentError(EngineError):
 def write_document(path: Path, data: bytes) -> None:
     """Make `data` the file at `path`; on a full disk or a kill the old file stays. Raises DocumentError
     (`document-unwritable`)."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        write_atomically(path, data)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise DocumentError(f"write {path}: {error.strerror or error}", reason="document-unwritable") from error

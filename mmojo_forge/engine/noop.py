@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from mmojo_forge.engine.locations import find_workspace, store_folder
+from mmojo_forge.engine.locations import configuration_files, find_workspace, store_folder, user_folder
 from mmojo_forge.engine.realise import evaluation_cache
 from mmojo_forge.store import noop_lookup
 
@@ -20,11 +20,13 @@ def find_built(argv: list[str], environment: dict[str, str]) -> list[str] | None
     targets = argv[1:]
     if len(argv) < 2 or argv[0] not in COMMANDS or any(target.startswith("-") for target in targets):
         return None
-    workspace = find_workspace(os.getcwd())
-    if workspace is None:
+    workspace, user = find_workspace(os.getcwd()), user_folder(environment)
+    store = store_folder(workspace, environment, user) if workspace and user else None
+    if not workspace or not user or not store:
         return None
-    store = store_folder(workspace, environment)
-    cached = evaluation_cache.read(os.path.join(store, "cache", "evaluation"), workspace, targets)
+    # What is wrong in them only the full command can say, and it did not when it left the entry.
+    configuration = configuration_files(workspace, user)
+    cached = evaluation_cache.read(os.path.join(store, "cache", "evaluation"), workspace, targets, configuration)
     if cached is None:
         return None
     return _linked_objects(store, os.path.join(workspace, "out"), cached)

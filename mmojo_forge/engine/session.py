@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mmojo_forge.engine.locations import configuration_file, store_folder
+from mmojo_forge.engine.config import Config, read_config
+from mmojo_forge.engine.locations import configuration_files, store_path
 from mmojo_forge.engine.reporter import Reporter
 from mmojo_forge.engine.services import Directories, Services, Settings
-from mmojo_forge.engine.workspace import USER_KEYS, WORKSPACE_KEYS, WORKSPACE_SETTINGS, Workspace, WorkspaceError
-from mmojo_forge.errors import ForgeError
+from mmojo_forge.engine.workspace import Workspace, WorkspaceError
+from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.store.local import LocalStore
 
 if TYPE_CHECKING:
     from mmojo_forge.engine.cache.background_push import BackgroundPublisher
-    from mmojo_forge.engine.cache.settings import CacheSettings, CacheTable
+    from mmojo_forge.engine.cache.settings import CacheSettings
     from mmojo_forge.engine.cache.substituter import Caches
+    from mmojo_forge.engine.config import CacheTable
     from mmojo_forge.engine.trust.keys import KeyRing
     from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
     from mmojo_forge.fetch.fetcher import Fetcher
@@ -30,24 +32,57 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
+class NoHomeError(ForgeError):
+    """A user without a home folder, and without variables that say where else things lie."""
+
+    exit_code = ExitCode.ENVIRONMENT_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class UserFolders:
+    """Where this user's configuration lies, and what may be deleted at any time."""
+
+    configuration: Path
+    cache: Path
+
+
 @dataclass(slots=True)
 class Session:
-    """One use: environment and current folder as they were when it started. Close it to let go of the store."""
+    """One use: environment and current folder as they were when it started, and how to find the user's folders, which
+    not every command needs. Close it to let go of the store."""
 
     environment: Mapping[str, str]
     folder: Path
+    find_user_folders: Callable[[], UserFolders]
+    _user: UserFolders | None = field(default=None, init=False)
+    _config: Config | None = field(default=None, init=False)
     _workspace: Workspace | None = field(default=None, init=False)
     _store: LocalStore | None = field(default=None, init=False)
     _publisher: BackgroundPublisher | None = field(default=None, init=False)
 
     @property
     def workspace(self) -> Workspace:
-        """The workspace the current folder lies in; raises WorkspaceError."""
+        """The workspace the current folder lies in; raises WorkspaceError, and ConfigError as `config` does."""
         if self._workspace is None:
-            found = Workspace.find(self.folder)
-            store = Path(store_folder(str(found.root), dict(self.environment)))
-            self._workspace = Workspace(found.root, store)
+            root = Workspace.find(self.folder).root
+            store = store_path(str(root), self.environment.get("FORGE_STORE") or self.config.store)
+            files = configuration_files(str(root), str(self.user.configuration))
+            self._workspace = Workspace(root, Path(store), tuple(map(Path, files)))
         return self._workspace
+
+    @property
+    def config(self) -> Config:
+        """What the workspace and the user configured, read once; raises WorkspaceError, ConfigError."""
+        if self._config is None:
+            self._config = read_config(Workspace.find(self.folder).root, self.user.configuration)
+        return self._config
+
+    @property
+    def user(self) -> UserFolders:
+        """The user's folders; raises ForgeError where the user has no home."""
+        if self._user is None:
+            self._user = self.find_user_folders()
+        return self._user
 
     @property
     def store(self) -> LocalStore:
@@ -78,8 +113,9 @@ class Session:
         """The fetcher, with this machine's package indexes and mirrors."""
         # requests and the index client are needed only when something is downloaded.
         from mmojo_forge.fetch.fetcher import Fetcher
+        from mmojo_forge.fetch.settings import FetchSettings
 
-        return Fetcher(environment=self.environment)
+        return Fetcher(FetchSettings(self.environment, self.user.cache / "fetch"))
 
     def executor(self) -> BubblewrapExecutor:
         """The sandbox; raises ExecutorError where this machine has none."""
@@ -104,7 +140,7 @@ class Session:
 
     def publisher(self, reporter: Reporter) -> BackgroundPublisher | None:
         """What pushes to the caches that are set to be pushed to after each build; always the same one."""
-        if self._publisher is None and self._may_have_caches():
+        if self._publisher is None and self.config.caches:
             # As for caches.
             from mmojo_forge.engine.cache.background_push import BackgroundPublisher
             from mmojo_forge.engine.cache.open import open_place
@@ -120,13 +156,11 @@ class Session:
         return self._publisher
 
     def cache_settings(self) -> CacheSettings:
-        """The caches and the policy that the workspace and the user set; raises CacheSettingsError."""
-        # pydantic, again.
-        from mmojo_forge.engine.cache.settings import read_cache_settings
+        """The caches and the policy that the workspace and the user set; raises ConfigError."""
+        # As for caches.
+        from mmojo_forge.engine.cache.settings import CacheSettings
 
-        return read_cache_settings(
-            self.workspace.root, Path(configuration_file(dict(self.environment))), base=self.folder
-        )
+        return CacheSettings(self.config.caches, self.config.trust, self.folder)
 
     def cache_table(self, name: str) -> CacheTable:
         """The cache of that name, or at that URL or path, outside of any workspace too; raises CacheSettingsError."""
@@ -153,42 +187,31 @@ class Session:
         return Caches(members, self.store, agree=settings.trust.agree, warn=warn, clock=time.monotonic)
 
     def _substituter(self, reporter: Reporter, names: tuple[str, ...] | None) -> Caches | None:
-        if names is None or not (names or self._may_have_caches()):
+        if names is None or not (names or self.config.caches):
             return None
         return self.caches(names, reporter.warning)
 
-    def _may_have_caches(self) -> bool:
-        """Whether there is a file that could name one: parsing them all takes longer than many a build."""
-        files = self.workspace.root / WORKSPACE_SETTINGS, Path(configuration_file(dict(self.environment)))
-        return any(path.exists() for path in files)
-
     def _forget_revoked(self) -> None:
         """What only revoked keys vouch for is not known any more, also where it was taken in before they were."""
-        files = (
-            self.workspace.root / WORKSPACE_KEYS,
-            Path(configuration_file(dict(self.environment))).parent / USER_KEYS,
-        )
-        if any("revoked" in path.read_text(encoding="utf-8", errors="replace") for path in files if path.exists()):
+        if self.config.has_revoked_keys:
             self.store.forget_signed_only_by([key.text for key in self.keys().revoked()])
 
     def keys(self) -> KeyRing:
         """The user's key, and the keys that are trusted here."""
-        # cryptography and pydantic are needed only where something is built or trusted.
-        from mmojo_forge.engine.trust.keys import KeyRing
-
-        folder = Path(configuration_file(dict(self.environment))).parent
-        return KeyRing(folder, self.workspace.root)
+        return self._key_ring(self.workspace.root)
 
     def any_keys(self) -> KeyRing:
         """As `keys`, but outside of any workspace the user's alone: files are signed and verified anywhere."""
         try:
             return self.keys()
         except WorkspaceError:
-            # As for keys.
-            from mmojo_forge.engine.trust.keys import KeyRing
+            return self._key_ring(self.user.configuration)
 
-            folder = Path(configuration_file(dict(self.environment))).parent
-            return KeyRing(folder, folder)
+    def _key_ring(self, workspace: Path) -> KeyRing:
+        # cryptography is needed only where something is built or trusted.
+        from mmojo_forge.engine.trust.keys import KeyRing
+
+        return KeyRing(self.user.configuration, workspace)
 
     def _signer(self, reporter: Reporter) -> PrivateKey | None:
         try:

@@ -5,13 +5,13 @@ Beside the lock lies `forge.outputs`, once there are outputs that are expected.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmojo_forge.engine import host_facts
 from mmojo_forge.errors import ForgeError
+from mmojo_forge.files import write_atomically
 from mmojo_forge.model.lockfile import (
     LOCK_NAME,
     OUTPUTS_NAME,
@@ -25,9 +25,6 @@ from mmojo_forge.recipe.api import Package
 from mmojo_forge.recipe.evaluate import Evaluator
 from mmojo_forge.recipe.loader import Loader
 
-WORKSPACE_SETTINGS = "forge.toml"
-WORKSPACE_KEYS = "forge.keys"
-USER_KEYS = "keys.toml"
 FORGE_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -41,6 +38,8 @@ class Workspace:
 
     root: Path
     store: Path
+    configuration: tuple[Path, ...] = ()
+    """The files that say which caches and keys count; some of them may not be there."""
 
     @classmethod
     def find(cls, start: Path, store: Path | None = None) -> Workspace:
@@ -166,15 +165,9 @@ def _read(path: Path) -> str:
 def _write(path: Path, text: str) -> bool:
     if path.exists() and _read(path) == text:
         return False
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomically(path, text.encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise LockError(f"write {path}: {error.strerror}", reason="lock-unwritable") from error
     return True
 

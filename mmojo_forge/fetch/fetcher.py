@@ -48,8 +48,8 @@ class Fetcher:
     Indexes and mirrors are those of this machine's clients, looked up when first needed.
     """
 
-    def __init__(self, *, environment: Mapping[str, str], settings: FetchSettings | None = None) -> None:
-        self._settings = settings or FetchSettings.of(environment)
+    def __init__(self, settings: FetchSettings) -> None:
+        self._settings = settings
         self._cancellation = HttpCancellation()
         self._client = HttpClient(self._settings.http, cancellation=self._cancellation)
         self._mirrors = DebianMirrors(self._settings, self._client)

@@ -33,11 +33,6 @@ class FetchSettings:
     debian_suites: tuple[str, ...] = ("bookworm",)
     trust_unsigned_debian: bool = False
 
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> FetchSettings:
-        """The settings for a user with this environment."""
-        return cls(environment, home_of(environment, "XDG_CACHE_HOME", ".cache") / "mmojo-forge" / "fetch")
-
     def state_folder(self, name: str) -> Path:
         """An existing folder of our own below `state`; raises FetchError (`state-unwritable`)."""
         folder = self.state / name

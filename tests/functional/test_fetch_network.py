@@ -17,7 +17,7 @@ WHEEL_SHA256 = "b6a85871a79d2e3b22d2d1b94ac2824226a63c6b741c88f7ae975f18b6778374
 
 @pytest.fixture(name="fetcher")
 def fetcher_fixture(tmp_path: Path) -> Fetcher:
-    return Fetcher(environment=os.environ, settings=FetchSettings(os.environ, tmp_path / "state"))
+    return Fetcher(FetchSettings(os.environ, tmp_path / "state"))
 
 
 @pytest.mark.filterwarnings("default::pypi_simple.UnexpectedRepoVersionWarning")

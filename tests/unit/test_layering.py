@@ -13,16 +13,20 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mmojo_forge"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MIDDLE = ("recipe", "fetch", "store", "executor", "ape")
 
+# What every layer may use, but not `ape` and the patcher: they are build inputs, and every file they need is one too.
+BASE = {"errors", "files"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "files": set(),
     "extras": {"errors"},
-    "model": {"errors", "model"},
-    "net": {"errors", "model", "net"},
-    **{layer: {"errors", "model", layer} for layer in MIDDLE},
-    "fetch": {"errors", "model", "net", "fetch"},
-    "cache": {"errors", "extras", "model", "net", "cache", "store"},
-    "engine": {"errors", "extras", "model", "net", *MIDDLE, "cache", "engine"},
-    "cli": {"errors", "model", "engine", "cli"},
+    "model": {*BASE, "model"},
+    "net": {*BASE, "model", "net"},
+    **{layer: {*BASE, "model", layer} for layer in MIDDLE},
+    "ape": {"errors", "model", "ape"},
+    "fetch": {*BASE, "model", "net", "fetch"},
+    "cache": {*BASE, "extras", "model", "net", "cache", "store"},
+    "engine": {*BASE, "extras", "model", "net", *MIDDLE, "cache", "engine"},
+    "cli": {*BASE, "model", "engine", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -39,14 +43,16 @@ LATE_IMPORTS = {
     ("cache/transport/open_transport.py", "mmojo_forge.cache.transport.web"): "requests, for HTTP",
     ("engine/cache/serve.py", "mmojo_forge.cache.server.server"): "aiohttp, which is an extra",
     ("cli/command_tree.py", "difflib"): "only for a typing error",
+    ("cli/command_tree.py", "platformdirs"): "not for commands that only look at a file",
     ("cli/command_tree.py", "mmojo_forge.engine.session"): "not for --help and --version",
     ("engine/session.py", "mmojo_forge.engine.cache.background_push"): "only where there are caches",
     ("engine/session.py", "mmojo_forge.engine.cache.open"): "only where there are caches",
-    ("engine/session.py", "mmojo_forge.engine.cache.settings"): "pydantic, where there are settings",
+    ("engine/session.py", "mmojo_forge.engine.cache.settings"): "only where there are caches",
     ("engine/session.py", "mmojo_forge.engine.cache.substituter"): "only where there are caches",
     ("engine/session.py", "mmojo_forge.engine.trust.keys"): "cryptography, only where something is built or trusted",
     ("engine/session.py", "mmojo_forge.executor.bubblewrap"): "needed only to build",
     ("engine/session.py", "mmojo_forge.fetch.fetcher"): "requests is needed only to download",
+    ("engine/session.py", "mmojo_forge.fetch.settings"): "as the fetcher",
     ("cli/main.py", "mmojo_forge.cli.command_tree"): "click, rich and the engine are not needed on the no-op path",
     ("cli/main.py", "site"): "started with -S; installed packages are not needed on the no-op path",
     ("cli/terminal.py", "rich.console"): "only where a person looks on",
@@ -55,6 +61,7 @@ LATE_IMPORTS = {
     ("cli/terminal.py", "rich.text"): "only where a person looks on",
     ("engine/bench/plot.py", "matplotlib"): "takes a second, and only `forge bench --plot` draws",
     ("engine/bench/plot.py", "matplotlib.figure"): "takes a second, and only `forge bench --plot` draws",
+    ("engine/config.py", "difflib"): "only for a typing error",
     ("engine/difference.py", "lief"): "only to name the section in which an executable differs",
     ("engine/graph.py", "networkx"): "100 ms, and neither planning nor realising needs it",
     ("engine/query/repair.py", "networkx"): "100 ms, only where something was lost",
@@ -65,7 +72,13 @@ LATE_IMPORTS = {
     ("store/noop_lookup.py", "hashlib"): "only for a link whose path is too long for a file name",
 }
 # `if TYPE_CHECKING` is allowed where the module is imported late for start-up time anyway, for the annotation.
-TYPE_CHECKING_MODULES = {"engine/session.py", "engine/bench/plot.py", "engine/graph.py", "engine/cache/serve.py"}
+TYPE_CHECKING_MODULES = {
+    "cli/command_tree.py",
+    "engine/session.py",
+    "engine/bench/plot.py",
+    "engine/graph.py",
+    "engine/cache/serve.py",
+}
 # The no-op path may import the standard library and these modules only.
 NOOP_MODULES = {
     "cli/main.py",
@@ -136,6 +149,11 @@ def test_a_module_imports_only_from_its_own_layer_and_those_below() -> None:
                     assert layer in ALLOWED[layer_of(path)], f"{name_of(path)} imports {module}"
                     only = ONLY.get((layer_of(path), layer))
                     assert only is None or module in only, f"{name_of(path)} imports {module}"
+
+
+def test_the_patcher_which_is_a_build_input_needs_nothing_of_ours() -> None:
+    for node in ast.walk(parsed(PACKAGE / "recipe/patcher.py")):
+        assert not any(module.startswith("mmojo_forge") for module in imported_modules(node))
 
 
 def test_imports_stand_at_the_top_unless_they_are_late_for_a_listed_reason() -> None:

@@ -18,7 +18,7 @@ from mmojo_forge.cli.terminal import make_reporter
 from mmojo_forge.engine.cache.open import open_place
 from mmojo_forge.engine.cache.push import Pushed, PushMode, PushPlan, pack
 from mmojo_forge.engine.cache.push import push as push_planned
-from mmojo_forge.engine.cache.settings import CacheTable
+from mmojo_forge.engine.config import CacheTable
 from mmojo_forge.engine.evaluation import evaluate
 from mmojo_forge.engine.realise.run import realise_request
 from mmojo_forge.engine.session import Session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from mmojo_forge.engine.bench.measure import BenchReport, Row
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.extras import require_extra
+from mmojo_forge.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,8 +54,11 @@ def draw(report: BenchReport, path: Path) -> None:
         columns = 1 if max(map(len, labels)) > 32 else min(3, len(labels))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
         figure.suptitle(_caption(report), fontsize=10)
+        picture = io.BytesIO()
+        form = path.suffix.removeprefix(".")
+        figure.savefig(picture, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
         try:
-            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+            write_atomically(path, picture.getvalue())
         except OSError as error:
             raise EngineError(
                 f"plot {path}: {error.strerror}", detail="Name another file.", reason="bad-plot"

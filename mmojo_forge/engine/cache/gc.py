@@ -19,7 +19,7 @@ from mmojo_forge.cache.gc.collect import (
 )
 from mmojo_forge.cache.gc.inventory import CacheFileKind
 from mmojo_forge.engine.cache.open import open_place
-from mmojo_forge.engine.cache.settings import CacheTable
+from mmojo_forge.engine.config import CacheTable
 
 __all__ = ["GRACE", "CacheFileKind", "CacheGcPlan", "CacheGcPolicy", "CacheGcResult", "CacheRoot", "collect_cache"]
 

@@ -11,8 +11,9 @@ from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.read.transfer import Options
 from mmojo_forge.cache.transport.open_transport import open_transport
 from mmojo_forge.cache.transport.protocol import Transport
-from mmojo_forge.engine.cache.settings import CacheSettingsError, CacheTable
+from mmojo_forge.engine.cache.settings import CacheSettingsError
 from mmojo_forge.engine.cache.substituter import NamedCache
+from mmojo_forge.engine.config import CacheTable
 from mmojo_forge.model.signature import PublicKey
 from mmojo_forge.net.settings import HttpSettings
 
@@ -70,7 +71,7 @@ def _token(table: CacheTable, environment: Mapping[str, str]) -> str:
         return environment.get(table.token_variable, "").strip()
     if not table.token_file:
         return ""
-    path = Path(table.token_file).expanduser()
+    path = Path(table.token_file)
     try:
         return path.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import MappingProxyType
 from mmojo_forge.executor.host_environment import HostEnvironment
 from mmojo_forge.executor.personality import ADDR_COMPAT_LAYOUT, ADDR_NO_RANDOMIZE, STICKY_TIMEOUTS
 from mmojo_forge.executor.request import Mount
+from mmojo_forge.files import write_atomically
 from mmojo_forge.model.derivation import INHERENT, Aspect, Derivation
 
 OTHER_UID = 4321
@@ -131,11 +131,8 @@ class VariationContext:
     def _file(self, name: str, content: bytes) -> Path:
         path = self.files / name
         if not path.exists():
-            # Renamed when it is complete: other builds may begin at the same time.
-            with tempfile.NamedTemporaryFile(dir=self.files, delete=False) as file:
-                file.write(content)
-                os.fchmod(file.fileno(), 0o444)
-            os.replace(file.name, path)
+            # Other builds may begin at the same time, and must not meet half a file.
+            write_atomically(path, content, mode=0o444)
         return path
 
 

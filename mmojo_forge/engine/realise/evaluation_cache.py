@@ -30,8 +30,11 @@ _MAGIC = "forge-evaluation 1"
 _RACY_NANOSECONDS = 20_000_000
 
 
-def read(folder: str, workspace: str, targets: list[str]) -> list[CachedTarget] | None:
-    """What the targets came to last time, if that still holds; None when it has to be evaluated anew."""
+def read(folder: str, workspace: str, targets: list[str], optional: tuple[str, ...] = ()) -> list[CachedTarget] | None:
+    """What the targets came to last time, if that still holds; None when it has to be evaluated anew.
+
+    `optional` are the files that count as soon as they are there: one that the entry does not know is news.
+    """
     try:
         with open(_entry_path(folder, workspace, targets), encoding="utf-8", errors="surrogateescape") as file:
             lines = file.read().split("\n")
@@ -49,6 +52,8 @@ def read(folder: str, workspace: str, targets: list[str]) -> list[CachedTarget] 
                 return None
         elif kind != "file" or line != _stamp(words[-1]):
             return None
+    if any(os.path.lexists(path) and _stamp(path) not in lines for path in optional):
+        return None
     return rows
 
 

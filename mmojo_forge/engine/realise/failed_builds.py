@@ -14,6 +14,7 @@ from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.executor import personality
 from mmojo_forge.executor.request import BuildRequest, Mount
 from mmojo_forge.executor.sandbox import SandboxCommand
+from mmojo_forge.files import write_atomically
 from mmojo_forge.model.digest import ActionKey
 from mmojo_forge.store.scratch import remove_tree
 
@@ -36,8 +37,8 @@ def keep(scratch: Path, kept: Path, request: BuildRequest, key: ActionKey) -> No
         "mounts": [[str(mount.source), mount.at] for mount in request.mounts],
         "log": str(request.log),
     }
-    (scratch / REQUEST).write_text(json.dumps(document), encoding="utf-8")
-    (scratch / _KEY).write_text(key, encoding="utf-8")
+    write_atomically(scratch / REQUEST, json.dumps(document).encode())
+    write_atomically(scratch / _KEY, key.encode())
     kept.parent.mkdir(parents=True, exist_ok=True)
     forget(kept)
     scratch.rename(kept)

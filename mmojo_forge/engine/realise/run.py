@@ -17,7 +17,7 @@ from mmojo_forge.engine.realise.builder import object_name
 from mmojo_forge.engine.realise.evaluation_cache import CachedTarget
 from mmojo_forge.engine.realise.realise import Realisation
 from mmojo_forge.engine.services import Services, Settings
-from mmojo_forge.engine.workspace import FORGE_ROOT, WORKSPACE_KEYS, WORKSPACE_SETTINGS, Request, Workspace
+from mmojo_forge.engine.workspace import FORGE_ROOT, Request, Workspace
 from mmojo_forge.errors import ExitCode
 from mmojo_forge.model.derivation import Label
 from mmojo_forge.model.digest import DerivationId, TreeId
@@ -173,7 +173,7 @@ def _remember(workspace: Workspace, evaluation: Evaluation, began: int) -> None:
 
 def _optional_files(workspace: Workspace) -> tuple[Path, ...]:
     """Files that matter as soon as they are there: what is expected, and whom to believe, and with it what is known."""
-    return (workspace.outputs_path, workspace.root / WORKSPACE_KEYS, workspace.root / WORKSPACE_SETTINGS)
+    return (workspace.outputs_path, *workspace.configuration)
 
 
 def _files_read(workspace: Workspace, evaluator: Evaluator) -> Iterator[Path]:

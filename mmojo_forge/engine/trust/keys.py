@@ -13,33 +13,21 @@ Both lists have one table per key, so that the changes of two people merge:
 
 from __future__ import annotations
 
-import os
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mmojo_forge.engine.workspace import USER_KEYS, WORKSPACE_KEYS
+from mmojo_forge.engine.config import read_keys
+from mmojo_forge.engine.locations import USER_KEYS, WORKSPACE_KEYS
 from mmojo_forge.errors import ForgeError
-from mmojo_forge.model.signature import PrivateKey, PublicKey
+from mmojo_forge.files import write_atomically
+from mmojo_forge.model.signature import PrivateKey, PublicKey, SignatureError
 
 
 class KeysError(ForgeError):
     """A key file that cannot be read or written, or a key that is not there."""
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    public: str
-    revoked: str = ""
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    key: dict[str, _Row] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +52,31 @@ class KeyRing:
         return self.folder / "builder.key"
 
     def own(self) -> PrivateKey:
-        """The key that this user signs with, generated when first asked for. Raises KeysError (`key-unwritable`)."""
+        """The key that this user signs with, generated when first asked for. Raises KeysError (`key-unreadable`,
+        `bad-key`, `key-unwritable`)."""
         try:
             return PrivateKey.parse(self.own_file.read_text(encoding="ascii"))
         except FileNotFoundError:
             return self.generate()
         except OSError as error:
             raise KeysError(f"read {self.own_file}: {error.strerror}", reason="key-unreadable") from error
+        except (UnicodeDecodeError, SignatureError) as error:
+            raise KeysError(
+                f"read {self.own_file}: it is not the line NAME:BASE64 of a private key",
+                detail="Restore it from a backup. Without one move it away: the next build makes another key.",
+                reason="bad-key",
+            ) from error
 
     def generate(self, name: str = "") -> PrivateKey:
         """A new own key; raises KeysError (`key-exists`) rather than replace one."""
         key = PrivateKey.generate(name)
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Written whole under another name first: two first starts at once end up with one key.
-            temporary = self.own_file.with_suffix(f".{os.getpid()}")
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(key.dump() + "\n")
-            try:
-                os.link(temporary, self.own_file)
-            finally:
-                temporary.unlink()
+            # Two first starts at once end up with one key.
+            write_atomically(self.own_file, f"{key.dump()}\n".encode(), mode=0o600, replace=False)
         except FileExistsError as error:
             if not name:
-                return PrivateKey.parse(self.own_file.read_text(encoding="ascii"))
+                return self.own()
             raise KeysError(
                 f"generate a key: {self.own_file} exists",
                 detail="What it signed could no longer be told from a stranger's. Move it away first if you mean to.",
@@ -98,7 +87,7 @@ class KeyRing:
         return key
 
     def listed(self) -> list[TrustedKey]:
-        """Every key in both lists, revoked ones too; raises KeysError (`keys-malformed`)."""
+        """Every key in both lists, revoked ones too; raises ConfigError, KeysError (`keys-malformed`)."""
         return [*_read(self.workspace / WORKSPACE_KEYS), *_read(self.folder / USER_KEYS)]
 
     def trusted(self) -> list[PublicKey]:
@@ -138,26 +127,25 @@ class KeyRing:
 
 
 def _read(path: Path) -> Iterator[TrustedKey]:
-    try:
-        rows = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).key
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, ValidationError) as error:
-        raise KeysError(f"read {path}: it is no list of keys", detail=str(error), reason="keys-malformed") from error
-    for name, row in sorted(rows.items()):
-        yield TrustedKey(PublicKey.parse(f"{name}:{row.public}"), path, row.revoked)
+    for name, table in sorted(read_keys(path).items()):
+        try:
+            yield TrustedKey(PublicKey.parse(f"{name}:{table.public}"), path, table.revoked)
+        except SignatureError as error:
+            raise KeysError(
+                f"read {path}: key {name!r} is not a name with 32 bytes in base64",
+                detail="`forge cache key show` prints a key as its owner is to send it.",
+                reason="keys-malformed",
+            ) from error
 
 
 def _write(path: Path, rows: dict[str, TrustedKey]) -> None:
     table = {
-        name: {"public": str(row.key).partition(":")[2], **({"revoked": row.revoked} if row.revoked else {})}
+        name: {"public": row.key.text, **({"revoked": row.revoked} if row.revoked else {})}
         for name, row in sorted(rows.items())
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(tomli_w.dumps({"key": table}), encoding="utf-8")
-        temporary.replace(path)
+        # A reason that was typed in another encoding than UTF-8 has bytes that no TOML file may have.
+        write_atomically(path, tomli_w.dumps({"key": table}).encode("utf-8", "replace"))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise KeysError(f"write {path}: {error.strerror}", reason="key-unwritable") from error

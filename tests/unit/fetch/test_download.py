@@ -66,7 +66,7 @@ def settings_for(tmp_path: Path, environment: dict[str, str] | None = None, **ov
 
 def fetcher_for(tmp_path: Path, environment: dict[str, str] | None = None, **overrides: Any) -> Fetcher:
     settings = settings_for(tmp_path, environment, **overrides)
-    return Fetcher(environment=settings.environment, settings=settings)
+    return Fetcher(settings)
 
 
 def source_of(locator: str, content: bytes = CONTENT, mirrors: tuple[str, ...] = ()) -> Source:

@@ -33,7 +33,7 @@ from mmojo_forge.cache.transport.protocol import Listed, Transport
 from mmojo_forge.cache.transport.web import WebTransport
 from mmojo_forge.cache.write.writer import CacheWriter, Pushed, PushMode
 from mmojo_forge.cli.cache.gc import gc
-from mmojo_forge.engine.session import Session
+from mmojo_forge.engine.session import Session, UserFolders
 from mmojo_forge.model.digest import DerivationId, TreeId, blake3_hex
 from mmojo_forge.model.signature import PrivateKey
 from mmojo_forge.model.trace import Trace
@@ -683,7 +683,8 @@ def layout_has(cache: MemoryTransport, root: str) -> bool:
 
 class TestCommand:
     def run(self, tmp_path: Path, *arguments: str) -> str:
-        result = CliRunner().invoke(gc, list(arguments), obj=Session({}, tmp_path), catch_exceptions=False)
+        session = Session({}, tmp_path, lambda: UserFolders(tmp_path, tmp_path))
+        result = CliRunner().invoke(gc, list(arguments), obj=session, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.stdout
 

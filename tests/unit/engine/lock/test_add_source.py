@@ -17,6 +17,7 @@ from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.fetch.download import Digests, Received
 from mmojo_forge.fetch.failure import FetchError
 from mmojo_forge.fetch.fetcher import Fetcher
+from mmojo_forge.fetch.settings import FetchSettings
 from mmojo_forge.model.derivation import Source
 from mmojo_forge.model.digest import BlobDigest
 from mmojo_forge.model.lockfile import Lock, Pin, Userland
@@ -193,7 +194,7 @@ def test_what_forge_lock_wants_no_longer_is_not_pinned_again(
 def test_lock_keeps_what_was_pinned_by_hand_and_says_what_is_missing(
     workspace: Workspace, store: MemoryStore, tmp_path: Path
 ) -> None:
-    fetcher = Fetcher(environment={"HOME": str(tmp_path)})
+    fetcher = Fetcher(FetchSettings({"HOME": str(tmp_path)}, tmp_path / "state"))
     locker = Locker(workspace, store, fetcher, lambda _line: None)
     with pytest.raises(FetchError) as caught:
         locker.update()

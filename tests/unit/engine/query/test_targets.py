@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from mmojo_forge.cli.target import listing
 from mmojo_forge.engine.host_facts import HostFacts
 from mmojo_forge.engine.query.targets import PLAIN_HOST, TOOLCHAIN, Option, TargetFacts, Tool, survey
-from mmojo_forge.engine.session import Session
+from mmojo_forge.engine.session import Session, UserFolders
 from mmojo_forge.engine.workspace import Workspace
 from mmojo_forge.model.digest import TreeId, blake3_hex
 from mmojo_forge.model.lockfile import Lock
@@ -205,7 +205,8 @@ def test_a_cell_ends_no_table(targets: dict[str, TargetFacts]) -> None:
 
 
 def listed(workspace: Workspace, *arguments: str) -> Result:
-    session = Session({"FORGE_STORE": str(workspace.root / "elsewhere")}, workspace.root)
+    folders = UserFolders(workspace.root / "user", workspace.root / "user")
+    session = Session({"FORGE_STORE": str(workspace.root / "elsewhere")}, workspace.root, lambda: folders)
     try:
         return CliRunner().invoke(listing.list_, list(arguments), obj=session)
     finally:

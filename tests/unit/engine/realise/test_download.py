@@ -303,9 +303,9 @@ def test_a_lock_that_cannot_be_written_is_told_of_and_the_file_is_used(
 
 def test_the_error_of_a_download_names_every_place_and_the_way_by_hand(tmp_path: Path) -> None:
     places = ("http://127.0.0.1:9/first/tool.zip", "http://127.0.0.1:9/second/tool.zip")
-    settings = FetchSettings.of({"HOME": str(tmp_path)})
-    settings = replace(settings, http=HttpSettings(attempts=1), plain_schemes=frozenset({"http"}))
-    fetcher = Fetcher(environment={"HOME": str(tmp_path)}, settings=settings)
+    http = HttpSettings(attempts=1)
+    settings = FetchSettings({"HOME": str(tmp_path)}, tmp_path, http=http, plain_schemes=frozenset({"http"}))
+    fetcher = Fetcher(settings)
     wanted = replace(WANTED, locator=f"url:{places[0]}", mirrors=places[1:])
     with pytest.raises(FetchError) as caught:
         fetcher.fetch(wanted, tmp_path / "download")

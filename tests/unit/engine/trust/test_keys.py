@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmojo_forge.engine.trust.keys import KeyRing, KeysError
+from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.signature import PrivateKey
 
 
@@ -79,9 +80,43 @@ def test_revoking_an_unknown_key_is_an_error(ring: KeyRing) -> None:
     assert caught.value.reason == "no-such-key"
 
 
-@pytest.mark.parametrize("text", ["key = 1", "[key.bob]\npublic = 3", "[key.bob]\npublic = 'x'\nmore = 1", "[["])
+@pytest.mark.parametrize(
+    "text", ["key = 1", "[key.bob]\npublic = 3", "[key.bob]\npublic = 'x'\nmore = 1", "[[", "[key.bob]\npublic = 'x'"]
+)
 def test_a_malformed_list_is_told(ring: KeyRing, text: str) -> None:
     (ring.workspace / "forge.keys").write_text(text)
-    with pytest.raises(KeysError) as caught:
+    with pytest.raises(ForgeError) as caught:
         ring.trusted()
     assert caught.value.reason == "keys-malformed"
+
+
+@pytest.mark.parametrize("content", [b"", b"bob", b"bob:AAAA\n", b"\xff\xfe", b"b\0b:AAAA"])
+def test_an_own_key_that_is_none_is_told_with_its_file_and_stays(ring: KeyRing, content: bytes) -> None:
+    ring.folder.mkdir()
+    ring.own_file.write_bytes(content)
+    with pytest.raises(KeysError) as caught:
+        ring.own()
+    assert caught.value.reason == "bad-key"
+    assert str(ring.own_file) in caught.value.message
+    assert ring.own_file.read_bytes() == content
+
+
+@pytest.mark.parametrize("reason", ["", "left", 'a "quote"', "two\nlines\t\x1b[31m", "it's", "gone \udcff", "$HOME"])
+def test_whatever_is_written_to_a_list_can_be_read(ring: KeyRing, reason: str) -> None:
+    for name in ("bob", "b.o-b@home+1", "0"):
+        ring.trust(other(name).public, for_all=True)
+        ring.revoke(name, reason)
+    expected = (reason or "revoked").encode("utf-8", "replace").decode()
+    assert {one.revoked for one in ring.listed()} == {expected}
+
+
+def test_a_list_that_is_a_link_stays_one_and_keeps_its_permissions(ring: KeyRing, tmp_path: Path) -> None:
+    target = tmp_path / "dotfiles"
+    target.write_text("")
+    target.chmod(0o640)
+    ring.folder.mkdir()
+    (ring.folder / "keys.toml").symlink_to(target)
+    ring.trust(other().public, for_all=False)
+    assert (ring.folder / "keys.toml").is_symlink()
+    assert "[key.bob]" in target.read_text()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
