@@ -1,10 +1,8 @@
 """The store on this machine: blobs, trees, objects, traces, roots, logs and locks in one directory.
 
-This is a façade: it owns the directory, the database connection and the process's scratch space, says what failed in
-the words of the caller, and leaves each job to the module that has its name. It has more methods than a class should
-because it is the whole Store protocol in one object.
-
-Making everything written so far durable, in one system call for any number of files.
+`LocalStore` is a façade. It owns the directory, the database connection and the process's scratch space, and names the
+failed operation in errors; the other modules of this package do the work. It has many methods because it implements
+the whole `Store` protocol.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, cast
+from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
 import zstandard
 
@@ -35,14 +33,16 @@ from mmojo_forge.store.db.leases import Leases
 from mmojo_forge.store.db.traces import Traces
 from mmojo_forge.store.failure import reported
 from mmojo_forge.store.maintain import recovery, roots
-from mmojo_forge.store.maintain.maintenance import Maintenance
-from mmojo_forge.store.maintain.repair import RepairResult
-from mmojo_forge.store.maintain.verify import OnProgress, VerifyReport
 from mmojo_forge.store.noop_lookup import boot_id
 from mmojo_forge.store.objects import open_verified, read_part
 from mmojo_forge.store.protocol import Fetch, FileDigests, GcRoot, Observation, OnWait, OpenBlob, Recorded, StoreError
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+if TYPE_CHECKING:
+    from mmojo_forge.store.maintain.maintenance import Maintenance
+    from mmojo_forge.store.maintain.repair import RepairResult
+    from mmojo_forge.store.maintain.verify import OnProgress, VerifyReport
 
 
 def sync_file_system(path: str) -> None:
@@ -60,7 +60,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
 class LocalStore:
-    """An open store. Callers may assume that leftovers of dead processes are gone; every method is thread-safe."""
+    """An open store. Opening it removes what dead processes left behind; every method is thread-safe."""
 
     def __init__(
         self, root: str, database: Database, process: scratch.ProcessScratch, shuffle: int | None = None
@@ -73,15 +73,14 @@ class LocalStore:
         self._leases = Leases(root, database, process)
         self._intake = Adder(root, database, process, self._leases)
         self._added = False
-        self.maintenance = Maintenance(root, database, process)
-        """What is done to the store as a whole."""
+        self._maintenance: Maintenance | None = None
 
     @classmethod
     def open(cls, path: Path, *, shuffle: int | None = None, leasing: bool = True) -> Self:
-        """The store at `path`, made if need be. Raises StoreUnusableError (`store-schema`, `store-permission`).
+        """The store at `path`, made if missing. Raises StoreUnusableError (`store-schema`, `store-permission`).
 
-        `shuffle` is the seed of the order that files are checked out in, for builds that must not depend on it.
-        `leasing` is false for a process that stays for days and can bear to be told later that something is gone.
+        `shuffle` seeds the order in which files are checked out; `forge check` varies it. A server that runs for days
+        sets `leasing` to false: it keeps no trees alive, and must cope when a tree disappears.
         """
         root = os.path.realpath(path)
         with reported("open store", root):
@@ -107,14 +106,24 @@ class LocalStore:
 
     @property
     def path(self) -> Path:
-        """Where the store lies."""
+        """The directory of the store."""
         return Path(self._root)
 
-    def close(self, *, durable: bool = True) -> None:
-        """Make durable what was added, remove the process's leftovers, let go of the database.
+    @property
+    def maintenance(self) -> Maintenance:
+        """Collecting, counting, verifying, repairing: work on the store as a whole."""
+        if self._maintenance is None:
+            # No build needs it, and it takes as long to import as the rest of the store.
+            from mmojo_forge.store.maintain.maintenance import Maintenance
 
-        Without `durable`, what was added since the last `sync` is read again after a power cut, and dropped if it is
-        not whole.
+            self._maintenance = Maintenance(self._root, self._database, self._scratch)
+        return self._maintenance
+
+    def close(self, *, durable: bool = True) -> None:
+        """Make everything durable that was added, remove the process's scratch directory, close the database.
+
+        Without `durable`, forge checks the content added since the last `sync` again after a power cut, and drops what
+        is damaged.
         """
         try:
             if self._added and durable:
@@ -124,8 +133,9 @@ class LocalStore:
             self._database.close()
 
     def sync(self) -> None:
-        """Return when all that was registered so far, by anybody, would survive a power cut."""
+        """Return when everything that any process has registered so far would survive a power cut."""
         with reported("sync store", self._root):
+            # Rows that other processes write from here on belong to the new epoch, which this sync does not cover.
             with self._database.transaction() as connection:
                 epoch = new_epoch(connection)
             sync_file_system(self._root)
@@ -140,7 +150,7 @@ class LocalStore:
         return bool(self.valid_trees([tree]))
 
     def valid_trees(self, trees: Iterable[TreeId]) -> set[TreeId]:
-        """Which of the trees are registered. Those are not collected while this process lives."""
+        """The trees that are registered. They are not collected while this process lives."""
         with reported("read store", self._root):
             return self._leases.valid(trees)
 
@@ -153,7 +163,7 @@ class LocalStore:
         return open_verified(self._root, self._blob(digest, executable), digest)
 
     def read_part(self, entry: TreeEntry, offset: int, count: int) -> bytes:
-        """Some bytes of a file's content, not verified; none where it is not here."""
+        """Up to `count` bytes of a file's content, unverified; none if the file is missing."""
         if entry.digest is None:
             return b""
         return read_part(self._blob(entry.digest, entry.kind is EntryKind.EXECUTABLE), offset, count)
@@ -161,9 +171,9 @@ class LocalStore:
     # Trees: writing
 
     def file_digests(self, digests: Iterable[BlobDigest | Sha256]) -> list[FileDigests]:
-        """Of each file here whose BLAKE3 or SHA-256 is among the digests, both."""
+        """Both digests of each stored file whose BLAKE3 or SHA-256 is among `digests`."""
         wanted = json_list(digests)
-        # Few ask, and an index would cost every addition: SHA-256 is found by reading the table once.
+        # No index on SHA-256: queries are rare and scan the table once, but an index would slow down every addition.
         rows = self._database.query(
             "SELECT DISTINCT digest, sha256, size FROM blobs WHERE digest IN (SELECT value FROM json_each(?)) "
             "OR sha256 IN (SELECT value FROM json_each(?))",
@@ -174,7 +184,7 @@ class LocalStore:
     def add_path(
         self, path: Path, *, move: bool = False, limits: Limits | None = None, ignored: frozenset[str] = frozenset()
     ) -> Tree:
-        """The tree of the files at `path`, which no process may be changing any more."""
+        """The tree of the files at `path`, which no process may be changing."""
         limits = limits or Limits()
         with self._adding(f"add {path}"):
             return self._intake.add_path(path, move=move, limits=limits, ignored=ignored)
@@ -188,7 +198,7 @@ class LocalStore:
         executable: bool = False,
         move: bool = False,
     ) -> Tree:
-        """The tree of one file, which is verified while it is read; with `move`, `source` is gone afterwards."""
+        """The tree of one file, verified while it is read; `move` removes `source` afterwards."""
         with self._adding(f"add {source if isinstance(source, Path) else 'file'}", needed=size):
             if not isinstance(source, Path):
                 return self._intake.add_stream(source.read, "file", digest=digest, size=size, executable=executable)
@@ -199,17 +209,17 @@ class LocalStore:
             return tree
 
     def add_tree(self, tree: Tree, open_blob: OpenBlob) -> None:
-        """Take in a tree whose content is elsewhere."""
+        """Add a tree and read its content from another store."""
         with self._adding(f"add tree {tree.id}", needed=tree.size):
             self._intake.add_tree(tree, open_blob)
 
     def receive(self, tree: Tree, fetch: Fetch) -> None:
-        """Take in a tree that `fetch` brings in pieces; what arrived stays in downloads/ if it fails."""
+        """Add a tree that `fetch` brings in pieces; if it fails, the pieces stay in downloads/."""
         with self._adding(f"receive tree {tree.id}", needed=tree.size):
             self._intake.receive(tree, fetch, Path(self._root, layout.DOWNLOADS, tree.id))
 
     def import_bundle(self, path: Path, *, on_progress: OnProgress | None = None) -> Imported:
-        """Take in a bundle, all of it or nothing; raises BundleError unless all of it is as it must be."""
+        """What the import added: everything that the bundle holds. Raises BundleError and adds nothing on any fault."""
         with self._adding(f"import {path}"):
             with self._intake.batch() as batch:
                 arrived = read_bundle(path, batch, self.path, on_progress)
@@ -220,7 +230,7 @@ class LocalStore:
     # Objects
 
     def checkout(self, tree: TreeId, name: str) -> Path:
-        """The object, read-only; made if need be."""
+        """The path of the read-only object, made if missing."""
         path = self.object_path(tree, name)
         with reported(f"check out {name}", self._root):
             if not self._leases.valid([tree]):
@@ -232,7 +242,7 @@ class LocalStore:
         return path
 
     def object_path(self, tree: TreeId, name: str) -> Path:
-        """Where the object lies, or would."""
+        """The path of the object, whether or not it exists."""
         check_name(name)
         if len(name.encode()) > layout.MAX_OBJECT_NAME or not is_hex_digest(tree):
             raise StoreError(f"check out {name}: not a valid object name", reason="object-bad-name")
@@ -241,54 +251,54 @@ class LocalStore:
     # Traces
 
     def lookup(self, keys: Sequence[ActionKey]) -> dict[ActionKey, Trace]:
-        """The traces that are known."""
+        """The traces that the store has for the keys."""
         with reported("look up traces", self._root):
             return self._traces.lookup(keys)
 
     def signed(self, trace: Trace) -> Trace:
-        """The trace with every signature that was recorded for what it claims."""
+        """The trace with every signature that the store has for the same claim."""
         with reported("look up signatures", self._root):
             return self._traces.signed(trace)
 
     def forget_signed_only_by(self, keys: Sequence[str]) -> int:
-        """Forget the traces that these public keys, in base64, vouch for and no other; how many."""
+        """Delete the traces that only these public keys (base64) signed; the number of traces deleted."""
         with reported("forget traces", self._root):
             return self._traces.forget_signed_only_by(keys)
 
     def conflicts(self, key: ActionKey) -> list[Trace]:
-        """The traces that were recorded for a key after the first, and claim something else."""
+        """The traces that came after the first one for the key and claim other outputs."""
         with reported("look up traces", self._root):
             return self._traces.conflicts(key)
 
     def record(self, trace: Trace) -> Recorded:
-        """Keep the trace, unless the key is known already."""
+        """Record the trace, unless the key has one already."""
         with self._adding(f"record {trace.name}"):
             return self._traces.record(trace)
 
     def lookup_resolved(self, derivations: Sequence[DerivationId]) -> dict[DerivationId, dict[str, TreeId]]:
-        """The trees, by output, that derivations were realised to before."""
+        """The trees, by output, that forge realised the derivations to before."""
         with reported("look up derivations", self._root):
             return self._traces.lookup_resolved(derivations)
 
     def record_resolved(self, resolved: Mapping[DerivationId, Mapping[str, TreeId]]) -> None:
-        """Remember what derivations were realised to."""
+        """Record the trees that derivations were realised to."""
         with self._adding("record derivations"):
             self._traces.record_resolved(resolved)
 
     def history(self, names: Iterable[str]) -> dict[str, Observation]:
-        """What past builds took, for the names that were built before."""
+        """The time and memory of past builds, for those of the names that were built before."""
         with reported("look up history", self._root):
             return self._traces.history(names)
 
     def earlier(self, name: str, output: str) -> list[TreeId]:
-        """The last few trees of that output of what has this name, whatever its version, newest first."""
+        """The last few trees of one output, for builds of this name in any version, newest first."""
         with reported("look up traces", self._root):
             return self._traces.earlier(name, output)
 
     # Roots, logs, locks, scratch space
 
     def add_root(self, link: Path, tree: TreeId, name: str) -> Path:
-        """Point the symlink `link` at the object, checked out, and keep it alive as long as it does."""
+        """The checked-out object, with the symlink `link` pointing to it. The link keeps the object alive."""
         target = self.checkout(tree, name)
         with reported(f"link {link}", str(link.parent)):
             if not noop_lookup.has_root(self._root, str(link), str(target)):
@@ -296,12 +306,12 @@ class LocalStore:
         return target
 
     def roots(self) -> Iterator[GcRoot]:
-        """The links that keep objects alive, and those that are gone."""
+        """All registered links: those that keep objects alive, and those that are gone."""
         with reported("list roots", self._root):
             return roots.listed(self._root)
 
     def log_path(self, key: str) -> Path:
-        """Where the zstd-compressed log of a build belongs; its folder is made."""
+        """The path for the zstd-compressed log of a build; its folder exists."""
         path = Path(self._root, layout.LOGS, layout.log_path(_plain(key)))
         with reported("make log", self._root):
             path.parent.mkdir(exist_ok=True)
@@ -309,21 +319,21 @@ class LocalStore:
 
     @contextmanager
     def open_log(self, key: str) -> Iterator[BinaryIO]:
-        """The text of a log, also of one that is cut off; raises StoreError (`log-missing`)."""
+        """The text of a log, even of a truncated one; raises StoreError (`log-missing`)."""
         try:
             file = self.log_path(key).open("rb")
         except FileNotFoundError as error:
-            raise StoreError(f"read log {key}: there is none", reason="log-missing") from error
+            raise StoreError(f"read log {key}: the store has no such log", reason="log-missing") from error
         with file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader:
             yield cast(BinaryIO, reader)
 
     def lock(self, key: str, *, on_wait: OnWait | None = None) -> AbstractContextManager[None]:
-        """Hold the key's lock, against threads and processes."""
+        """Holds the key's lock, against threads and processes."""
         return locks.held(os.path.join(self._root, layout.LOCKS), key, on_wait)
 
     @contextmanager
     def scratch(self, prefix: str) -> Iterator[Path]:
-        """An empty directory on the store's file system, which is removed afterwards, whatever was left in it."""
+        """An empty directory on the store's file system, removed afterwards with all its content."""
         check_name(prefix)
         name = self._scratch.new_name(f"scratch-{prefix}")
         path = os.path.join(self._scratch.path, name)
@@ -335,11 +345,11 @@ class LocalStore:
             self._scratch.discard(name)
 
     def verify(self, *, check_content: bool = True, on_progress: OnProgress | None = None) -> VerifyReport:
-        """Whether the store is what it says; nothing is changed."""
+        """A report of everything in the store that does not match its rows; changes nothing."""
         return self.maintenance.verify(check_content=check_content, on_progress=on_progress)
 
     def repair(self, *, on_progress: OnProgress | None = None, on_wait: OnWait | None = None) -> RepairResult:
-        """Mend what is damaged as far as the store itself has it intact; what it has not is not valid any more."""
+        """What the repair did: it restores damage from intact copies in the store, and invalidates the rest."""
         self._added = True
         return self.maintenance.repair(self.checkout, on_progress=on_progress, on_wait=on_wait)
 
@@ -379,5 +389,5 @@ def _make_layout(root: str) -> None:
 
 
 def _plain(key: str) -> str:
-    """The key, or a digest of it where it could not be a file name."""
+    """The key, or a digest of it if the key cannot be a file name."""
     return key if _PLAIN_KEY.fullmatch(key) else blake3_hex(key.encode())

@@ -65,10 +65,13 @@ LATE_IMPORTS = {
     ("engine/difference.py", "lief"): "only to name the section in which an executable differs",
     ("engine/graph.py", "networkx"): "100 ms, and neither planning nor realising needs it",
     ("engine/query/repair.py", "networkx"): "100 ms, only where something was lost",
+    ("engine/realise/builtins.py", "mmojo_forge.fetch.archive"): "decompressors, only to unpack",
+    ("engine/realise/run.py", "mmojo_forge.engine.difference"): "only where something differs",
     ("engine/host_facts.py", "archspec"): "only for targets that ask what CPU this is",
     ("engine/locations.py", "tomllib"): "most users have no configuration file",
     ("recipe/evaluate.py", "pydantic"): "only where an option is not of its plain type already",
     ("store/db/traces.py", "networkx"): "100 ms, only for gc --keep-closure",
+    ("store/local.py", "mmojo_forge.store.maintain.maintenance"): "no build needs it",
     ("store/noop_lookup.py", "hashlib"): "only for a link whose path is too long for a file name",
 }
 # `if TYPE_CHECKING` is allowed where the module is imported late for start-up time anyway, for the annotation.
@@ -78,6 +81,7 @@ TYPE_CHECKING_MODULES = {
     "engine/bench/plot.py",
     "engine/graph.py",
     "engine/cache/serve.py",
+    "store/local.py",
 }
 # The no-op path may import the standard library and these modules only.
 NOOP_MODULES = {

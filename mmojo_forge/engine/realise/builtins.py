@@ -16,7 +16,6 @@ from typing import Any
 
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.executor.request import BuildOutcome, BuildResult
-from mmojo_forge.fetch.archive import ExtractOptions, extract_all, extract_each
 from mmojo_forge.model.derivation import Derivation
 
 UNPACK = "builtin:unpack"
@@ -39,6 +38,9 @@ def _unpack(node: Derivation, inputs: Mapping[str, Path], destination: Path) -> 
     debian_usr = options.get("debian_usr", False)
     whole = destination.with_name("root") if debian_usr else destination
     whole.mkdir()
+    # Decompressors, of which a run that unpacks nothing needs none.
+    from mmojo_forge.fetch.archive import ExtractOptions, extract_all
+
     extract_all(
         [inputs[name] for name in order],
         whole,
@@ -74,6 +76,9 @@ def _lay_out_packages(node: Derivation, inputs: Mapping[str, Path], destination:
     layout: dict[str, Any] = json.loads(node.args[0])
     places = sorted((folder, name) for name, folders in layout["packages"].items() for folder in folders)
     destination.mkdir()
+    # As above.
+    from mmojo_forge.fetch.archive import ExtractOptions, extract_each
+
     extract_each(
         ((inputs[name], ExtractOptions(strip_components=1, prefix=folder)) for folder, name in places), destination
     )

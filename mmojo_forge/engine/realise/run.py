@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmojo_forge.engine.difference import differing_paths
 from mmojo_forge.engine.errors import EngineError, Interrupted
 from mmojo_forge.engine.evaluation import Evaluation, evaluate
 from mmojo_forge.engine.plan import Action, Plan, Resolution
@@ -150,6 +149,9 @@ def first_difference(store: Store, expected: TreeId, got: TreeId) -> str:
     """A sentence about where two trees differ."""
     if len(store.valid_trees({expected, got})) < 2:
         return "The store does not have both trees, so forge cannot say here which file differs."
+    # It reads APEs and executables; most runs end without a difference.
+    from mmojo_forge.engine.difference import differing_paths
+
     paths = differing_paths(store.read_tree(expected), store.read_tree(got))
     return f"The first file that differs is {paths[0] or 'the file itself'} (of {len(paths)})."
 
