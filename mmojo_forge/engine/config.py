@@ -113,9 +113,10 @@ def _variable(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    if not text or re.search(r"[\s/@]", _plain(text)):
-        raise PydanticCustomError("host", "wants host names, without scheme and path")
-    return text
+    if not text or re.search(r"[\s/@]|^[^:]*:\d*$", _plain(text)):
+        raise PydanticCustomError("host", "wants host names, without scheme, port and path")
+    # As URLs are compared.
+    return text.lower()
 
 
 Location = Annotated[str, AfterValidator(_location)]

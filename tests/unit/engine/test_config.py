@@ -75,7 +75,7 @@ def test_an_empty_file_says_nothing(files: Files, name: str, text: str) -> None:
 def test_every_key_there_is(files: Files) -> None:
     files.write(
         "config.toml",
-        'store = "s"\n' + CACHE + 'push = "after-build"\nconnections = 2\nredirect_hosts = ["a.org", "b.org:81"]\n'
+        'store = "s"\n' + CACHE + 'push = "after-build"\nconnections = 2\nredirect_hosts = ["a.org", "B.org", "::1"]\n'
         'enabled = false\ntoken_file = "/t"\ntoken_variable = "T_1"\nca_bundle = "/c"\nplain_token = true\n'
         "[trust]\nagree = 2\nown_only = true\n",
     )
@@ -86,7 +86,7 @@ def test_every_key_there_is(files: Files) -> None:
         "url": "https://cache.example.org",
         "push": "after-build",
         "connections": 2,
-        "redirect_hosts": {"a.org", "b.org:81"},
+        "redirect_hosts": {"a.org", "b.org", "::1"},
         "enabled": False,
         "token_file": "/t",
         "token_variable": "T_1",
@@ -211,6 +211,7 @@ class TestWrongValues:
             (CACHE + 'redirect_hosts = "x.org"', "cache.team.redirect_hosts"),
             (CACHE + "redirect_hosts = [1]", "cache.team.redirect_hosts"),
             (CACHE + 'redirect_hosts = ["https://x.org"]', "cache.team.redirect_hosts"),
+            (CACHE + 'redirect_hosts = ["x.org:443"]', "cache.team.redirect_hosts"),
             (CACHE + 'redirect_hosts = [""]', "cache.team.redirect_hosts"),
             (CACHE + 'token_variable = "$TOKEN"', "cache.team.token_variable"),
             (CACHE + "token_file = 1", "cache.team.token_file"),
