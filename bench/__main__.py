@@ -1,7 +1,7 @@
-"""`python -m bench [--quick] [CASE…]`: a Markdown table on stdout, all times as JSON in bench/results/.
+"""`python -m bench [--quick] [CASE…]`: print a Markdown table, and write all times to bench/results/latest.json.
 
-`python -m bench soak [--kills N]` measures nothing, but looks for what breaks (bench/soak.py); `python -m bench packed`
-measures servers with a model in them (bench/packed.py).
+`python -m bench packed` measures a server with its model inside (bench/packed.py). `python -m bench soak` measures
+nothing: it kills processes and looks for what breaks (bench/soak.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-# What ./forge makes; all cases run with its packages.
+# The environment that ./forge makes. Every case runs with its packages.
 _ENVIRONMENT = os.environ.get("FORGE_VENV") or ".venv"
 
 try:
@@ -24,18 +24,20 @@ try:
     from bench.measure import Row
 except ModuleNotFoundError as error:
     here = f"{_ENVIRONMENT}/bin/python -m bench"
-    raise SystemExit(f"bench: needs the package {error.name}; ./forge installs it, so run: {here}") from error
+    raise SystemExit(f"bench: the package {error.name} is missing. ./forge installs it; then run: {here}") from error
 
-# They build llama.cpp where it is not built yet.
+# Slow cases: they build llama.cpp if it is not built yet.
 LONG = ("cache", "real")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> None:
     """Run the cases and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all but {' and '.join(LONG)} by default"
+        "cases", nargs="*", metavar="CASE", help=f"one of {', '.join(CASES)} (default: all but {' and '.join(LONG)})"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, few runs")
     arguments = parser.parse_args()

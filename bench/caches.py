@@ -1,7 +1,7 @@
 """The case `cache`: push and pull of a toolchain and of the server, against `nix copy` and `tar | zstd`.
 
-Every pull is by somebody with an empty store who has the lock file and trusts the builder's key, and ends when the
-result is checked out; `nix copy` is given zstd too, for its own xz would take minutes.
+Every pull is by a user with an empty store who has the lock file and trusts the builder's key. It ends when the result
+is checked out. `nix copy` uses zstd, too: its default, xz, would take minutes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def versioned(zig: Package, userland: Package, *, version: str = "1.0"):
 
 
 class Users:
-    """Two users: A with the store that has everything, B whose store is emptied before each pull."""
+    """Two users: A has everything in the store; the store of B is emptied before each pull."""
 
     def __init__(self, scratch: Path, peer: NixSide | None) -> None:
         self.peer = peer
@@ -57,46 +57,46 @@ class Users:
         (self.root / "recipes" / "versioned").mkdir()
         (self.root / "recipes" / "versioned" / "recipe.py").write_text(_VERSIONS)
         base = {**os.environ, "FORGE_VENV": os.environ.get("FORGE_VENV", str(REPOSITORY / ".venv"))}
-        # A signs with the key of whoever measures, which signed what is in the store already.
+        # A uses the key of the user who measures: it signed what the store already has.
         self.a = base
         self.b = {**base, "XDG_CONFIG_HOME": str(self.scratch / "b"), "FORGE_STORE": str(self.scratch / "store-b")}
         key = json.loads(self.ask(self.a, "cache", "key", "show", "--json"))["own"]
         self.ask(self.b, "cache", "key", "trust", "--user", key)
 
     def ask(self, environment: dict[str, str], *arguments: str) -> str:
-        """What `./forge` prints for one of the two."""
+        """What `./forge` prints in the environment of one of the users."""
         return run([REPOSITORY / "forge", "-C", self.root, *arguments], environment, self.root)
 
     def realize(self, target: str, *options: str) -> Path:
-        """Where A has the target."""
+        """The path of the target in the store of A."""
         return Path(self.ask(self.a, "realize", "-q", "--no-link", target, *options).strip())
 
     def push(self, target: str, place: str, *options: str) -> dict[str, int]:
-        """What A's push did."""
+        """The counts of a push by A."""
         document = json.loads(self.ask(self.a, "cache", "push", "--to", place, "--json", target, *options))
         done: dict[str, int] = document["caches"][place]
         return done
 
     def pull(self, target: str, place: str, *options: str) -> None:
-        """B's pull."""
+        """Pull the target into the store of B."""
         self.ask(self.b, "cache", "pull", "-q", "--no-link", "--from", place, target, *options)
 
     def forget(self) -> None:
-        """Empty B's store."""
+        """Empty the store of B."""
         remove(Path(self.b["FORGE_STORE"]))
 
 
 def remove(path: Path) -> None:
-    """Remove a tree that may be read-only."""
+    """Remove a folder, even if it is read-only."""
     if path.exists():
         subprocess.run(["chmod", "-R", "u+w", str(path)], check=True)
         shutil.rmtree(path)
 
 
 def cache(scratch: Path, peer: NixSide | None, *, quick: bool) -> Iterator[Row]:
-    """Push and pull over a folder and over a server on this machine."""
+    """Rows for push and pull over a folder and over a server on this machine."""
     if missing := [program for program in ("tar", "zstd") if shutil.which(program) is None]:
-        raise SystemExit(f"bench cache: needs the program {' and '.join(missing)}")
+        raise SystemExit(f"bench cache: install the program {' and '.join(missing)}")
     users = Users(scratch, peer)
     runs = 2 if quick else 3
     zig, ape = users.realize("zig"), users.realize("mmojo-server.ape")
@@ -155,7 +155,7 @@ def _tar(tree: Path, scratch: Path) -> tuple[float, float]:
 
 @contextmanager
 def _serving(users: Users, folder: Path) -> Iterator[str]:
-    """The URL of a server of that folder, which takes writes with A's token."""
+    """Serve the folder and give the server's URL; a token allows writing."""
     token = users.scratch / "token"
     token.write_text("a-token-for-measuring-only-0123456789\n")
     token.chmod(0o600)
@@ -196,7 +196,7 @@ def _bare_copies(folder: Path, runs: int) -> Iterator[float]:
 
 
 def _versions(users: Users) -> Iterator[Row]:
-    """How little of a second version travels: 400 of 18,000 files changed."""
+    """A row for the share of a second version that a push sends: 400 of 18,000 files changed."""
     place = users.scratch / "versions"
     sizes: dict[str, int] = {}
     for version in ("1.0", "1.1"):

@@ -1,4 +1,7 @@
-"""The cases: one function each, from the sides to rows of the table. Budgets are those of the design."""
+"""The cases: one function each, which measures both sides and yields rows of the table.
+
+The budgets are those of the design.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from bench.nix import NixSide
 
 
 class Sides:
-    """Both sides on one scratch folder; `quick` makes everything small."""
+    """forge and nix in one scratch folder; with `quick`, every case is small. `nix` is None if it is not installed."""
 
     def __init__(self, scratch: Path, *, quick: bool) -> None:
         self.scratch = scratch
@@ -27,7 +30,7 @@ class Sides:
 
     @property
     def runs(self) -> int:
-        """How often short things are repeated."""
+        """How often a case repeats short actions."""
         return 5 if self.quick else 21
 
 
@@ -42,7 +45,7 @@ def noop(sides: Sides) -> Iterator[Row]:
     peer = (lambda: nix.build("chain", 60, "noop")) if nix else None
     ours, theirs = in_turn(lambda: forge.run("realize", "chain"), peer, sides.runs)
     yield Row("no-op realize, 60-node chain", ours, theirs, "nix-build", "40 ms; 1.5 ×, then 1.0 ×")
-    # A cache that nobody must ask: that one is not even there.
+    # A no-op must not ask caches. Nothing listens at this address, so asking would fail or take long.
     settings = forge.root / "forge.toml"
     settings.write_text('[cache.team]\nurl = "http://127.0.0.1:9/"\n')
     forge.run("realize", "chain")
@@ -93,7 +96,7 @@ with LocalStore.open(workspace.store) as store:
 
 
 def plan(sides: Sides) -> Iterator[Row]:
-    """Instantiate and plan a large graph."""
+    """Instantiate and plan a graph of 100,000 nodes."""
     n = 9_999 if sides.quick else 99_999
     answers = [sides.forge.python(_PLAN.format(n=n)).split() for _ in range(3)]
     memory = max(int(kilobytes) for _, _, kilobytes in answers) / 1e6
@@ -151,7 +154,7 @@ def store(sides: Sides) -> Iterator[Row]:
 
 _REAL = "mmojo-server.linux-x86_64"
 _FOLDERS = {"levels": "recipes/mmojo-server/cmake", "guard": "recipes/lib/guard"}
-# What comes after compiling and installing writes to /forge/out by name, and takes no time.
+# The phases from here on take no time. The plain build skips them, because they write to /forge/out by name.
 _LAST_PHASE = "printf 'forge-phase: %s\\n' 'info'"
 _REAL_INPUTS = {
     "zig": "zig",
@@ -163,7 +166,7 @@ _REAL_INPUTS = {
 
 
 def real(sides: Sides) -> Iterator[Row]:
-    """llama-server with three CPU levels: in the sandbox, and the same shell text in plain folders outside any."""
+    """llama-server with three CPU levels: in the sandbox, and the same shell script in plain folders without one."""
     environment = {**os.environ, "FORGE_STORE": str(sides.scratch / "real-store")}
     forge = REPOSITORY / "forge"
 
@@ -195,7 +198,7 @@ def real(sides: Sides) -> Iterator[Row]:
 
 
 def cache(sides: Sides) -> Iterator[Row]:
-    """Push and pull."""
+    """Push and pull, against `nix copy` and `tar | zstd`."""
     yield from caches.cache(sides.scratch, sides.nix, quick=sides.quick)
 
 

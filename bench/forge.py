@@ -1,4 +1,4 @@
-"""Our side: toy workspaces on a scratch disk, and the forge command in them."""
+"""forge's side: a toy workspace on a scratch disk, and the forge command in it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def graph(busybox: Package, *, n: int = 99999):
 
 
 class ForgeSide:
-    """A workspace with a store of its own that holds busybox."""
+    """A workspace whose own store has busybox."""
 
     def __init__(self, scratch: Path) -> None:
         self.root = scratch / "forge"
@@ -66,10 +66,10 @@ class ForgeSide:
         self.run("realize", "-q", "busybox")
 
     def run(self, *arguments: str) -> str:
-        """What `./forge` prints; started as a user starts it."""
+        """What `./forge` prints, started as a user starts it."""
         return run([REPOSITORY / "forge", *arguments], self.environment, self.root)
 
     def python(self, script: str) -> str:
-        """What a Python script prints that runs with forge's packages."""
+        """What a Python script prints; it can import forge's packages."""
         environment = {**self.environment, "PYTHONPATH": str(REPOSITORY)}
         return run([sys.executable, "-c", script], environment, self.root)

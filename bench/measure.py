@@ -1,4 +1,4 @@
-"""Timing: run something several times, keep every time, tell median and spread."""
+"""Timing: run an action several times, keep every time, print median and spread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median in seconds."""
         return statistics.median(self.seconds)
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: what was measured, ours, the peer's, the budget in words."""
+    """One row of the table: what was measured, forge's times, the peer's times, the budget in words."""
 
     what: str
     ours: Timing
@@ -42,11 +42,11 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Ours by the peer's median."""
+        """forge's median divided by the peer's; None without a peer."""
         return self.ours.median / self.peer.median if self.peer else None
 
     def cells(self) -> tuple[str, ...]:
-        """What, ours, peer, ratio, budget; times divided by `per`."""
+        """The cells of the row; times are divided by `per`."""
         ours = Timing(tuple(value / self.per for value in self.ours.seconds))
         peer = Timing(tuple(value / self.per for value in self.peer.seconds)) if self.peer else None
         ratio = f"{self.ratio:.2f} ×" if self.ratio is not None else ""
@@ -72,7 +72,7 @@ def in_turn(
     runs: int,
     between: Callable[[], object] | None = None,
 ) -> tuple[Timing, Timing | None]:
-    """Both actions timed in turn (A B A B …), so that what else the machine does hits both alike."""
+    """The times of both actions, run in turn (A B A B …), so that other load on the machine slows down both alike."""
     ours, theirs = [], []
     for _ in range(runs):
         if between:
@@ -84,7 +84,7 @@ def in_turn(
 
 
 def run(command: Sequence[str | Path], environment: Mapping[str, str], folder: Path) -> str:
-    """What the command printed; raises if it fails."""
+    """What the command prints; raises SystemExit if it fails."""
     done = subprocess.run(
         [str(part) for part in command], cwd=folder, env=dict(environment), capture_output=True, text=True, check=False
     )

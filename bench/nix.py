@@ -1,4 +1,4 @@
-"""The peer: Debian's nix-bin on the same shapes, with the same static busybox, in a store of its own."""
+"""The peer: Debian's nix-bin on graphs of the same shape, with the same static busybox, in its own store."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ in rec {{
 
 
 class NixSide:
-    """nix-build with `sandbox = true` and no build users, its store below one folder."""
+    """nix-build with a sandbox and no build users; its store is below one folder."""
 
     def __init__(self, scratch: Path, busybox: Path) -> None:
         self.root = scratch / "nix"
         self.root.mkdir(parents=True)
-        # In a folder, for busybox goes by the name of its file.
+        # busybox picks its applet by its file name, so it lies in a folder under its own name.
         copied = self.root / "tree" / "bin" / "busybox"
         copied.parent.mkdir(parents=True)
         shutil.copyfile(busybox, copied)

@@ -1,8 +1,8 @@
-"""`python -m bench packed`: a server with its model inside, against the same server with the model beside it.
+"""`python -m bench packed`: compare a server with its model inside to the same server with the model beside it.
 
-Start-up (from the command to the first answer that the model is loaded), memory after a completion, sizes; both in
-turn. Memory is what the kernel says of the server's process: RSS, of which the mapped model is a part, and what is
-its own alone (anonymous), where a second copy of the model would show.
+Both run in turn. Start-up is the time from the command to the first answer that the model is loaded. Memory is what the
+kernel reports after a completion: RSS, which includes the mapped model, and anonymous memory. The latter would show a
+second copy of the model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COMPLETION = {"prompt": "Once upon a time there was a ferry that", "n_predict":
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Seconds until the server answered; bytes of its memory."""
+    """Seconds until the server answered, and bytes of memory that it used."""
 
     seconds: float
     resident: int
@@ -34,10 +34,12 @@ class Run:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench packed", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench packed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--server", default="mmojo-server.ape", help="a target, or the path of a program")
-    parser.add_argument("--model", default="bench-model.1b-q8_0")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", default="bench-model.1b-q8_0", help="a target, or the path of a model")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (5)")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="forge-bench-") as scratch:
         measure(Path(scratch), _realized(given.server), _realized(given.model), given.rounds)
@@ -51,9 +53,9 @@ def _realized(target: str) -> Path:
 
 
 def measure(folder: Path, program: Path, model: Path, rounds: int) -> None:
-    """Both kinds, `rounds` times in turn, each with an empty cache of slices first and then with a full one."""
+    """Measure both, `rounds` times in turn: each first with an empty cache of slices, then with a full one."""
     (folder / "args").write_text(ARGUMENTS)
-    # Written as the package is: how a file came into the page cache decides how fast it is mapped.
+    # Copied, not linked: how a file came into the page cache decides how fast it is mapped.
     shutil.copyfile(model, folder / "model.gguf")
     inside, beside = folder / "inside.ape", folder / "beside.ape"
     package(program, inside, "--model", folder / "model.gguf", "--args", folder / "args")
@@ -68,12 +70,12 @@ def measure(folder: Path, program: Path, model: Path, rounds: int) -> None:
             later[name].append(_run(file, more, folder))
     print("| | model inside | model beside | ratio |\n|---|---|---|---|")
     for what, runs, field, unit in (
-        ("first start (unpacks its slice)", first, "seconds", 1),
+        ("first start (unpacks the slice)", first, "seconds", 1),
         ("later start", later, "seconds", 1),
         ("RSS after a completion, MB", later, "resident", 1_000_000),
-        ("of it anonymous, MB", later, "anonymous", 1_000_000),
+        ("anonymous part of it, MB", later, "anonymous", 1_000_000),
     ):
-        values = {name: [getattr(one, field) / unit for one in runs[name]] for name in starts}
+        values = {name: [getattr(run, field) / unit for run in runs[name]] for name in starts}
         cells = [_cell(values[name], " s" if field == "seconds" else "") for name in starts]
         ratio = statistics.median(values["inside"]) / statistics.median(values["beside"])
         print(f"| {what} | {cells[0]} | {cells[1]} | {ratio:.3f} × |")

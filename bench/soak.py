@@ -1,12 +1,12 @@
-"""`python -m bench soak [--kills N] [--rounds N]`: many processes on one store, and kills, for as long as one likes.
+"""`python -m bench soak [--kills N] [--rounds N]`: run many processes on one store, and kill some at random.
 
-    crowd   rounds of eight `forge realize` of overlapping graphs at once, while garbage is collected over and over:
-            every build happens once, every result is there, what the rounds before left is collected
-    kills   `forge realize`, `store gc`, `store import`, `cache push` and `cache pull` are ended by SIGKILL at random
-            moments: after each, the store verifies clean and what is linked is whole; a push that was killed is done
-            again and pulled into an empty store, a pull that was killed is finished by the next
+    crowd   In each round, eight `forge realize` of overlapping graphs run at once, while a collector runs repeatedly.
+            Every build must happen once, every result must be there, and the collector must remove old rounds.
+    kills   SIGKILL ends `forge realize`, `store gc`, `store import`, `cache push` and `cache pull` at random moments.
+            After each, the store must verify clean, and linked results must be intact. A second push must complete a
+            killed one, so that a pull into an empty store works. A second pull must complete a killed one.
 
-It uses loopback and a scratch folder only, and stops by itself. The test suite runs the same with small numbers.
+It uses only a scratch folder, and stops by itself. The test suite runs the same with small numbers.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def top{column}(*, salt: str = ""):
     return Spec("top{column}-" + salt, BUSYBOX, ("sh", "-euc", "cat /forge/mesh/* > /forge/out/out"), inputs)
 """
 
-# Everything is imported before the clock of a kill starts, so that few kills hit nothing but Python's own start.
+# Everything is imported before the time to the kill starts. Otherwise most kills would hit Python's own start.
 PREPARED = """
 import sys
 from mmojo_forge.cli import command_tree
@@ -85,12 +85,12 @@ sys.exit(command_tree.run(sys.argv[1:]))
 
 
 class SoakError(Exception):
-    """Something that must hold did not."""
+    """A condition that must hold does not."""
 
 
 @dataclass(slots=True)
 class Figures:
-    """What was done and seen."""
+    """Counts of what the soak did and saw."""
 
     builds: int = 0
     collections: int = 0
@@ -112,7 +112,7 @@ class Figures:
 
 
 class Soak:
-    """A workspace with busybox, on whose store the processes meet. Raises SoakError where something does not hold."""
+    """A workspace with busybox, whose store the processes share. Its methods raise SoakError if a condition fails."""
 
     def __init__(self, root: Path, environment: Mapping[str, str], seed: int = 0) -> None:
         self.root = root
@@ -126,7 +126,7 @@ class Soak:
         self.run("realize", "-q", "busybox")
 
     def start(self, *arguments: str, script: str = "", store: Path | None = None) -> subprocess.Popen[str]:
-        """A `forge` process in the workspace, perhaps on another store."""
+        """Start a `forge` process in the workspace, on its store or on another one."""
         environment = {**self._environment, **({"FORGE_STORE": str(store)} if store else {})}
         command = [sys.executable, *(["-c", script] if script else ["-m", "mmojo_forge"]), *arguments]
         pipe = subprocess.PIPE
@@ -135,11 +135,11 @@ class Soak:
         )
 
     def run(self, *arguments: str, store: Path | None = None) -> str:
-        """What a `forge` process prints, which has to end well."""
+        """What a `forge` process prints; raises SoakError if it fails."""
         return _finish(self.start(*arguments, store=store))
 
     def verify(self, when: str, place: Path | None = None) -> None:
-        """The store must be whole."""
+        """Raise SoakError unless the store is intact."""
         with LocalStore.open(place or self.store) as store:
             findings = store.verify().findings
             store._added = False
@@ -147,8 +147,10 @@ class Soak:
             raise SoakError(f"{when}: {findings}")
 
     def crowd(self, rounds: int = 2, processes: int = WIDTH) -> Figures:
-        """Rounds of processes that realise overlapping graphs while what older rounds left is collected, and one in
-        which what they are about to use is old and without a link, so that they race the collector for it."""
+        """Run rounds of processes that realise overlapping graphs while a collector removes what older rounds left.
+
+        In the last round, what the processes are about to use is old and has no link, so that they race the collector.
+        """
         figures = Figures()
         begun = time.monotonic()
         for number in range(rounds):
@@ -156,7 +158,7 @@ class Soak:
         figures.builds = self._built_once()
         figures.collected += len(json.loads(self.run("store", "gc", "--older-than", "0", "--json"))["trees"])
         if not figures.collected:
-            raise SoakError("nothing was collected")
+            raise SoakError("the collector removed nothing")
         self._round("race", processes, GcPolicy(0, keep_closure=True), figures)
         for link in (self.root / "out").glob("mesh.*"):
             link.unlink()
@@ -184,13 +186,13 @@ class Soak:
                 raise SoakError("the processes wait for each other")
         outputs = {_finish(process) for process in running}
         if len(outputs) != processes:
-            raise SoakError(f"{processes} results were to differ: {outputs}")
+            raise SoakError(f"{processes} results must differ: {outputs}")
         for column in range(processes):
             if f"{column} {salt}" not in (self.root / "out" / f"mesh.top{column}").read_text():
                 raise SoakError(f"mesh.top{column} is not what was built")
 
     def kill(self, kills: int = 20) -> Figures:
-        """End processes at random moments."""
+        """Kill processes at random moments."""
         figures = Figures()
         begun = time.monotonic()
         file = self.root / "bundle"
@@ -220,15 +222,18 @@ class Soak:
                 self.verify(f"after kill {number} of {name}", empty)
                 self._pull_from(good, empty)
             if _read(linked) != kept:
-                raise SoakError("what is linked is not whole")
+                raise SoakError("the linked result is damaged")
         figures.seconds = time.monotonic() - begun
         return figures
 
     def _pull_from(self, cache: Path, store: Path) -> None:
-        """What the cache has must be what is linked here; neither cache nor store is left, unless it is needed."""
+        """Check that a pull from the cache into an empty store gives what is linked here; remove the store afterwards.
+
+        The cache is removed as well, unless later kills need it.
+        """
         pulled = self.run("cache", "pull", "-q", "--no-link", "--from", str(cache), "mesh.files", store=store)
         if _read(Path(pulled.strip())) != _read(self.root / "out" / "mesh.files"):
-            raise SoakError(f"what was pulled from {cache} is not what was pushed")
+            raise SoakError(f"what was pulled from {cache} differs from what was pushed")
         self.verify(f"after a pull from {cache}", store)
         remove(store)
         if cache.name != "good-cache":
@@ -251,7 +256,7 @@ class Soak:
             process.stdin.write("go\n")
             process.stdin.flush()
             try:
-                # The first time nothing is killed, to learn how long it takes.
+                # The first run is not killed: it tells how long the command takes.
                 process.wait(self._chance.uniform(0, durations[name]) if durations[name] else _LIMIT_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
@@ -266,7 +271,7 @@ class Soak:
         return {name for name, _ in processes_of(str(self.store / "tmp"))}
 
     def _built_once(self) -> int:
-        """How many builds there were; what they took is noted for each."""
+        """How many builds there were. The store notes an observation for each."""
         with closing(sqlite3.connect(f"file:{self.store}/db.sqlite?mode=ro", uri=True)) as connection:
             rows = connection.execute(
                 "SELECT name, count(*) FROM observations WHERE name LIKE 'mesh-%' OR name LIKE 'top%' GROUP BY name"
@@ -289,11 +294,13 @@ def _finish(process: subprocess.Popen[str]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Run both parts and print their figures."""
-    parser = argparse.ArgumentParser(prog="python -m bench soak", description=__doc__)
-    parser.add_argument("--kills", type=int, default=200, help="kills in all (200)")
+    """Run both parts, and print their figures."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=200, help="kills (200)")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of eight processes (10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for the moments of the kills (0)")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="forge-soak-", ignore_cleanup_errors=True) as scratch:
         side = ForgeSide(Path(scratch))

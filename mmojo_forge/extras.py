@@ -1,8 +1,8 @@
-"""The packages that only some commands need: installed when first used, if the environment is one that `./forge` made.
+"""Extras: packages that only some commands need. Forge installs them on first use.
 
-`pyproject.toml` has the same extras for pip. In any other environment nothing is installed: whoever made it decides
-what is in it, and an error says what to ask pip for. `requirements/setup.sh` has the layout of the environment; it
-installs, by hash, and lets one process at a time do so.
+It does so only in an environment that `./forge` made. Any other environment is its owner's: there an error names the
+pip command. `pyproject.toml` has the same extras for pip. `requirements/setup.sh` defines the layout of the
+environment; it installs packages by hash, one process at a time.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from types import MappingProxyType
 
 from mmojo_forge.errors import ExitCode, ForgeError
 
-# The module that is imported, by extra.
+# Extra → the module that commands import from it.
 MODULES: Mapping[str, str] = MappingProxyType(
     {"inspect": "lief", "plot": "matplotlib", "s3": "obstore", "serve": "aiohttp"}
 )
 
 
 class ExtraError(ForgeError):
-    """An extra that is missing (`extra-missing`), or could not be installed (`extra-not-installed`)."""
+    """An extra is missing (`extra-missing`), or pip could not install it (`extra-not-installed`)."""
 
     exit_code = ExitCode.ENVIRONMENT_ERROR
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A Python environment, and the checkout whose `requirements/` it may be made from."""
+    """A Python environment, and the checkout whose `requirements/` may have made it."""
 
     prefix: Path
     checkout: Path
@@ -44,29 +44,29 @@ class Environment:
         return self._copy("forge").is_file() and self._setup.is_file()
 
     def has(self, extra: str) -> bool:
-        """Whether just the pinned packages are installed; in an environment of others, whether there are any."""
+        """Whether the extra is installed. In an environment that `./forge` made, it must have the pinned versions."""
         if not self.is_ours:
             return importlib.util.find_spec(MODULES[extra]) is not None
         copy = self._copy(extra)
         return copy.is_file() and copy.read_bytes() == (self._setup.parent / f"{extra}.txt").read_bytes()
 
     def require(self, extra: str) -> None:
-        """Return when the extra can be imported, installed now if need be; raises ExtraError."""
+        """Return when the extra can be imported, and install it first if necessary; raises ExtraError."""
         if self.has(extra):
             return
         if not self.is_ours:
             raise ExtraError(
                 f"import {MODULES[extra]}: it is not installed",
-                detail=f"pip install mmojo-forge[{extra}]",
+                detail=f"Install it with `pip install 'mmojo-forge[{extra}]'`.",
                 reason="extra-missing",
             )
         command = ["env", f"FORGE_VENV={self.prefix}", "sh", str(self._setup), extra]
-        # Its standard error is ours, so the user sees the progress and what pip says.
+        # The command inherits stderr, so the user sees pip's progress and errors.
         done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
         if done.returncode:
             raise ExtraError(
-                f"install the packages for {extra}: pip could not",
-                detail=f"Where there is a network: {shlex.join(command)}",
+                f"install the packages for {extra}: pip failed",
+                detail=f"With a network connection, run: {shlex.join(command)}",
                 reason="extra-not-installed",
             )
         importlib.invalidate_caches()
@@ -76,18 +76,22 @@ class Environment:
         return self.checkout / "requirements" / "setup.sh"
 
     def _copy(self, name: str) -> Path:
-        """The requirements file that was installed, as it was."""
+        """The copy of the requirements file that setup.sh keeps of what it installed."""
         return self.prefix / "requirements" / f"{sys.version_info[0]}.{sys.version_info[1]}" / f"{name}.txt"
 
 
 def require_extra(extra: str) -> None:
-    """Return when the extra can be imported here, installed now if need be; raises ExtraError."""
+    """Return when this Python can import the extra, and install it first if necessary; raises ExtraError."""
     Environment(Path(sys.prefix), Path(__file__).resolve().parents[1]).require(extra)
 
 
+# Cached, so that a machine without network waits for pip only once.
 @functools.cache
 def has_extra(extra: str) -> bool:
-    """As `require_extra`, but False where it raises: for what is only nice to have. Tried once in a process."""
+    """Whether this Python can import the extra, after trying to install it. Tries only once in a process.
+
+    For features that forge can do without; `require_extra` raises instead.
+    """
     try:
         require_extra(extra)
     except ExtraError:

@@ -1,6 +1,6 @@
-"""Caches: what was built, as plain files that any file server, bucket or folder can hold.
+"""Caches: build outputs and signed traces as plain files, on any file server, bucket or folder.
 
-Read README.md (the layout, the order of writing, what always holds), `format` (what the files are), then `read` and
-`write`. `transport` holds the files, `gc` removes old ones, `server` is `forge cache serve`. `failure` says how a
-cache fails; for whoever asked, that is a miss.
+Read README.md first (layout, order of writing, invariants), then `format` (the files), `read` and `write`.
+`transport` stores the files, `gc` removes old ones, and `server` implements `forge cache serve`. `failure` has the
+errors of a cache; most callers treat one as a miss.
 """

@@ -1,4 +1,4 @@
-"""How a cache fails: each error has a reason, and a fault that says what a caller should think of the cache."""
+"""Errors of a cache. Each has a reason, and a fault that tells the caller how to treat the cache from now on."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from mmojo_forge.errors import ExitCode, ForgeError
 
 
 class CacheFault(StrEnum):
-    """What an error says about the cache that gave it."""
+    """What an error says about the cache."""
 
     MISSING = "missing"
-    """It does not have this, and says so."""
+    """The cache says that it does not have the object."""
     FAILING = "failing"
-    """It does not answer, not in time, not to the end, or with an error of its own."""
+    """The cache does not answer, answers too late or only in part, or reports an error of its own."""
     LYING = "lying"
-    """What it gave is not what it must be. None of that was handed on."""
+    """The cache sent data that fails verification. None of the data was passed on."""
     REFUSING = "refusing"
-    """It does not let us: no permission, no such ability."""
+    """The cache does not permit the operation, or does not support it."""
     OURS = "ours"
-    """What was to be written to it is not what it must be."""
+    """The data to be written fails verification on our side."""
 
 
 class CacheError(ForgeError):
-    """A cache that did not do what it was asked. Whoever only wants to save work takes it for a miss.
+    """A cache operation that failed. A caller that only wants to save work can treat it as a miss.
 
     Reasons, by fault:
 
@@ -45,12 +45,12 @@ class CacheError(ForgeError):
 
 
 def missing(place: str, path: str) -> CacheError:
-    """The error for what a cache does not have."""
-    return CacheError(f"read {path} from {place}: it is not there", reason="cache-missing", fault=CacheFault.MISSING)
+    """The error for an object that a cache does not have."""
+    return CacheError(f"read {path} from {place}: not found", reason="cache-missing", fault=CacheFault.MISSING)
 
 
 def lying(place: str, path: str, cause: str, reason: str) -> CacheError:
-    """The error for what a cache gave and must not be used."""
+    """The error for data that failed verification."""
     return CacheError(f"read {path} from {place}: {cause}", reason=reason, fault=CacheFault.LYING)
 
 

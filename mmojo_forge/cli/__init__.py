@@ -1,5 +1,7 @@
 """The command line: the only layer that touches argv, the environment, print and exit.
 
-Read `main`, `command_tree` (every command and where it is), `context` (what each is given), then a command in `target`,
-`ape`, `cache` or `store`. `console` prints, `progress` and `terminal` show a run, `options` are shared.
+Read `main`, then `command_tree`, which lists every command and the module it lies in. Then read a command: those at the
+top level are in `target`, those of a group in `ape`, `cache` or `store`. A command gets an `engine.session.Session`.
+`options` has the options that commands share. `console` prints results; `progress` keeps the state of a run, and
+`terminal` shows it.
 """

@@ -1,4 +1,4 @@
-"""`forge completion SHELL`: the script that makes a shell complete forge's commands and options."""
+"""`forge completion SHELL`: the completion script of a shell."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that makes SHELL complete forge's commands and options.
+    """Print the script with which a shell completes forge's commands and options.
 
     \b
-    bash, in ~/.bashrc:  eval "$(forge completion bash)"
-    zsh, in ~/.zshrc:    eval "$(forge completion zsh)"
-    fish:                forge completion fish > ~/.config/fish/completions/forge.fish
+    bash, in ~/.bashrc:
+      eval "$(forge completion bash)"
+    zsh, in ~/.zshrc:
+      eval "$(forge completion zsh)"
+    fish, once:
+      forge completion fish > ~/.config/fish/completions/forge.fish
     """
     kind = get_completion_class(shell)
     assert kind is not None
-    # The variable is the one that click derives from the program's name.
+    # click derives the variable's name from the program's: the scripts set it, and `run` looks for it.
     click.echo(kind(context.find_root().command, {}, "forge", "_FORGE_COMPLETE").source())

@@ -1,12 +1,7 @@
-"""Plain tables on stdout: aligned on a terminal, tab-separated in a pipe, so that both people and awk can read them.
+"""How commands print: quantities for people, tables, the results of a run, and the progress of long work.
 
-Quantities as people read them.
-
-What realising came to, as commands print it.
-
-What a push or an export skips as not redistributable: one line for both commands.
-
-How far long work is, in one line on stderr: drawn over and over on a terminal, now and then elsewhere.
+Results go to stdout: aligned on a terminal, tab-separated in a pipe, so that both people and awk can read them.
+Progress and remarks go to stderr.
 """
 
 from __future__ import annotations
@@ -55,9 +50,9 @@ def format_age(seconds: float) -> str:
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print the rows below their header; nothing but the header if there are none.
+    """Print the rows, on a terminal below their header.
 
-    What cannot be printed is escaped: names and texts come from files of others, and a terminal obeys them.
+    Control characters are escaped: names and texts come from other people's files, and a terminal would obey them.
     """
     rows = [[_printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
@@ -72,11 +67,11 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _printable(cell: str) -> str:
     if cell.isprintable():
         return cell
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in cell)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cell)
 
 
 def show_results(results: Iterable[Result], *, as_json: bool) -> None:
-    """The paths, one a line, or one JSON object."""
+    """Print the paths, one per line, or one JSON object."""
     if as_json:
         rows = [
             {"target": row.target, "path": str(row.path), "tree": row.tree, "label": row.label.to_json()}
@@ -88,7 +83,7 @@ def show_results(results: Iterable[Result], *, as_json: bool) -> None:
 
 
 def tell_skipped(names: Sequence[str]) -> None:
-    """Say on stderr what was skipped, and how to include it; nothing if there is nothing."""
+    """Print on stderr what a push or an export skipped, and how to include it."""
     if names:
         click.echo(f"skipped (not redistributable): {', '.join(names)}; include with --not-redistributable", err=True)
 
@@ -98,7 +93,10 @@ _PLAIN_SECONDS = 10.0
 
 
 class Meter:
-    """Tells bytes done of bytes in all. Silent where the work is over before there is anything to tell."""
+    """Shows the progress of long work in one line: redrawn on a terminal, printed every ten seconds elsewhere.
+
+    Work that ends before the first interval shows nothing.
+    """
 
     def __init__(self, what: str, stream: TextIO) -> None:
         self._what = what
@@ -116,16 +114,16 @@ class Meter:
             self._stream.flush()
 
     def __call__(self, done: int, total: int) -> None:
-        """Say how far it is."""
+        """Show `done` of `total` bytes."""
         percent = f"{100 * done // total} %" if total else ""
         self._say(f"{self._what}: {format_size(done)} of {format_size(total)} {percent}")
 
     def count(self, done: int) -> None:
-        """Say how far it is where nobody knows how far it goes."""
+        """Show `done` bytes where nobody knows the total."""
         self._say(f"{self._what}: {format_size(done)}")
 
     def wait(self, seconds: float) -> None:
-        """Say that another process has to end first."""
+        """Show that another process maintains the store; `seconds` is how long this one has waited."""
         if seconds > 1:
             self._say(f"{self._what}: waiting for another process that maintains the store")
 

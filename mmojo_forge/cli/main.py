@@ -1,4 +1,4 @@
-"""The entry point: the no-op path first, then the whole command line; errors are told once, here."""
+"""The entry point: it tries the no-op path first, and imports the whole command line only if that fails."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from mmojo_forge.engine import noop
 
 
 def main() -> int:
-    """Run the command in argv; the exit code."""
+    """Run the command in argv, and return its exit code."""
     try:
         paths = noop.find_built(sys.argv[1:], dict(os.environ))
     except OSError:
-        # What is in the way (the current folder was deleted, say), the whole command says better.
+        # Somebody deleted the current folder, say. The whole command line reports such errors better.
         paths = None
     if paths is not None:
         print("\n".join(paths))
         return 0
     if "site" not in sys.modules:
-        # ./forge starts Python with -S, since finding installed packages costs a third of a no-op.
+        # ./forge starts Python with -S, because finding the installed packages costs a third of a no-op.
         import site
 
         site.main()
-    # click, pydantic and rich take longer to import than the no-op path takes in all.
+    # click, pydantic and rich take longer to import than the whole no-op path takes.
     from mmojo_forge.cli.command_tree import run
 
     return run(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What commands share: options that mean the same everywhere, and options that are quantities (`30d`, `20G`)."""
+"""Options that several commands share, and types for quantities on the command line (`30d`, `20G`)."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ _BYTES: Mapping[str, float] = MappingProxyType(
 
 
 class Duration(click.ParamType[float]):
-    """A time span in seconds: `30d`, `12h`, `90min`; a bare number is days."""
+    """A time span: `30d`, `12h`, `90min`; a bare number is days."""
 
     name = "age"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds."""
+        """The time span in seconds."""
         return value if isinstance(value, float) else self._parse(str(value), param, ctx)
 
     def _parse(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = _product(value, _SECONDS)
         if seconds is None:
-            self.fail(f"{value!r} is no time span; write 30d, 12h or 90min", param, ctx)
+            self.fail(f"{value!r} is not a time span; write 30d, 12h or 90min", param, ctx)
         return seconds
 
 
 class Size(click.ParamType[int]):
-    """An amount of bytes: `20G`, `500MB`, `2GiB`."""
+    """A number of bytes: `20G`, `500MB`, `2GiB`."""
 
     name = "size"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The bytes."""
+        """The size in bytes."""
         count = _product(str(value), _BYTES)
         if count is None:
-            self.fail(f"{value!r} is no size; write 20G, 500MB or 2GiB", param, ctx)
+            self.fail(f"{value!r} is not a size; write 20G, 500MB or 2GiB", param, ctx)
         return int(count)
 
 
@@ -60,20 +60,28 @@ def _product(value: str, units: Mapping[str, float]) -> float | None:
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="[TARGET:]NAME=VALUE", help="Set an option of a recipe."
 )
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress.")
-dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
-jobs_option = click.option("-j", "--jobs", type=click.IntRange(1), help="Cores for all builds together (default: all).")
-no_substitute_option = click.option("--no-substitute", is_flag=True, help="Ask no cache.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
+jobs_option = click.option(
+    "-j", "--jobs", type=click.IntRange(1), metavar="N", help="Cores that all builds share (default: all)."
+)
+no_substitute_option = click.option("--no-substitute", is_flag=True, help="Do not ask caches.")
 cache_option = click.option(
-    "--cache", "caches", multiple=True, metavar="NAME|URL", help="Ask this cache instead of those set."
+    "--cache", "caches", multiple=True, metavar="NAME|URL", help="Ask this cache, not those configured. Repeatable."
 )
 
 
-def json_option(help: str = "One JSON object.") -> Callable[[_F], _F]:
-    """`--json`; `help` says what is printed as JSON where that is not one object."""
+def json_option(help: str = "Print one JSON object.") -> Callable[[_F], _F]:
+    """The option `--json`; `help` describes the output where it is not one object."""
     return click.option("--json", "as_json", is_flag=True, help=help)
 
 
 def from_option(name: str) -> Callable[[_F], _F]:
-    """`--from`, as the parameter `name`: which caches are meant."""
-    return click.option("--from", name, multiple=True, metavar="NAME|URL|FOLDER", help="These caches, not those set.")
+    """The option `--from`, passed as the parameter `name`: the caches to ask."""
+    return click.option(
+        "--from",
+        name,
+        multiple=True,
+        metavar="NAME|URL|FOLDER",
+        help="Ask this cache, not those configured. Repeatable.",
+    )

@@ -1,4 +1,4 @@
-"""The state of a run as it is shown: what runs, what it last said, how far everything is. Knows no terminal."""
+"""The state of a run that a view shows: what runs, what it last printed, how far everything is. Knows no terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|[\x00-\x08\x0b
 
 @dataclass(slots=True)
 class Running:
-    """One node that is being made: since when, its phase and last line, bytes done of all if it downloads."""
+    """One node that forge makes: start time, phase, last line of output, and for a download its bytes."""
 
     name: str
     action: Action
@@ -31,7 +31,7 @@ class Running:
     _partial: bytes = b""
 
     def add_output(self, chunk: bytes) -> None:
-        """Take in a piece of the build's output."""
+        """Add a piece of the build's output, which may end within a line."""
         lines = (self._partial + chunk).split(b"\n")
         self._partial = lines[-1][-4096:]
         for line in lines[:-1]:
@@ -47,7 +47,7 @@ class Running:
 
 @dataclass(slots=True)
 class Progress:
-    """Totals of the run, and the nodes that run now in the order they started."""
+    """Totals of the run, and the running nodes in the order in which they started."""
 
     plan: Plan | None = None
     running: dict[str, Running] = field(default_factory=dict)
@@ -61,16 +61,16 @@ class Progress:
 
     @property
     def total(self) -> int:
-        """Nodes about which something has to be done, those that turned out so included."""
+        """How many nodes forge has to make: those of the plan, and those that it found it needs later."""
         return (len(self.plan.steps) if self.plan else 0) + len(self.unplanned)
 
     @property
     def bytes_so_far(self) -> int:
-        """Bytes downloaded, those of running downloads included."""
+        """Bytes downloaded so far, running downloads included."""
         return self.fetched_bytes + sum(row.done_bytes for row in self.running.values())
 
     def estimate(self, now: float, cores: int) -> float | None:
-        """Seconds that are left as far as history tells; None when nothing is known of most of what is left."""
+        """Seconds left, from the times of earlier builds; None if most of the remaining nodes have no history."""
         known = 0.0
         for name, seconds in self.left_seconds.items():
             row = self.running.get(name)
@@ -80,7 +80,7 @@ class Progress:
 
 
 class ProgressReporter(Reporter):
-    """Keeps a Progress; subclasses show it. All updates happen under one lock."""
+    """Keeps a Progress, which subclasses show. One lock guards all updates."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -88,13 +88,13 @@ class ProgressReporter(Reporter):
         self.lock = threading.RLock()
 
     def planned(self, plan: Plan) -> None:
-        """Note the plan, from which everything is counted anew."""
+        """Begin a new Progress for this plan."""
         with self.lock:
             self.state = Progress(plan, planned=frozenset(step.node.id for step in plan.steps))
             self.state.left_seconds = {step.node.id: step.seconds for step in plan.steps if step.seconds is not None}
 
     def started(self, step: Step) -> None:
-        """Note what began."""
+        """Add the node to those that run."""
         with self.lock:
             identifier = step.node.id
             self.state.running[identifier] = Running(step.node.name, step.action, self.clock())
@@ -102,7 +102,7 @@ class ProgressReporter(Reporter):
                 self.state.unplanned.add(identifier)
 
     def output(self, node: Node, chunk: bytes) -> None:
-        """Note what a build said."""
+        """Note the output of a build."""
         with self.lock:
             row = self.state.running.get(node.id)
             if row:
@@ -116,14 +116,14 @@ class ProgressReporter(Reporter):
                 row.done_bytes, row.total_bytes = done, total
 
     def waiting(self, node: Node) -> None:
-        """Note that another process is at it."""
+        """Note that another process makes the node."""
         with self.lock:
             row = self.state.running.get(node.id)
             if row:
                 row.waits = True
 
     def finished(self, node: Node, seconds: float, *, unchanged: bool = False) -> None:
-        """Note what is done."""
+        """Count the node as done."""
         with self.lock:
             row = self.state.running.pop(node.id, None)
             self.state.left_seconds.pop(node.id, None)
@@ -132,19 +132,19 @@ class ProgressReporter(Reporter):
             self.state.unchanged += unchanged
 
     def missed(self, node: Node) -> None:
-        """Note that it is not done yet."""
+        """Remove the node from those that run: no cache had it, and a build of it will start."""
         with self.lock:
             self.state.running.pop(node.id, None)
 
     def failed(self, node: Node, reason: str, message: str) -> None:
-        """Note what failed."""
+        """Count the node as failed."""
         with self.lock:
             self.state.running.pop(node.id, None)
             self.state.failed += 1
 
 
 def plan_line(plan: Plan) -> str:
-    """One line that says what is going to happen."""
+    """The plan in one line: `fetch 3 sources (90 MB); build 2 nodes; 40 of 45 known already`."""
     parts = []
     if plan.count(Action.FETCH):
         parts.append(

@@ -1,4 +1,4 @@
-"""How a run is shown: a live view on a terminal, plain lines in a pipe, JSON events for programs. All on stderr."""
+"""Reporters that show a run on stderr: a live view on a terminal, plain lines in a pipe, JSON events for programs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def make_reporter(
     clock: Callable[[], float] = time.time,
     stream: TextIO | None = None,
 ) -> Reporter:
-    """The reporter that suits where `stream` goes (stderr if None); colours unless NO_COLOR is set, if None."""
+    """The reporter that suits `stream`, which is stderr if None.
+
+    If `color` is None, the live view has colours unless NO_COLOR is set.
+    """
     stream = stream or sys.stderr
     if as_json:
         return JsonReporter(stream, clock)
@@ -47,7 +50,7 @@ def make_reporter(
 
 
 class PlainReporter(ProgressReporter):
-    """A line when something starts, ends or fails; a sign of life each minute. For pipes and logs."""
+    """Prints a line when a node starts, ends or fails, and each minute what runs. For pipes and logs."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float], heartbeat_seconds: float = 60.0) -> None:
         super().__init__(clock)
@@ -56,7 +59,7 @@ class PlainReporter(ProgressReporter):
         self._stopped = threading.Event()
 
     def planned(self, plan: Plan) -> None:
-        """Say what is going to happen."""
+        """Print the plan in one line, and start the heartbeat."""
         super().planned(plan)
         if plan.steps:
             self._say(plan_line(plan))
@@ -64,42 +67,42 @@ class PlainReporter(ProgressReporter):
             threading.Thread(target=self._beat, args=(self._stopped,), daemon=True).start()
 
     def started(self, step: Step) -> None:
-        """Say what begins."""
+        """Print what begins."""
         super().started(step)
         amount = f" ({console.format_size(step.size)})" if step.size else ""
         self._say(f"{_VERB[step.action]} {step.node.name}{amount}")
 
     def waiting(self, node: Node) -> None:
-        """Say that another process is at it."""
+        """Print that another process makes the node."""
         super().waiting(node)
-        self._say(f"waiting for another forge process that makes {node.name}")
+        self._say(f"waiting for another forge process, which makes {node.name}")
 
     def finished(self, node: Node, seconds: float, *, unchanged: bool = False) -> None:
-        """Say what is done."""
+        """Print what is done."""
         super().finished(node, seconds, unchanged=unchanged)
         how = "unchanged" if unchanged else console.format_duration(seconds)
         self._say(f"done {node.name} ({how}) [{self.state.done}/{self.state.total}]")
 
     def missed(self, node: Node) -> None:
-        """Say what was not to be had."""
+        """Print that no cache had the node, so that forge builds it."""
         super().missed(node)
-        self._say(f"no cache has {node.name} after all: it is built")
+        self._say(f"no cache has {node.name} after all: building it")
 
     def failed(self, node: Node, reason: str, message: str) -> None:
-        """Say what failed."""
+        """Print what failed."""
         super().failed(node, reason, message)
         self._say(f"failed {node.name}: {reason}")
 
     def warning(self, message: str) -> None:
-        """Say it."""
+        """Print a warning."""
         self._say(f"warning: {message}")
 
     def note(self, message: str) -> None:
-        """Say it."""
+        """Print the message."""
         self._say(message)
 
     def ended(self) -> None:
-        """Stop the signs of life."""
+        """Stop the heartbeat."""
         self._stopped.set()
 
     def _beat(self, stopped: threading.Event) -> None:
@@ -119,7 +122,7 @@ class PlainReporter(ProgressReporter):
 
 
 class JsonReporter(Reporter):
-    """One JSON object a line: `event`, `time` (seconds since the epoch), and what belongs to the event."""
+    """Prints one JSON object per line: `event`, `time` (seconds since the epoch), and the fields of that event."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         self._stream = stream
@@ -152,11 +155,11 @@ class JsonReporter(Reporter):
         self._emit("waiting", **_named(node))
 
     def finished(self, node: Node, seconds: float, *, unchanged: bool = False) -> None:
-        """`finished`: seconds, and whether it turned out unchanged."""
+        """`finished`: seconds, and whether the node turned out unchanged."""
         self._emit("finished", **_named(node), seconds=round(seconds, 3), unchanged=unchanged)
 
     def missed(self, node: Node) -> None:
-        """`missed`: no cache had it after all, so that it is built."""
+        """`missed`: no cache had the node after all, so that forge builds it."""
         self._emit("missed", **_named(node))
 
     def failed(self, node: Node, reason: str, message: str) -> None:
@@ -182,11 +185,11 @@ def _named(node: Node) -> dict[str, str]:
 
 
 class LiveReporter(ProgressReporter):
-    """A view that is redrawn in place: totals, a bar, an estimate, and each running node with its last line."""
+    """Draws a view in place: totals, a bar, an estimate, and each running node with the last line it printed."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float], *, color: bool, cores: int) -> None:
         super().__init__(clock)
-        # rich is only needed where a person looks on.
+        # rich takes long to import, and only a terminal needs it.
         from rich.console import Console
         from rich.live import Live
 
@@ -198,33 +201,33 @@ class LiveReporter(ProgressReporter):
         )
 
     def planned(self, plan: Plan) -> None:
-        """Say what is going to happen, and begin to draw."""
+        """Print the plan in one line, and begin to draw."""
         super().planned(plan)
         if plan.steps:
             self._console.print(plan_line(plan), style="bold", markup=False)
             self._live.start()
 
     def warning(self, message: str) -> None:
-        """Print it above the view."""
+        """Print the warning above the view."""
         self._console.print(f"warning: {message}", style="yellow", markup=False)
 
     def note(self, message: str) -> None:
-        """Print it above the view."""
+        """Print the message above the view."""
         self._console.print(message, markup=False)
 
     def finished(self, node: Node, seconds: float, *, unchanged: bool = False) -> None:
-        """Leave a line for what took long enough to be worth one."""
+        """Leave a line above the view if the node took five seconds or more."""
         super().finished(node, seconds, unchanged=unchanged)
         if seconds >= 5:
             self._console.print(f"  ✓ {node.name}  {console.format_duration(seconds)}", style="green", markup=False)
 
     def failed(self, node: Node, reason: str, message: str) -> None:
-        """Leave a line."""
+        """Leave a line above the view."""
         super().failed(node, reason, message)
         self._console.print(f"  ✗ {node.name}  {reason}", style="red", markup=False)
 
     def ended(self) -> None:
-        """Take the view away and leave the summary."""
+        """Replace the view by a summary."""
         if self._live.is_started:
             self._live.stop()
             took = console.format_duration(self.clock() - self._began)
@@ -267,7 +270,7 @@ class LiveReporter(ProgressReporter):
         if state.bytes_so_far and state.plan:
             line += f"  ↓ {console.format_size(state.bytes_so_far)}"
             if not state.plan.count(Action.SUBSTITUTE):
-                # How much results are when they are compressed, only each download learns.
+                # Of sources the total is known. Of a result, only its download learns the compressed size.
                 line += f" of {console.format_size(state.plan.fetch_bytes)}"
         left = state.estimate(now, self._cores)
         return f"{line}  about {console.format_duration(left)} left" if left else line

@@ -1,4 +1,4 @@
-"""Where two trees differ: in which file, from which byte on, and in which part of the file that byte lies."""
+"""Finds where two trees differ: the file, the first differing byte, and the section or member that contains it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ class DifferenceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One path that differs. `path` is empty for a tree that is one file; `offset` is the first byte that differs
-    (None if the content is the same, or there is none), `section` the section of an executable, the member of an
-    archive or the slice of an APE that it lies in."""
+    """One path that differs. `path` is empty for a tree that is a single file.
+
+    `offset` is the first byte that differs; None if the content is equal or there is none. `section` names the part
+    of the file that contains the byte: a section of an executable, a member of an archive, or a slice of an APE.
+    """
 
     path: str
     kind: DifferenceKind
@@ -50,14 +52,14 @@ class Difference:
 
 
 def differing_paths(expected: Tree, got: Tree) -> list[str]:
-    """The paths whose entries differ, by their manifests alone, sorted."""
+    """The paths whose manifest entries differ, sorted. No content is read."""
     left = {entry.path: entry for entry in expected.entries}
     right = {entry.path: entry for entry in got.entries}
     return sorted(path for path in left.keys() | right.keys() if left.get(path) != right.get(path))
 
 
 def compare_trees(expected: Tree, expected_at: Path, got: Tree, got_at: Path) -> list[Difference]:
-    """The differences, by path; both trees lie checked out where it says. Raises OSError."""
+    """The differences, sorted by path. Both trees must be checked out at the given paths. Raises OSError."""
     left = {entry.path: entry for entry in expected.entries}
     right = {entry.path: entry for entry in got.entries}
     differences = []
@@ -81,7 +83,7 @@ def _compare(expected: TreeEntry, got: TreeEntry, expected_at: Path, got_at: Pat
 
 
 def first_difference(one: Path, other: Path) -> int:
-    """The offset of the first byte that differs; the shorter file's size if there is none before its end."""
+    """The offset of the first byte that differs; the size of the shorter file if it is a prefix of the other."""
     offset = 0
     with one.open("rb") as left, other.open("rb") as right:
         while True:
@@ -95,7 +97,7 @@ def first_difference(one: Path, other: Path) -> int:
 
 
 def name_part(path: Path, offset: int) -> str:
-    """The section, archive member or APE slice that the byte at `offset` lies in; empty if that cannot be said."""
+    """The section, archive member or APE slice that contains the byte at `offset`; empty if unknown."""
     with path.open("rb") as file:
         magic = file.read(8)
     if magic == _ARCHIVE:
@@ -106,7 +108,7 @@ def name_part(path: Path, offset: int) -> str:
 
 
 def _member(path: Path, offset: int) -> str:
-    """A member of an archive, by the headers of ar(5)."""
+    """The archive member at `offset`, found by walking the headers of ar(5)."""
     long_names = b""
     with path.open("rb") as file:
         start = len(_ARCHIVE)
@@ -125,7 +127,7 @@ def _member(path: Path, offset: int) -> str:
 
 
 def _member_name(header: bytes, long_names: bytes) -> str:
-    """The name in a member's header; GNU's are in a member of their own where they are longer than fifteen bytes."""
+    """The name of a member. GNU ar stores names longer than 15 bytes in the member `//` (`long_names`)."""
     name = header[:16].strip()
     if name.startswith(b"/") and name[1:].isdigit():
         name = long_names[int(name[1:]) :].partition(b"\n")[0]
@@ -136,17 +138,17 @@ def _slice(path: Path, offset: int) -> str:
     try:
         slices = read_container(path).slices
     except ApeError:
-        return ""  # cut short, or of another linker
-    for one in slices:
-        if one.offset <= offset < one.offset + one.size:
-            return f"slice {one.name}"
+        return ""  # truncated, or made by another linker
+    for part in slices:
+        if part.offset <= offset < part.offset + part.size:
+            return f"slice {part.name}"
     return ""
 
 
 def _section(path: Path, offset: int) -> str:
     if not has_extra("inspect"):
         return ""
-    # 60 ms to import, and only for builds that differ.
+    # lief takes 60 ms to import, and is needed only if a build differs.
     import lief
 
     lief.logging.disable()

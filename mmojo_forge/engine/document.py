@@ -1,4 +1,4 @@
-"""Documents that commands leave beside results: whole, or not at all."""
+"""Atomic writing of the documents that commands leave beside results (bills, receipts, signatures)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from mmojo_forge.files import write_atomically
 
 
 class DocumentError(EngineError):
-    """A document that cannot be written where it was asked for."""
+    """A document cannot be written to the requested path."""
 
     exit_code = ExitCode.ENVIRONMENT_ERROR
 
 
 def write_document(path: Path, data: bytes) -> None:
-    """Make `data` the file at `path`; on a full disk or a kill the old file stays. Raises DocumentError
-    (`document-unwritable`)."""
+    """Replace the file at `path` atomically: after a full disk or a kill, the old file is still there.
+
+    Raises DocumentError (`document-unwritable`).
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)

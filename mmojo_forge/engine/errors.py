@@ -1,4 +1,4 @@
-"""Errors of the engine: a build that failed, an output that is not what it must be, a run that was stopped."""
+"""The engine's errors: a failed build, a bad output, a target that is not built, an interrupted run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from mmojo_forge.errors import ExitCode, ForgeError
 
 
 class EngineError(ForgeError):
-    """A realisation that cannot go on."""
+    """The base class: an operation of the engine failed."""
 
 
 class BadOutput(EngineError):
-    """A build that ended well but left an output missing, or one that cannot be stored."""
+    """The builder succeeded, but an output is missing or the store cannot accept it."""
 
     exit_code = ExitCode.BUILD_FAILED
 
 
 class NotBuilt(EngineError):
-    """A target or node that has to be built before `operation` can be done; `words` build it."""
+    """`operation` needs a target or node that is not built.
+
+    `words` are the arguments of the `forge realize` command that builds it.
+    """
 
     def __init__(self, operation: str, name: str, words: Sequence[str]) -> None:
         super().__init__(
@@ -32,14 +35,17 @@ class NotBuilt(EngineError):
 
 
 class Interrupted(EngineError):
-    """The user stopped the run; every process of every build is dead and the store is clean."""
+    """The user stopped the run. All build processes have ended and the store is consistent."""
 
     exit_code = ExitCode.INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One node that could not be realised: why, the last lines of its log, and where to look further."""
+    """One node that failed, with the end of its log.
+
+    `log` is the complete log. `kept` is the folder of the failed build, for `forge shell`.
+    """
 
     name: str
     message: str
@@ -52,7 +58,7 @@ class Failure:
 
 
 class BuildsFailed(EngineError):
-    """One or more nodes failed; `failures` tells each, `blocked` names what could not be tried because of them."""
+    """One or more nodes failed. `blocked` names the nodes that were not tried because they need a failed one."""
 
     exit_code = ExitCode.BUILD_FAILED
 
@@ -72,7 +78,7 @@ def _describe(failure: Failure) -> str:
     if failure.log:
         lines.append(f"  whole log:  {failure.log}  (forge log {failure.name})")
     if failure.kept:
-        lines.append(f"  look inside: forge shell {failure.name}  (the sandbox as it was left: {failure.kept})")
+        lines.append(f"  look inside: forge shell {failure.name}  (opens the failed build's sandbox: {failure.kept})")
     if failure.detail:
         lines.append(f"  {failure.detail}")
     return "\n".join(lines)
@@ -81,4 +87,4 @@ def _describe(failure: Failure) -> str:
 def _left(blocked: tuple[str, ...]) -> str:
     if not blocked:
         return ""
-    return f"Not tried, since they need it: {', '.join(blocked[:8])}{' …' if len(blocked) > 8 else ''}"
+    return f"Not tried, because they need it: {', '.join(blocked[:8])}{' …' if len(blocked) > 8 else ''}"

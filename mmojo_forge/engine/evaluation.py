@@ -1,4 +1,4 @@
-"""From targets to derivations: the one place where the recipes of a workspace are evaluated.
+"""Evaluates the recipes of a workspace: from targets to derivations. All commands evaluate through this module.
 
 Request ──evaluate──▶ Evaluation (instances, lock) ──plan──▶ Plan ──realise/run.py──▶ results
 """
@@ -22,9 +22,10 @@ from mmojo_forge.recipe.loader import Loader
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What the targets of a request came to against one lock: an instance each.
+    """The targets of a request, instantiated against one lock.
 
-    `refused` has the reason of each target that cannot be instantiated here; only `evaluate_all` leaves any.
+    `refused` maps each target that cannot be instantiated here to the error's reason. Only a tolerant `evaluate_all`
+    fills it.
     """
 
     request: Request
@@ -35,15 +36,18 @@ class Evaluation:
 
     @property
     def graph(self) -> Graph:
-        """The graph below the targets, of each target the output that it names."""
+        """The closure of the targets' outputs. For a target with several outputs, only the named one is wanted."""
         return Graph.of_outputs((instance.node, instance.output) for instance in self.instances.values())
 
     def plan(self, store: Metadata, substituter: Substituter | None = None) -> Plan:
-        """The plan that makes the targets valid in `store`."""
+        """The plan to make the targets valid in `store`."""
         return make_plan(self.graph, store, substituter)
 
     def built(self, plan: Plan, operation: str) -> dict[str, TreeId]:
-        """The tree of each target, by a plan without substituter; raises NotBuilt, which says what was tried."""
+        """The tree of each target that is built. `plan` must be made without a substituter.
+
+        Raises NotBuilt, which names `operation` and the command that builds the target.
+        """
         trees = {}
         for target, instance in self.instances.items():
             tree = plan.resolved.get(instance.node.id, {}).get(instance.output)
@@ -54,10 +58,10 @@ class Evaluation:
 
 
 def evaluate(workspace: Workspace, request: Request, lock: Lock | None = None) -> Evaluation:
-    """The evaluation of the request's targets, against the workspace's lock if none is given.
+    """The evaluation of the request's targets, against `lock` or else the workspace's lock.
 
-    Raises LockError and RecipeError; for a whole request also where nothing heeds an option that is set
-    (`unused-setting`, `overruled-setting`).
+    Raises LockError and RecipeError. A whole request also fails if an option has no effect (`unused-setting`,
+    `overruled-setting`); a part of a request does not, because another part may use the option.
     """
     lock = workspace.read_lock() if lock is None else lock
     evaluator = workspace.evaluator(lock, overrides=request.overrides)
@@ -70,10 +74,10 @@ def evaluate(workspace: Workspace, request: Request, lock: Lock | None = None) -
 def evaluate_all(
     workspace: Workspace, lock: Lock | None = None, *, locking: bool = False, tolerant: bool = False
 ) -> Evaluation:
-    """The evaluation of every target of the workspace, by name.
+    """The evaluation of every target of the workspace.
 
-    `locking` gives stand-ins for pins that are missing. A `tolerant` evaluation refuses a target that cannot be
-    instantiated, be it for another machine or a recipe that is being written; any other raises its RecipeError.
+    With `locking`, placeholders replace missing pins. With `tolerant`, a target that cannot be instantiated (it is for
+    another machine, or its recipe is unfinished) goes to `refused`. Otherwise its error is raised.
     """
     lock = workspace.read_lock() if lock is None else lock
     evaluator = workspace.evaluator(lock, locking=locking)

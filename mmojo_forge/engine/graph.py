@@ -1,6 +1,6 @@
-"""The derivation graph of some targets: every node once, inputs before what uses them.
+"""The derivation graph of some targets: every node once, inputs first.
 
-Of a derivation with several outputs often one is used: the others need not be there, be fetched or be built again.
+The graph records which outputs of each derivation are used. Unused outputs need not be present, fetched or rebuilt.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Nodes by id in topological order (inputs first), who uses each, and `outputs`: of derivations with several, those
-    that are wanted of a root or used by another node."""
+    """A closure of nodes.
+
+    `nodes` maps ids to nodes in topological order, inputs first. `users` maps an id to the nodes that use it.
+    `outputs` has an entry for each derivation with several outputs: those that a root or another node needs.
+    """
 
     roots: tuple[str, ...]
     nodes: Mapping[str, Node]
@@ -29,12 +32,12 @@ class Graph:
 
     @classmethod
     def of(cls, roots: Iterable[Node]) -> Graph:
-        """The closure of `roots`, of which all outputs are wanted."""
+        """The closure of `roots`, with all outputs of each root wanted."""
         return cls.of_outputs((root, output) for root in roots for output in root.outputs)
 
     @classmethod
     def of_outputs(cls, wanted: Iterable[tuple[Node, str]]) -> Graph:
-        """The closure of these outputs. Derivations cannot be cyclic: an input exists before what names it."""
+        """The closure of these outputs. It has no cycles: a derivation can only name inputs that already exist."""
         pairs = list(wanted)
         nodes: dict[str, Node] = {}
         users: dict[str, list[str]] = {}
@@ -43,8 +46,8 @@ class Graph:
         return cls(tuple(dict.fromkeys(root.id for root, _ in pairs)), nodes, users, _outputs(pairs, nodes.values()))
 
     def to_networkx(self) -> networkx.DiGraph[str]:
-        """The ids of the nodes, with an edge from each to every node that it is built from."""
-        # 100 ms to import; planning and realising walk `nodes`, which are in order already.
+        """The same graph for networkx, with an edge from each node to every node that it is built from."""
+        # networkx takes 100 ms to import. Planning and realising do without: `nodes` is already in topological order.
         import networkx
 
         graph: networkx.DiGraph[str] = networkx.DiGraph()
@@ -53,11 +56,12 @@ class Graph:
         return graph
 
     def derivations(self) -> Iterator[Derivation]:
-        """The nodes that are built, inputs first."""
+        """The derivations of the graph, inputs first."""
         return (node for node in self.nodes.values() if isinstance(node, Derivation))
 
     def needed(self, node: Derivation, trees: Mapping[str, TreeId]) -> Mapping[str, TreeId]:
-        """Of the tree of each output, by name, those that somebody wants."""
+        """The entries of `trees` (output name → tree) whose outputs a root or another node needs."""
+        # A derivation with a single output is not in `outputs`: its output is always needed.
         wanted = self.outputs.get(node.id)
         if wanted is None:
             return trees
@@ -82,9 +86,10 @@ def _outputs(wanted: Iterable[tuple[Node, str]], nodes: Iterable[Node]) -> dict[
 
 
 def _add(root: Node, nodes: dict[str, Node], users: dict[str, list[str]]) -> None:
-    """Depth first with an explicit stack: closures may be deeper than Python's own.
+    """Add the closure of `root`, depth first. The stack is explicit because closures exceed Python's recursion limit.
 
-    A node is on top of the stack twice: at first its inputs are put above it, then they are all in the graph.
+    Each derivation reaches the top of the stack twice. The first time, its inputs are pushed; the second time, they are
+    all in the graph and the derivation follows them.
     """
     users.setdefault(root.id, [])
     stack = [root]
@@ -106,6 +111,6 @@ def _add(root: Node, nodes: dict[str, Node], users: dict[str, list[str]]) -> Non
 def _add_user(user: str, inputs: Iterable[Node], users: dict[str, list[str]]) -> None:
     for node in inputs:
         known = users.setdefault(node.id, [])
-        # All edges of one user come here together, so that a second one to the same node finds the first at the end.
+        # All edges of a user arrive in one call, so a repeated edge to the same node finds the user in last place.
         if not known or known[-1] != user:
             known.append(user)

@@ -1,14 +1,14 @@
-"""Facts of this machine, for recipes that take a `host` parameter and are labelled with what they read.
+"""The facts of this machine, for recipes with a `host` parameter. The facts that a recipe reads become its label.
 
 | fact | value |
 |---|---|
 | `os`, `machine`, `libc` | `linux`, `x86_64`, `glibc 2.36` |
-| `cpu.model` | the name the CPU gives itself |
-| `cpu.microarchitecture` | archspec's name of it (`zen4`), or of the best level that fits (`x86_64_v4`) |
-| `cpu.features` | archspec's names of what this CPU can do, sorted, with spaces between |
-| `cpu.flags` | the same as the kernel tells it, all of it |
+| `cpu.model` | the CPU's own model name |
+| `cpu.microarchitecture` | archspec's name for it (`zen4`), or for the best level that fits (`x86_64_v4`) |
+| `cpu.features` | archspec's names for this CPU's features, sorted, separated by spaces |
+| `cpu.flags` | all CPU flags, as the kernel names them |
 | `cpu.cores`, `cpu.threads` | physical cores, and threads, that this process may use |
-| `gpu` | NVIDIA GPUs by name, sorted, with commas between; or `none` |
+| `gpu` | the names of the NVIDIA GPUs, sorted, separated by commas; or `none` |
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pathlib import Path
 from mmojo_forge.recipe.api import HostFactError
 
 SETS = ("cpu.features", "cpu.flags")
-"""Facts that are sets of words: what was built for some of them also runs where there are more."""
+"""Facts that are sets of words. A result built for some of them also runs on a machine that has more."""
 
 
 class HostFacts(Mapping[str, str]):
-    """The facts of this machine by name. Each is found out when it is first asked for, and then stays.
+    """The facts of this machine by name. Each is read on first access and cached.
 
-    A fact that this machine does not tell is a KeyError; a CPU that archspec does not know, a HostFactError
-    (`unknown-cpu`). `root` is where /proc and /sys lie.
+    A fact that this machine does not expose raises KeyError. A CPU that archspec does not know raises HostFactError
+    (`unknown-cpu`). `root` is the folder that contains /proc and /sys; tests pass another one.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -61,7 +61,7 @@ class HostFacts(Mapping[str, str]):
         return len(self._readers)
 
     def _cpuinfo(self) -> dict[str, str]:
-        """What the kernel says of the first CPU; nothing where it cannot be read."""
+        """The kernel's fields for the first CPU; empty if /proc/cpuinfo cannot be read."""
         if self._cpu is None:
             text = _read(self._root / "proc/cpuinfo")
             self._cpu = dict(_fields(text.partition("\n\n")[0]))
@@ -80,14 +80,14 @@ class HostFacts(Mapping[str, str]):
             flags = self._flags().split()
         except KeyError:
             flags = []
-        # Some virtual machines hide a feature that all CPUs of a kind have. Then archspec falls back to a level, but
-        # everything else the CPU can do is still there.
+        # Some virtual machines hide a feature that all CPUs of a model have. archspec then falls back to a generic
+        # level, so the flags add the features that the level does not include.
         return " ".join(sorted(named | (known & set(flags))))
 
     def _cores(self) -> str:
         cpus = self._root / "sys/devices/system/cpu"
         siblings = {
-            # The threads of one core all name the same list of threads. Without one, each counts as a core.
+            # All threads of a core share one sibling list. Where the kernel has no list, each thread counts as a core.
             _read(cpus / f"cpu{cpu}/topology/thread_siblings_list").strip() or str(cpu)
             for cpu in os.sched_getaffinity(0)
         }
@@ -100,15 +100,15 @@ class HostFacts(Mapping[str, str]):
 
 
 def read() -> HostFacts:
-    """The facts of this machine; nothing is looked at before it is asked for."""
+    """The facts of this machine, read lazily."""
     return HostFacts()
 
 
 def mismatch(label_facts: Mapping[str, str], host_facts: Mapping[str, str]) -> list[str]:
-    """What of a host-specific label does not hold on the machine with these facts, a line for each fact, sorted.
+    """One line for each fact of a host-specific label that does not match the machine with `host_facts`, sorted.
 
-    Of CPU features only missing ones count; every other fact must be equal. Nothing is raised: a fact that cannot
-    be found out here does not hold.
+    For CPU features and flags, only missing ones count; every other fact must be equal. A fact that cannot be read
+    here counts as a mismatch; nothing is raised.
     """
     lines = (_mismatch(name, value, host_facts) for name, value in sorted(label_facts.items()))
     return [line for line in lines if line]
@@ -116,7 +116,7 @@ def mismatch(label_facts: Mapping[str, str], host_facts: Mapping[str, str]) -> l
 
 def _mismatch(name: str, built_for: str, host_facts: Mapping[str, str]) -> str:
     try:
-        # A recipe that took the host and read no fact is labelled with the system alone.
+        # A recipe that takes `host` but reads no fact has the label `host`, whose value is the operating system.
         here = host_facts["os" if name == "host" else name]
     except (KeyError, HostFactError):
         return f"{name}: built for {built_for}, not known here"
@@ -127,19 +127,19 @@ def _mismatch(name: str, built_for: str, host_facts: Mapping[str, str]) -> str:
 
 
 def _detect_cpu() -> tuple[str, frozenset[str], frozenset[str]]:
-    """Archspec's name for this CPU, the features that go with the name, and the names of all features of its family.
+    """archspec's name for this CPU, the features of that name, and all feature names of the CPU's family.
 
-    Raises HostFactError (`unknown-cpu`) where archspec knows no more than the family, or not even that.
+    Raises HostFactError (`unknown-cpu`) if archspec knows only the family, or nothing.
     """
-    from archspec import cpu  # type: ignore[import-untyped] # a tenth of a second that only host-specific targets need
+    from archspec import cpu  # type: ignore[import-untyped] # takes 0.1 s to import; only host-specific targets need it
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of what it cannot read, which then is an unknown CPU
+        warnings.simplefilter("ignore")  # archspec warns about unreadable files; the CPU is then unknown, see below
         found = cpu.host()
     if found.name not in cpu.TARGETS or not found.ancestors:
         raise HostFactError(
-            f"read host facts: this CPU is not known (archspec takes it for {found.name!r})",
-            detail="Set the recipe's option `cpu` explicitly, for instance --set cpu=x86_64_v3.",
+            f"read host facts: unknown CPU (archspec identifies it as {found.name!r})",
+            detail="Set the recipe's option `cpu` explicitly, for example: --set cpu=x86_64_v3",
             reason="unknown-cpu",
         )
     family = [target for target in cpu.TARGETS.values() if target.family == found.family]

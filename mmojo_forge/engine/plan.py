@@ -1,10 +1,11 @@
-"""Planning: what would be fetched and built, from metadata alone. Pure, printable, without effects.
+"""Computes what has to be fetched, substituted and built, from metadata alone. Planning has no effects.
 
-1. Derivations that were realised before are resolved in one question (`lookup_resolved`).
-2. In waves, the others whose inputs are all resolved get their action keys looked up in the build trace.
-3. From the roots downwards, only what is needed is wanted: a node whose trees are valid needs nothing below it.
-4. If that leaves anything to do and there are other stores: the same again, where keys that the build trace does not
-   have are looked up there, and a node whose trees are on offer is fetched and needs nothing below it.
+1. One query (`lookup_resolved`) resolves every derivation that was realised before.
+2. The rest is resolved in waves. Each wave takes the derivations whose inputs are all resolved, computes their action
+   keys and looks them up in the build trace.
+3. Demand flows from the roots down. A node whose trees are valid needs nothing below it.
+4. If steps remain and there are other stores, planning repeats with them. They look up the keys that the build trace
+   lacks. A node whose trees they offer is substituted, and needs nothing below it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Resolution = Mapping[str, TreeId]
 
 
 class Action(StrEnum):
-    """What has to be done about a node."""
+    """What a step does to make its node valid."""
 
     FETCH = "fetch"
     IMPORT = "import"
@@ -34,9 +35,12 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One node that is not valid yet. `certain` is false where an input that is built first may turn out to be
-    what it was before, and then nothing is done. `size` is bytes to fetch (of content, where that travels compressed),
-    `seconds` an estimate from history, `claim` what another builder signed for a node that is substituted."""
+    """One node that is not valid yet, and how to make it valid.
+
+    `certain` is false if early cutoff may make the step unnecessary: an input may be rebuilt to the same bytes.
+    `size` is the number of bytes to fetch, before compression. `seconds` is an estimate from past builds. `claim` is
+    the signed trace of another builder, for a node that is substituted.
+    """
 
     node: Node
     action: Action
@@ -48,9 +52,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps in an order that works, what is resolved already, and how many nodes need nothing.
+    """The steps in topological order, with what planning found out.
 
-    `claims` are the traces of other builders that resolved something; `offered` are the trees that other stores have.
+    `resolved` has the output trees of derivations, as far as they are known. `valid` are the known trees that the store
+    has. `claims` are the traces of other builders that resolved a derivation; `offered` are trees that other stores
+    claim to have.
     """
 
     graph: Graph
@@ -62,25 +68,25 @@ class Plan:
 
     @property
     def fetch_bytes(self) -> int:
-        """Bytes to download from where they are published."""
+        """Bytes of sources to download."""
         return self.bytes_of(Action.FETCH)
 
     def bytes_of(self, action: Action) -> int:
-        """Bytes that the steps of a kind need."""
+        """Bytes that the steps with this action transfer."""
         return sum(step.size for step in self.steps if step.action is action)
 
     def count(self, action: Action) -> int:
-        """How many steps there are of a kind."""
+        """The number of steps with this action."""
         return sum(step.action is action for step in self.steps)
 
     @property
     def known(self) -> int:
-        """Nodes of the closure about which nothing has to be done."""
+        """The number of nodes in the closure that need no step."""
         return len(self.graph.nodes) - len(self.steps)
 
 
 def make_plan(graph: Graph, store: Metadata, substituter: Substituter | None = None) -> Plan:
-    """The plan that makes the roots of `graph` valid in `store`."""
+    """The plan to make the roots of `graph` valid in `store`."""
     here = _make_plan(graph, store, None)
     if substituter is None or not any(step.action is not Action.IMPORT for step in here.steps):
         return here
@@ -95,9 +101,11 @@ def _make_plan(graph: Graph, store: Metadata, substituter: Substituter | None) -
     valid = frozenset(store.valid_trees(_known_trees(graph, resolved)))
     offered: frozenset[TreeId] = frozenset()
     if substituter:
-        # First by what is known without asking: what lies below a result that is there need not be asked for.
+        # First without requests: an index already lists most trees, and nothing below an offered tree is needed. Only
+        # the trees that are still to be made are worth a request.
         offered = frozenset(substituter.offers(_outputs(graph.nodes, graph, resolved) - valid, ask=False))
-        made = (one for one, substituted in _wanted(graph, resolved, valid, offered).items() if not substituted)
+        wanted = _wanted(graph, resolved, valid, offered)
+        made = [identifier for identifier, substituted in wanted.items() if not substituted]
         offered |= substituter.offers(_outputs(made, graph, resolved) - valid - offered, ask=True)
     wanted = _wanted(graph, resolved, valid, offered)
     history = store.history({node.name for node in graph.derivations()} if wanted else ())
@@ -112,14 +120,14 @@ def _make_plan(graph: Graph, store: Metadata, substituter: Substituter | None) -
 
 
 def substitution(node: Derivation, graph: Graph, claim: Trace | None, valid: Set[TreeId]) -> Step:
-    """The step that fetches what is needed and absent of a node's outputs from another store."""
+    """The step that fetches the needed outputs of `node` that are absent here from another store."""
     sizes = {output.tree: output.size for output in claim.outputs.values()} if claim else {}
     needed = set(graph.needed(node, resolution_of(claim)).values()) if claim else set[TreeId]()
     return Step(node, Action.SUBSTITUTE, size=sum(sizes[tree] for tree in needed - valid), claim=claim)
 
 
 def input_trees(node: Derivation, resolved: Mapping[DerivationId, Resolution]) -> dict[str, TreeId] | None:
-    """The tree of each input by input name, or None while one of them is not known."""
+    """The tree of each input, by input name; None if one of them is not resolved yet."""
     trees: dict[str, TreeId] = {}
     for name, edge in node.inputs.items():
         if isinstance(edge.node, Derivation):
@@ -135,7 +143,10 @@ def input_trees(node: Derivation, resolved: Mapping[DerivationId, Resolution]) -
 def _resolve(
     graph: Graph, store: Metadata, substituter: Substituter | None, claims: dict[DerivationId, Trace]
 ) -> dict[DerivationId, Resolution]:
-    """What every derivation is resolved to as far as anybody knows; `claims` gets what only others know."""
+    """The resolution of every derivation that this store or another builder knows.
+
+    Adds to `claims` the traces that only other stores have.
+    """
     derivations = list(graph.derivations())
     known = store.lookup_resolved([node.id for node in derivations])
     resolved: dict[DerivationId, Resolution] = {
@@ -199,13 +210,14 @@ def _known_trees(graph: Graph, resolved: Mapping[DerivationId, Resolution]) -> I
 
 
 def _outputs(nodes: Iterable[str], graph: Graph, resolved: Mapping[DerivationId, Resolution]) -> set[TreeId]:
-    """The trees that are needed of those of the nodes that are derivations, as far as they are resolved."""
-    made = (node for one in nodes if isinstance(node := graph.nodes[one], Derivation) and node.id in resolved)
-    return {tree for node in made for tree in graph.needed(node, resolved[node.id]).values()}
+    """The needed output trees of those `nodes` that are resolved derivations."""
+    found = (graph.nodes[identifier] for identifier in nodes)
+    derivations = (node for node in found if isinstance(node, Derivation) and node.id in resolved)
+    return {tree for node in derivations for tree in graph.needed(node, resolved[node.id]).values()}
 
 
 def is_valid(node: Node, graph: Graph, resolved: Mapping[DerivationId, Resolution], valid: Set[TreeId]) -> bool:
-    """Whether every output of the node that is needed is known and present."""
+    """Whether every needed output of the node is known and present."""
     if isinstance(node, Derivation):
         outputs = resolved.get(node.id)
         return outputs is not None and all(tree in valid for tree in graph.needed(node, outputs).values())
@@ -218,11 +230,11 @@ def _wanted(
     valid: frozenset[TreeId],
     offered: frozenset[TreeId],
 ) -> dict[str, bool]:
-    """The nodes about which something has to be done, and whether they are substituted."""
+    """The ids of the nodes that need a step, each with whether that step is a substitution."""
     wanted: dict[str, bool] = {}
     made: set[str] = set()
     roots = frozenset(graph.roots)
-    # Backwards, whatever uses a node comes before it.
+    # In reverse topological order, the users of a node come before it, so their fate is known.
     for identifier in reversed(tuple(graph.nodes)):
         node = graph.nodes[identifier]
         needed = identifier in roots or not made.isdisjoint(graph.users[identifier])
@@ -235,7 +247,7 @@ def _wanted(
 
 
 def step_of(node: Node, resolved: Mapping[DerivationId, Resolution], seconds: float | None) -> Step:
-    """The step that makes a node here, be it fetched, imported or built."""
+    """The step that makes a node valid without other stores: it fetches, imports or builds."""
     if isinstance(node, Source):
         return Step(node, Action.FETCH, size=node.size)
     if isinstance(node, LocalSource):

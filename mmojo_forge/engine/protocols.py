@@ -1,4 +1,8 @@
-"""What the engine needs of the outside: small protocols, which the store and the fetcher fulfil."""
+"""What the engine needs from other layers, as small protocols.
+
+Stores implement `Metadata`; `fetch` implements `SourceFetcher`; `engine/cache` implements `Substituter` and
+`Publisher`. The engine depends on these, so tests can pass fakes.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +24,27 @@ OnProgress = Callable[[int, int], None]
 
 
 class Metadata(Protocol):
-    """What planning asks a store: no content, no effects."""
+    """The part of a store that planning uses. It reads metadata only and changes nothing."""
 
     def lookup(self, keys: Sequence[ActionKey]) -> dict[ActionKey, Trace]:
-        """The traces that are known."""
+        """The trace of each key that the store knows; unknown keys are absent."""
 
     def lookup_resolved(self, derivations: Sequence[DerivationId]) -> dict[DerivationId, dict[str, TreeId]]:
-        """The trees, by output, of derivations that were realised before."""
+        """The output trees of each derivation that was realised before, by output name."""
 
     def valid_trees(self, trees: Iterable[TreeId]) -> set[TreeId]:
-        """Which of these trees are present with all their content."""
+        """The subset of `trees` that the store has with all their content."""
 
     def history(self, names: Iterable[str]) -> Mapping[str, PastBuild]:
-        """What past builds of the same name took."""
+        """The time and memory that past builds of each name used."""
 
 
 class PastBuild(Protocol):
-    """What past builds of one name took."""
+    """The time and memory that past builds of one name used."""
 
     @property
     def seconds(self) -> float:
-        """Wall time."""
+        """Wall-clock time."""
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -54,12 +58,15 @@ class SourceFetcher(Protocol):
         """Leave the verified content at `destination`; raises FetchError."""
 
     def cancel(self) -> None:
-        """Wake up every download that waits, and let it fail."""
+        """Wake up and fail every waiting download."""
 
 
 @dataclass(frozen=True, slots=True)
 class WantedTree:
-    """A tree that is to be fetched. Whose output it is finds other versions of it; `size` is what was signed."""
+    """A tree to fetch from another store.
+
+    `name` and `output` find older versions of it here, to save transfer. `size` is the signed size in bytes.
+    """
 
     tree: TreeId
     name: str
@@ -68,50 +75,50 @@ class WantedTree:
 
 
 class Substituter(Protocol):
-    """Other stores that are asked before building, as one. A store that fails is one that has nothing."""
+    """All other stores that forge asks before it builds, combined. A store that fails counts as empty."""
 
     def expect(self, roots: Sequence[DerivationId]) -> None:
-        """Note what is about to be planned, so that its whole closure can be asked for at once."""
+        """Announce the roots of the next plan, so that one request can cover their whole closure."""
 
     def lookup(self, keys: Sequence[ActionKey]) -> Mapping[ActionKey, Trace]:
-        """What builders who are trusted say that the keys were built to."""
+        """The accepted trace of each key, as trusted builders signed it."""
 
     def offers(self, trees: Collection[TreeId], *, ask: bool) -> set[TreeId]:
-        """Those of the trees that some store says it has; without `ask`, as far as is known already."""
+        """The subset of `trees` that some store claims to have. Without `ask`, no request is sent."""
 
     def fetch(self, wanted: WantedTree, on_progress: OnProgress) -> bool:
-        """Whether the tree is valid here now."""
+        """Fetch the tree into the local store; true if it is valid there afterwards."""
 
     def cancel(self) -> None:
-        """Wake up everything that waits for a store, and let it fail."""
+        """Wake up and fail every request that is waiting for a store."""
 
 
 class Publisher(Protocol):
-    """Shares with others what is built here."""
+    """Pushes local build results to caches while the run goes on."""
 
     def begin(self, graph: Graph) -> None:
-        """Nodes of `graph` are built from now on; no others are shared."""
+        """Start publishing nodes of `graph`. Nodes of other graphs are not published."""
 
     def built(self, node: Derivation, trace: Trace) -> None:
-        """Note a result that is valid, and its signed trace, unless it is not redistributable. Does not wait."""
+        """Queue a valid result and its signed trace, unless it is not redistributable. Returns at once."""
 
     def finish(self, graph: Graph | None) -> None:
-        """Return when all that was noted is shared; then also what leads to the roots of `graph`, if all was built."""
+        """Wait until the queue is pushed. With `graph` (everything was built), push the indexes of its roots too."""
 
     def abandon(self) -> None:
-        """Share nothing more, and do not wait."""
+        """Drop the queue without waiting for it."""
 
 
 class Signer(Protocol):
-    """Vouches for what was built here."""
+    """Signs the traces of local builds."""
 
     @property
     def name(self) -> str:
-        """The signer's name, by which traces say who built."""
+        """The name that traces record as their builder."""
 
     @property
     def public(self) -> object:
-        """The public key; as text, NAME:BASE64."""
+        """The public key. Its string form is NAME:BASE64."""
 
     def sign(self, payload: bytes) -> bytes:
         """The signature over the payload."""

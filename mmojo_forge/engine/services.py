@@ -1,4 +1,4 @@
-"""What a run is asked to do, apart from its targets."""
+"""What every run of the engine acts through: settings, directories, and the services behind the protocols."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from mmojo_forge.store.protocol import Store
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`jobs`: cores for all builds together; `keep_going`: build what does not need a failed node;
-    `substitute_only`: build nothing and fetch no sources, take all from other stores."""
+    """The limits and mode of a run.
+
+    `jobs` is the number of cores that all builds share. With `keep_going`, nodes that need no failed node are still
+    built. With `substitute_only`, forge neither builds nor fetches sources: everything comes from other stores.
+    """
 
     jobs: int
     memory_bytes: int
@@ -25,18 +28,20 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Directories:
-    """Where what is no store object lies: partial downloads, and failed builds as they were left. On the store's
-    file system, so that both can be renamed from and into it."""
+    """The folders for partial downloads and failed builds, which are not store objects.
+
+    They are on the store's file system, because forge renames files between them and the store.
+    """
 
     downloads: Path
     failed: Path
 
     def download(self, digest: str) -> Path:
-        """Where a source is downloaded to; partial content stays there for the next try."""
+        """The download path of a source. Partial content stays there, so that the next attempt resumes it."""
         return self.downloads / digest
 
     def failed_build(self, name: str) -> Path:
-        """Where the latest failed build of a name is kept."""
+        """The folder that keeps the latest failed build of a name."""
         return self.failed / name
 
 
@@ -46,12 +51,14 @@ def _nobody() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """All that the engine acts through. Two of them could be open in one process.
+    """Everything the engine acts through. A process may have several instances.
 
-    The executor and the fetcher are made when first needed: a run that finds everything in the store needs neither.
-    The signer vouches for what is built; without one, traces are not signed and say that they were built locally.
-    The substituter is asked before anything is built; without one, everything that is not here is.
-    The publisher is told of what was built and signed, and may be shared.
+    Fields that are callables create their service on first use: a run that finds everything in the store needs no
+    executor and no fetcher.
+
+    - `signer` signs the traces of builds. Without one, traces are unsigned and name the builder `local`.
+    - `substituter` is asked before forge builds. Without one, forge builds everything that the store lacks.
+    - `publisher` receives every signed result. Several runs may share one.
     """
 
     store: Store

@@ -1,6 +1,7 @@
-"""Run one BuildRequest in isolation. Knows no derivation and no store.
+"""Runs one BuildRequest in isolation. It knows neither derivations nor the store.
 
-Read `request` (what is asked and answered), `sandbox` (the contract as bubblewrap's command line), then `bubblewrap`,
-which stays with a build to its end: `watch` enforces limits, `seccomp` filters system calls, `build_log` keeps what it
-prints. `host_environment` and `varied_process` run a build in a varied host environment, for `forge check`.
+Read `request` (requests and results), `sandbox` (the contract as bubblewrap's command line), then `bubblewrap`, which
+supervises a build to its end. `watch` enforces limits, `seccomp` filters system calls, and `build_log` keeps the
+output. `availability` explains why a machine cannot make sandboxes. For `forge check`, `host_environment` and
+`varied_process` run a build in a varied host environment.
 """

@@ -1,7 +1,7 @@
-"""Whether builds can be sandboxed on this machine, and if not, which setting is in the way and what changes it.
+"""Finds out whether this machine can sandbox builds, and if not, which setting prevents it and how to change that.
 
-bwrap's own messages name the step that failed and rarely the cause, which lies in the kernel's settings; so the
-settings are asked first, and only when a sandbox has failed: looking costs nothing while all is well.
+bwrap's messages name the step that failed, but rarely the cause, which is in the kernel's settings. So forge examines
+the settings first, and only after a sandbox has failed: successful builds pay nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from mmojo_forge.executor import sandbox
 from mmojo_forge.executor.request import ExecutorError
 
-# --size came with 0.6, --disable-userns with 0.8.
+# bubblewrap 0.6 added --size, 0.8 added --disable-userns.
 _OLDEST = (0, 6, 0)
 _CAN_DISABLE_USERNS = (0, 8, 0)
 
@@ -33,7 +33,7 @@ profile bwrap {path} flags=(unconfined) {{
 
 @dataclass(frozen=True, slots=True)
 class Bubblewrap:
-    """The bwrap that was found, and its version."""
+    """A bwrap program and its version."""
 
     path: Path
     version: tuple[int, ...]
@@ -46,7 +46,7 @@ class Bubblewrap:
 
 @dataclass(frozen=True, slots=True)
 class SandboxFinding:
-    """One thing that was looked at: `reason` is empty when it is well, else names the trouble; `detail` is the fix."""
+    """The result of one check. `reason` names the problem, or is "" if there is none; `detail` is the fix."""
 
     subject: str
     state: str
@@ -55,13 +55,13 @@ class SandboxFinding:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing needs to be done."""
+        """Whether the check found no problem."""
         return not self.reason
 
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
-    """What decides whether a process here may make namespaces; a setting the kernel does not have is None."""
+    """Settings that decide whether a process may create namespaces. None means that the kernel lacks the setting."""
 
     is_root: bool
     unprivileged_userns_clone: int | None = None
@@ -84,7 +84,7 @@ class HostSettings:
 
 
 def find_bubblewrap(program: Path | None = None) -> Bubblewrap:
-    """The bwrap to use: `program`, or the one on PATH. Raises ExecutorError if there is none that will do."""
+    """The bwrap to use: `program`, or the one on PATH. Raises ExecutorError (`no-bwrap`, `bwrap-too-old`)."""
     found = str(program) if program is not None else shutil.which("bwrap")
     try:
         if found is None:
@@ -98,14 +98,14 @@ def find_bubblewrap(program: Path | None = None) -> Bubblewrap:
     if version < _OLDEST:
         raise ExecutorError(
             f"find bwrap: {found} is version {'.'.join(map(str, version))}",
-            detail=f"forge needs {'.'.join(map(str, _OLDEST))} or newer: Debian 12, Ubuntu 24.04 and later have it.",
+            detail=f"forge needs {'.'.join(map(str, _OLDEST))} or newer. Debian 12, Ubuntu 24.04 and later have it.",
             reason="bwrap-too-old",
         )
     return Bubblewrap(Path(found), version)
 
 
 def probe(program: Path | None = None) -> list[SandboxFinding]:
-    """What stands in the way of sandboxed builds here, looked at by making a sandbox; for `forge doctor`."""
+    """The findings for `forge doctor`: this tries to make a sandbox, and diagnoses a failure."""
     try:
         bwrap = find_bubblewrap(program)
     except ExecutorError as error:
@@ -118,18 +118,21 @@ def probe(program: Path | None = None) -> list[SandboxFinding]:
 
 
 def diagnose(message: str, settings: HostSettings, bwrap: Path) -> SandboxFinding:
-    """The cause of what bwrap said, as far as the machine's settings tell, and the commands that mend it."""
-    said = message.strip() or "bwrap died without a word"
+    """The cause of bwrap's message, as far as the machine's settings show it, and the commands that fix it."""
+    said = message.strip() or "bwrap died without a message"
     for applies, reason, detail in _causes(said, settings, bwrap):
         if applies:
             return SandboxFinding("sandbox", said, reason, detail)
     return SandboxFinding(
-        "sandbox", said, "sandbox-failed", "bwrap's message is all there is to go by; please report it."
+        "sandbox", said, "sandbox-failed", "forge knows no cause for bwrap's message. Please report it."
     )
 
 
 def _causes(said: str, settings: HostSettings, bwrap: Path) -> tuple[tuple[bool, str, str], ...]:
-    """Causes with their names and fixes, the one that explains most first."""
+    """The known causes: whether each applies, its reason and its fix. The first that applies is the diagnosis.
+
+    Settings come before bwrap's messages, because several settings cause the same message.
+    """
     container = settings.in_container or settings.has_seccomp_filter
     return (
         (
@@ -150,8 +153,8 @@ def _causes(said: str, settings: HostSettings, bwrap: Path) -> tuple[tuple[bool,
         (
             "mount proc" in said or "/newroot/proc" in said,
             "masked-proc",
-            "A container engine hides parts of /proc, so no new one can be mounted. Start the container with\n"
-            "  --security-opt systempaths=unconfined (Docker), --security-opt unmask=ALL (Podman).",
+            "The container engine hides parts of /proc, so bwrap cannot mount a new /proc. Start the container with\n"
+            "  --security-opt systempaths=unconfined (Docker) or --security-opt unmask=ALL (Podman).",
         ),
         (
             container,
@@ -161,6 +164,7 @@ def _causes(said: str, settings: HostSettings, bwrap: Path) -> tuple[tuple[bool,
             "  --security-opt systempaths=unconfined",
         ),
         (
+            # The kernel answers ENOSPC when the namespaces of a user or of a parent namespace are used up.
             "No space left" in said,
             "no-user-namespaces",
             _setting("user.max_user_namespaces", 65536),
@@ -169,19 +173,21 @@ def _causes(said: str, settings: HostSettings, bwrap: Path) -> tuple[tuple[bool,
 
 
 def explain_failure(name: str, bwrap: Bubblewrap, message: bytes, missing: Path | None) -> ExecutorError:
-    """Why bwrap could not set up the sandbox of build `name`; `missing` is an input that is not there, if any."""
+    """The error for a sandbox that bwrap could not set up; `missing` is an input that does not exist, if any."""
     if missing is not None:
         return ExecutorError(
             f"build {name}: {missing} does not exist",
-            detail="It was to be mounted into the sandbox. `forge store verify` finds out what else is missing.",
+            detail="The build needs it in its sandbox. Run `forge store verify` to find other missing files.",
             reason="missing-input",
         )
     finding = diagnose(message.decode(errors="replace"), HostSettings.read(), bwrap.path)
-    return ExecutorError(f"build {name}: no sandbox: {finding.state}", detail=finding.detail, reason=finding.reason)
+    return ExecutorError(
+        f"build {name}: cannot make a sandbox: {finding.state}", detail=finding.detail, reason=finding.reason
+    )
 
 
 def _try_sandbox(bwrap: Bubblewrap) -> str | None:
-    """What bwrap says when it cannot make a sandbox of the contract's namespaces; None when it can."""
+    """The message of a bwrap that cannot make a sandbox with the contract's namespaces, or None if it can."""
     argv = [str(bwrap.path), *sandbox.isolation(bwrap.can_disable_userns)]
     argv += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", str(bwrap.path), "--version"]
     trial = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -190,7 +196,7 @@ def _try_sandbox(bwrap: Bubblewrap) -> str | None:
 
 def _setting(name: str, value: int) -> str:
     return (
-        f"The kernel setting {name} is in the way. Change it now and for good:\n"
+        f"The kernel setting {name} prevents sandboxes. Change it now and permanently:\n"
         f"  sudo sysctl -w {name}={value}\n"
         f"  echo {name}={value} | sudo tee /etc/sysctl.d/60-forge.conf"
     )
@@ -199,8 +205,8 @@ def _setting(name: str, value: int) -> str:
 def _apparmor_fix(bwrap: Path) -> str:
     profile = APPARMOR_PROFILE.format(path=bwrap)
     return (
-        "AppArmor forbids user namespaces to ordinary users (kernel.apparmor_restrict_unprivileged_userns=1). Allow\n"
-        "them to bwrap alone:\n"
+        "AppArmor denies user namespaces to ordinary users (kernel.apparmor_restrict_unprivileged_userns=1). Allow\n"
+        "them for bwrap only:\n"
         f"  sudo tee /etc/apparmor.d/bwrap <<'END'\n{profile}END\n"
         "  sudo apparmor_parser -r /etc/apparmor.d/bwrap"
     )

@@ -1,20 +1,20 @@
-"""Runs a build in a bubblewrap sandbox and stays with it until the last of its processes is dead.
+"""Runs a build in a bubblewrap sandbox, and supervises it until the last of its processes is dead.
 
     forge ──spawn──▶ bwrap (monitor) ──clone──▶ bwrap (pid 1) ──fork──▶ builder ──▶ …
       ◀── status pipe: pid of pid 1; exit code; end of file ──┘             │
       ◀── output pipe: stdout and stderr ───────────────────────────────────┘
 
-1. bwrap starts, tells the pid of the sandbox's pid 1, sets the sandbox up, and waits for the system call filter.
-2. While it waits, forge takes hold of pid 1 by a pidfd (which no other process can take over) and sets its resource
-   limits; then it writes the filter. A forge that dies before leaves bwrap with no filter, and bwrap gives up.
+1. bwrap starts, reports the pid of the sandbox's pid 1, sets the sandbox up, and waits for the system call filter.
+2. Meanwhile forge opens a pidfd of pid 1, because a pid could be reused, and sets its resource limits. Then it writes
+   the filter. If forge dies earlier, bwrap gets no filter and gives up.
 3. When the builder exits, bwrap writes the exit code and exits, and the kernel kills pid 1 (`--die-with-parent`).
    At a limit or a cancellation forge kills pid 1 itself.
-4. pid 1's pidfd becomes readable after the kernel has killed and reaped every process in its namespace: a daemon that
-   left its parent, ignores signals and holds the pipe open is dead too. Only then is the rest of the output
-   read, and the result returned.
+4. pid 1's pidfd becomes readable after the kernel has killed and reaped every process in its namespace. That includes
+   a daemon that left its parent, ignores signals and holds the pipe open. Only then does forge read the rest of the
+   output and return the result.
 
-Everything happens in the thread that calls `run`, with no helper thread or process. That matters: a process's death
-signal follows the *thread* that spawned it, so the sandbox dies with forge, and not while a run is going on.
+Everything happens in the thread that calls `run`, without a helper thread or process. A death signal is sent when the
+*thread* that spawned the process ends. So the sandbox dies with forge, but not during a run.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _KILLED = 128 + signal.SIGKILL
 _LAST_SIGNAL = 128 + 64
 _NOT_EXECUTABLE = 127
 _ENV = Path("/usr/bin/env")
-# Python ignores the other two itself, and `subprocess` puts them right.
+# Python itself ignores the two excluded signals, and `subprocess` restores them in the child.
 _REMEMBERED_SIGNALS = sorted(signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ})
-# The same in every shell and service; soft limits, so a build may raise them again.
+# Fixed values, because shells and services have different limits. These are soft limits, so a build may raise them.
 _RESOURCE_LIMITS = ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 4096), (resource.RLIMIT_STACK, 8 << 20))
 
 
 class BubblewrapExecutor:
-    """The Executor of this machine. Holds no state but where bwrap lies; safe to share between threads.
+    """The Executor of this machine. Its only state is the path of bwrap, so threads can share it.
 
-    `flags` are the personality of its builds (personality(2)), as far as the kernel allows them.
+    `flags` is the personality of its builds (personality(2)), as far as the kernel allows it.
     """
 
     def __init__(self, program: Path | None = None, flags: int = personality.USUAL) -> None:
@@ -66,7 +66,7 @@ class BubblewrapExecutor:
         cancellation: CancelSignal | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
-        """See Executor."""
+        """The result of the build; see Executor."""
         bwrap = self._find()
         with ExitStack() as stack:
             log = stack.enter_context(BuildLog(request.log, request.limits.log_bytes))
@@ -77,7 +77,7 @@ class BubblewrapExecutor:
             except OSError as error:
                 raise ExecutorError(
                     f"build {request.name}: cannot start bwrap: {error}",
-                    detail="Too many processes or open files here, or too little memory. Build less at once.",
+                    detail="Too many processes or open files, or too little memory. Run fewer builds at once.",
                     reason="cannot-spawn",
                 ) from error
             result = run.wait()
@@ -86,10 +86,11 @@ class BubblewrapExecutor:
         return result
 
     def shell_command(self, request: BuildRequest, argv: tuple[str, ...] = ()) -> SandboxCommand:
-        """The command to enter the request's sandbox as it was left, running `argv` or an interactive shell.
+        """The command that runs `argv`, or an interactive shell, in the sandbox of a finished request.
 
         The caller makes the command's descriptors inheritable and executes bwrap, or passes both to `subprocess`. The
-        filter has been written already. The terminal is a new session's: no job control, and no way to type into it.
+        filter is already written. The shell runs in a new session, without job control, so that a build cannot inject
+        input into the user's terminal.
         """
         bwrap = self._find()
         command = sandbox.build_command(
@@ -101,14 +102,14 @@ class BubblewrapExecutor:
         return command
 
     def _find(self) -> availability.Bubblewrap:
-        # Two threads may both look; they find the same.
+        # No lock: two threads may both search, and find the same.
         if self._found is None:
             self._found = availability.find_bubblewrap(self._program)
         return self._found
 
 
 class _SupervisedRun:
-    """One sandbox from spawn to death. Leaving the context, however, kills it and waits until it is dead."""
+    """One sandbox from spawn to death. Leaving the context in any way kills the sandbox and waits until it is dead."""
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class _SupervisedRun:
                 self._bury()
 
     def spawn(self, bwrap: availability.Bubblewrap) -> None:
-        """Start bwrap; it waits for the filter before it runs the builder."""
+        """Start bwrap, which waits for the filter before it runs the builder."""
         with ExitStack() as child:
             self._output, output = self._open_pipe(child)
             self._status, status = self._open_pipe(child)
@@ -154,19 +155,19 @@ class _SupervisedRun:
             self._process = _spawn(bwrap, command, output)
 
     def wait(self) -> BuildResult | None:
-        """The result, with every process dead; None if bwrap could not set the sandbox up."""
+        """The result, after every process is dead; None if bwrap could not set the sandbox up."""
         for descriptor in (self._output, self._status):
             self._poll.register(descriptor, select.POLLIN)
         if self._cancellation is not None:
             self._poll.register(self._cancellation.fileno(), select.POLLIN)
         while self._status != -1:
-            # Once it has been stopped, only its end is waited for.
+            # A stopped build has no more limits to check, so only its end can wake the poll.
             pause = self._watch.milliseconds_to_next_look() if self._verdict is None else None
             events = self._poll.poll(pause)
             for descriptor, _ in events:
                 self._attend(descriptor)
             if not events:
-                # The build pauses: what it has said so far shall outlive a killed forge.
+                # The build pauses. Flush, so that the log survives if forge is killed.
                 self._log.flush()
             if self._verdict is None:
                 self._stop(self._watch.find_excess())
@@ -183,7 +184,7 @@ class _SupervisedRun:
             self._stop(BuildOutcome.CANCELLED)
 
     def _forget(self, descriptor: int) -> None:
-        # It is not there yet if an exception came between the spawn and the wait.
+        # The descriptor is not registered yet if an exception came between `spawn` and `wait`.
         with contextlib.suppress(KeyError):
             self._poll.unregister(descriptor)
 
@@ -201,8 +202,8 @@ class _SupervisedRun:
             self._builder_exit = report.get("exit-code", self._builder_exit)
 
     def _take_hold(self, pid: int) -> None:
-        """Get hold of the sandbox's pid 1, which waits for its filter; then let it go on, or not."""
-        # A pid 1 that could not set the sandbox up may be gone, and its number another's.
+        """Open a pidfd of the sandbox's pid 1, which waits for its filter. Then let it continue, or kill it."""
+        # If the setup failed, pid 1 may be gone and its number reused, so the parent is checked too.
         with contextlib.suppress(ProcessLookupError):
             pid_one = os.pidfd_open(pid)
             self._stack.callback(os.close, pid_one)
@@ -215,16 +216,17 @@ class _SupervisedRun:
                 self._kill()
 
     def _let_go_on(self, pid: int) -> None:
-        """Set the sandbox's resource limits and give it its filter."""
-        # The kernel stops an ordinary user's fork bomb here, within the sandbox's own user namespace, long enough for
-        # the watch to see it. It exempts root, whose bombs the watch must catch alone.
+        """Set the sandbox's resource limits, and write its filter."""
+        # RLIMIT_NPROC counts within the sandbox's user namespace. It slows an ordinary user's fork bomb until the
+        # watch sees it. The kernel exempts root, so the watch alone must catch root's fork bombs.
         tasks = 2 * self._request.limits.processes + 64
         for kind, soft in (*_RESOURCE_LIMITS, (resource.RLIMIT_NPROC, tasks)):
             _, hard = resource.prlimit(pid, kind)
             wanted = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
             resource.prlimit(pid, kind, (wanted, hard))
         self._watch.start_looking(self._stack.enter_context(SandboxMeter(pid)))
-        # One write of less than PIPE_BUF: bwrap sees all of the filter or none. It may have died over a mount.
+        # A write shorter than PIPE_BUF is atomic, so bwrap sees all of the filter or none. The pipe is broken if bwrap
+        # died because a mount failed.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._filter_pipe, seccomp.build_filter(platform.machine()))
         self._close_filter_pipe()
@@ -252,13 +254,13 @@ class _SupervisedRun:
             self._kill()
 
     def _kill(self) -> None:
-        """Kill pid 1, and with it the sandbox; bwrap's monitor follows. Before pid 1 is known, `_take_hold` does it."""
+        """Kill pid 1, and so the sandbox and bwrap's monitor. If pid 1 is unknown yet, `_take_hold` kills it later."""
         if self._pid_one is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pid_one, signal.SIGKILL)
 
     def _bury(self) -> None:
-        """Wait until everything is dead, and take what is left of the output."""
+        """Wait until every process is dead, and read the rest of the output."""
         if self._process is None:
             return
         while self._status != -1:
@@ -279,7 +281,7 @@ class _SupervisedRun:
         if self._builder_exit is None and returned < 0:
             return self._result(BuildOutcome.SIGNALLED, 128 - returned)
         if self._builder_exit is None:
-            # That only the builder could not be executed shows nowhere else; no one else has spoken yet.
+            # Only bwrap's message tells that the builder could not be executed. Nothing else has printed anything yet.
             unknown = b"bwrap: execvp " in self._log.tail
             return self._result(BuildOutcome.FAILED, _NOT_EXECUTABLE) if unknown else None
         if self._watch.has_too_much_output():
@@ -290,7 +292,7 @@ class _SupervisedRun:
         return BuildResult(outcome, exit_code, self._watch.seconds, self._watch.peak_memory_bytes)
 
     def _open_pipe(self, child: ExitStack) -> tuple[int, int]:
-        """The end that is read here, open as long as the run, and the end for bwrap."""
+        """The reading end, which stays open during the run, and the writing end for bwrap."""
         reading, writing = os.pipe()
         self._stack.callback(os.close, reading)
         child.callback(os.close, writing)
@@ -298,14 +300,15 @@ class _SupervisedRun:
 
 
 def _spawn(bwrap: availability.Bubblewrap, command: SandboxCommand, output: int) -> subprocess.Popen[bytes]:
-    """bwrap, started with nothing of this process: not its environment, umask, folder, descriptors or signals."""
+    """Start bwrap without anything of this process: no environment, umask, folder, descriptors or signal settings."""
     argv, program = command.argv, bwrap.path
     if any(signal.getsignal(number) is signal.SIG_IGN for number in _REMEMBERED_SIGNALS):
-        # Under nohup, or in the background of a script. Only the main thread could stop ignoring them here.
+        # forge ignores a signal under nohup, or in the background of a script. Only the main thread could reset that
+        # here, so `env` does it.
         argv, program = ("env", "--default-signal", str(bwrap.path), *argv[1:]), _ENV
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
-        # Not posix_spawn, which can set no umask; with these arguments Python uses vfork.
+        # posix_spawn cannot set a umask. With these arguments, Python uses vfork.
         return subprocess.Popen(
             argv,
             executable=program,
@@ -322,7 +325,7 @@ def _spawn(bwrap: availability.Bubblewrap, command: SandboxCommand, output: int)
 
 
 def _read_parent(pid: int) -> int:
-    """The parent of a process, 0 if there is no such process."""
+    """The parent of a process, or 0 if the process does not exist."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
     except FileNotFoundError:
@@ -330,7 +333,7 @@ def _read_parent(pid: int) -> int:
 
 
 def _name_outcome(exit_code: int) -> BuildOutcome:
-    """A shell's own exit code 128 + n cannot be told from a signal, here as elsewhere."""
+    """The outcome for an exit code. A shell's own exit code 128 + n looks like a signal, here as elsewhere."""
     if exit_code == 0:
         return BuildOutcome.SUCCEEDED
     return BuildOutcome.SIGNALLED if 128 < exit_code <= _LAST_SIGNAL else BuildOutcome.FAILED

@@ -1,4 +1,4 @@
-"""The log of a build: what it prints, compressed as it comes."""
+"""The log of a build: its output, compressed as it arrives."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import zstandard
 
 from mmojo_forge.executor.request import ExecutorError
 
-# Bytes that may wait in the compressor: what a killed forge loses of a log, at most.
+# The most bytes that wait in the compressor, and so the most that a log loses if forge is killed.
 _FLUSH_BYTES = 1 << 20
 _TAIL_BYTES = 4096
 
 
 class BuildLog:
-    """A zstd file that grows with the build's output, up to a limit; the first bytes beyond it are dropped.
+    """A zstd file that takes a build's output up to a limit, and drops everything beyond it.
 
-    Callers may assume that memory stays constant, that everything written before `flush` can be read back by others
-    while the build still runs, and that the file is one complete frame once closed.
+    It uses constant memory. Other processes can read everything written before a `flush` while the build runs. The
+    closed file is one complete frame.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -32,7 +32,7 @@ class BuildLog:
         self.written = 0
         self.tail = b""
         self._compressor = zstandard.ZstdCompressor(level=3).compressobj()
-        with _told_about(path):
+        with _reported(path):
             self._file = path.open("wb", buffering=0)
 
     def __enter__(self) -> Self:
@@ -45,7 +45,7 @@ class BuildLog:
             self._put(self._compressor.flush(zstandard.COMPRESSOBJ_FLUSH_FINISH))
 
     def write(self, data: bytes) -> bool:
-        """Whether all of it fitted within the limit."""
+        """Append output, and return whether all of it fitted within the limit."""
         kept = data[: max(0, self._limit - self.written)]
         if kept:
             self.written += len(kept)
@@ -58,21 +58,21 @@ class BuildLog:
         return len(kept) == len(data)
 
     def flush(self) -> None:
-        """Make what was written readable by others."""
+        """Make everything written so far readable by other processes."""
         if self._unflushed:
             self._put(self._compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
             self._unflushed = 0
 
     def _put(self, data: bytes) -> None:
-        with _told_about(self._path):
+        with _reported(self._path):
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
 
 
 @contextmanager
-def _told_about(path: Path) -> Iterator[None]:
-    """Turns a failure of the file system into an ExecutorError that names the log."""
+def _reported(path: Path) -> Iterator[None]:
+    """Turn an OSError into an ExecutorError (`disk-full`, `no-log`) that names the log."""
     try:
         yield
     except OSError as error:

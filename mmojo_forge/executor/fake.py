@@ -1,4 +1,4 @@
-"""An executor that runs nothing: it records what it is asked for and plays what it was told."""
+"""An executor for tests that runs nothing: it records requests, and calls a script for the results."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Script = Callable[[BuildRequest], BuildResult | bytes]
 
 
 class FakeExecutor:
-    """Plays a script instead of a builder.
+    """Calls a script instead of a builder.
 
-    The script may write into `request.out`. It returns the result, or bytes: the output of a build that succeeds.
-    `requests` holds every request in the order it came. A build that is cancelled before it starts is not played.
+    The script may write into `request.out`. It returns a result, or the output of a successful build as bytes.
+    `requests` has every request in order. The script is not called for a build that is already cancelled.
     """
 
     def __init__(self, script: Script = lambda request: b"") -> None:
@@ -31,7 +31,7 @@ class FakeExecutor:
         cancellation: CancelSignal | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
-        """See Executor."""
+        """The script's result; see Executor."""
         with self._lock:
             self.requests.append(request)
         with BuildLog(request.log, request.limits.log_bytes) as log:

@@ -1,10 +1,9 @@
-"""What is around forge when it builds, and must not matter: an executor that runs builds in a varied host environment.
+"""Runs builds in a varied host environment. `forge check` uses this to show that the environment does not matter.
 
     forge ─▶ bwrap with another uid and host name ─▶ forge's executor, in another environment ─▶ bwrap ─▶ builder
 
-The executor proper runs in a process of its own, for much of this belongs to a process as a whole: its umask, its
-environment, its CPUs, its personality. The sandbox's contract says that none of it reaches the builder;
-`forge check` is how that is known.
+The inner executor runs in its own process, because umask, environment, CPUs and personality belong to a whole process.
+The sandbox's contract says that none of these reach the builder, and `forge check` verifies that.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from mmojo_forge.model.derivation import Limits
 _CHUNK = 1 << 16
 _TAIL = 2000
 _REFUSED = "no-such-host-environment"
-# Itself, or below bwrap, which passes it on.
+# The exit codes of a killed child: its own, or the one that bwrap passes on.
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
-# The first byte of the answer says that it has started: from then on nothing is blamed on the host environment.
+# The child first writes one blank to the answer. After that, a failure is not the host environment's fault.
 _CHILD = (
     "import json, os, sys; os.write(int(sys.argv[2]), b' '); sys.path[:] = json.loads(sys.argv[1]); "
     "from mmojo_forge.executor.varied_process import main; main(int(sys.argv[2]))"
@@ -41,9 +40,12 @@ _CHILD = (
 
 @dataclass(frozen=True, slots=True)
 class HostEnvironment:
-    """`environment` is the whole of it; `cpus` those it may run on (all, if empty); `personality` Linux's flags
-    (personality(2)), those of the build too; `uid` and `hostname` those of this user and machine if None; `mounts` and
-    `variables` what sandboxes have besides their inputs and their own environment."""
+    """The properties of the process that builds.
+
+    `environment` is its whole environment. `cpus` are the CPUs it may use; empty means all. `personality` has the flags
+    of personality(2), for the build too. For `uid` and `hostname`, None means those of this user and machine. `mounts`
+    and `variables` are added to the sandbox's inputs and environment.
+    """
 
     environment: Mapping[str, str] = field(default_factory=dict)
     umask: int = 0o022
@@ -70,7 +72,7 @@ class VariedExecutor:
         cancellation: CancelSignal | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
-        """See Executor. One that this machine refuses is an ExecutorError (`no-such-host-environment`)."""
+        """The result; see Executor. Raises `no-such-host-environment` if this machine refuses the environment."""
         request = replace(
             request,
             mounts=(*request.mounts, *self._host_environment.mounts),
@@ -79,12 +81,12 @@ class VariedExecutor:
         answer = self._ask(encode_request(request), cancellation, on_output)
         if "error" in answer:
             error = answer["error"]
-            what = f"build {request.name} in a varied host environment: " if error["reason"] == _REFUSED else ""
-            raise ExecutorError(f"{what}{error['message']}", detail=error["detail"], reason=error["reason"])
+            prefix = f"build {request.name} in a varied host environment: " if error["reason"] == _REFUSED else ""
+            raise ExecutorError(f"{prefix}{error['message']}", detail=error["detail"], reason=error["reason"])
         return BuildResult(BuildOutcome(answer.pop("outcome")), **answer)
 
     def probe(self) -> str:
-        """Why this machine refuses this host environment; empty if it does. Raises ExecutorError (`no-bwrap`)."""
+        """Why this machine refuses the host environment, or "" if it accepts it. Raises ExecutorError (`no-bwrap`)."""
         answer = self._ask(None, None, None)
         message: str = answer["error"]["message"] if "error" in answer else ""
         return message
@@ -95,10 +97,10 @@ class VariedExecutor:
         cancellation: CancelSignal | None,
         on_output: Callable[[bytes], None] | None,
     ) -> dict[str, Any]:
-        """What the child answers; without a request it only takes on its host environment.
+        """The child's answer. Without a request, the child only adopts its host environment.
 
-        Raises ExecutorError (`cannot-spawn`, `executor-died`) if there is no answer, but for one in which it
-        could not even start: that is one.
+        If bwrap cannot start the child, the answer is a refusal. Raises ExecutorError (`cannot-spawn`,
+        `executor-died`) if there is no answer for another reason.
         """
         with ExitStack() as stack:
             reading, writing = os.pipe()
@@ -109,19 +111,19 @@ class VariedExecutor:
                 child.callback(os.close, writing)
                 bwrap = str(availability.find_bubblewrap(self._program).path)
                 process = stack.enter_context(self._spawn(bwrap, writing, complaints))
-            around = {"cpus": self._host_environment.cpus, "personality": self._host_environment.personality}
-            _send(process, {"request": request, "bwrap": bwrap, **around})
+            process_settings = {"cpus": self._host_environment.cpus, "personality": self._host_environment.personality}
+            _send(process, {"request": request, "bwrap": bwrap, **process_settings})
             stack.callback(_end, process)
             _follow(process, cancellation, on_output)
             text = b"".join(iter(lambda: os.read(reading, _CHUNK), b""))
             process.wait()
             said = os.pread(complaints, _TAIL, max(0, os.fstat(complaints).st_size - _TAIL)).decode(errors="replace")
-        if not text and process.returncode not in _KILLED and self._around(bwrap):
+        if not text and process.returncode not in _KILLED and self._outer_command(bwrap):
             return {"error": _refusal(said)}
         if not text.strip():
             raise ExecutorError(
                 f"build in a varied host environment: the process that runs the build ended with {process.returncode}",
-                detail=said.strip() or "It was killed: by hand, or by the kernel when memory ran out.",
+                detail=said.strip() or "Someone killed it, or the kernel did because memory ran out.",
                 reason="executor-died",
             )
         answer: dict[str, Any] = json.loads(text)
@@ -132,17 +134,17 @@ class VariedExecutor:
             return self._popen(bwrap, answer, complaints)
         except OSError as error:
             raise ExecutorError(
-                f"build in a varied host environment: cannot start a process for it: {error}",
-                detail="Too many processes or open files here, or too little memory. Build less at once.",
+                f"build in a varied host environment: cannot start a process: {error}",
+                detail="Too many processes or open files, or too little memory. Run fewer builds at once.",
                 reason="cannot-spawn",
             ) from error
 
     def _popen(self, bwrap: str, answer: int, complaints: int) -> subprocess.Popen[bytes]:
-        # It starts in another folder, and what is relative here would be something else there.
+        # The child starts in another folder, where relative paths would mean something else.
         path = json.dumps([os.path.abspath(entry) for entry in sys.path])
         argv = [sys.executable, "-I", "-S", "-c", _CHILD, path, str(answer)]
         return subprocess.Popen(
-            [*self._around(bwrap), *argv],
+            [*self._outer_command(bwrap), *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
@@ -152,7 +154,7 @@ class VariedExecutor:
             pass_fds=(answer,),
         )
 
-    def _around(self, bwrap: str) -> list[str]:
+    def _outer_command(self, bwrap: str) -> list[str]:
         uid, hostname = self._host_environment.uid, self._host_environment.hostname
         if uid is None and hostname is None:
             return []
@@ -165,7 +167,7 @@ class VariedExecutor:
 
 
 def encode_request(request: BuildRequest) -> dict[str, Any]:
-    """The request as JSON, complete."""
+    """The complete request as a JSON value."""
     return {
         "name": request.name,
         "argv": request.argv,
@@ -179,7 +181,7 @@ def encode_request(request: BuildRequest) -> dict[str, Any]:
 
 
 def decode_request(document: Mapping[str, Any]) -> BuildRequest:
-    """The request that `encode_request` wrote."""
+    """The request in a JSON value from `encode_request`."""
     return BuildRequest(
         name=document["name"],
         argv=tuple(document["argv"]),
@@ -193,17 +195,17 @@ def decode_request(document: Mapping[str, Any]) -> BuildRequest:
 
 
 def _refusal(said: str) -> dict[str, str]:
-    """What a child would answer that could not start: bwrap could not make another user or host name for it."""
+    """The answer in place of a child that could not start, because bwrap could not make its user or host name."""
     cause = said.strip().rpartition("\n")[2]
     return {
-        "message": f"user namespaces within user namespaces are forbidden here{f': {cause}' if cause else ''}",
-        "detail": "Another user and host name are made by them, around those of the sandbox.",
+        "message": f"this machine forbids nested user namespaces{f': {cause}' if cause else ''}",
+        "detail": "forge needs them to build as another user and under another host name.",
         "reason": _REFUSED,
     }
 
 
 def _send(process: subprocess.Popen[bytes], document: Mapping[str, Any]) -> None:
-    # A child that could not start has closed its end; that there is no answer says so.
+    # A child that could not start has closed its end. The caller notices that from the missing answer.
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(document).encode() + b"\n")
@@ -213,7 +215,7 @@ def _send(process: subprocess.Popen[bytes], document: Mapping[str, Any]) -> None
 def _follow(
     process: subprocess.Popen[bytes], cancellation: CancelSignal | None, on_output: Callable[[bytes], None] | None
 ) -> None:
-    """Pass the build's output on until there is no more; tell the child when the build is to stop."""
+    """Pass the build's output on until it ends. On a cancellation, tell the child to stop the build."""
     assert process.stdout is not None
     output = process.stdout.fileno()
     poll = select.poll()
@@ -234,7 +236,7 @@ def _follow(
 
 
 def _tell_to_stop(process: subprocess.Popen[bytes]) -> None:
-    """The end of its stdin tells the child to kill the build, and reaches it through whatever lies between."""
+    """Close the child's stdin, which makes it kill the build. Unlike a signal, this also works through bwrap."""
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()

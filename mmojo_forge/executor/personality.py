@@ -1,7 +1,7 @@
-"""The personality of builds (personality(2)): which ways of the kernel they meet, and where their memory lies.
+"""The personality of builds (personality(2)), which controls details of the kernel's behaviour.
 
-Where it lies is not left to chance, as in Nix's sandbox: a compiler that sorts by address, as NVIDIA's cicc does, makes
-other code each time otherwise.
+Builds run without address space randomisation, as in Nix's sandbox: with it, a compiler that sorts by address, such as
+NVIDIA's cicc, generates different code each time.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ ADDR_COMPAT_LAYOUT = 0x0200000
 STICKY_TIMEOUTS = 0x4000000
 
 USUAL = ADDR_NO_RANDOMIZE
-"""What builds have, whatever forge was started with."""
+"""The personality of every build, regardless of forge's own."""
 
 _ASK = 0xFFFFFFFF
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def take_on(flags: int) -> str:
-    """Give these flags to this thread and all that it starts; says why the kernel did not, or nothing.
+    """Set the flags for this thread and its future children; returns the kernel's refusal, or "".
 
-    A container's system call filter may forbid it: Docker's does, unless it is told otherwise.
+    A container's system call filter may forbid this. Docker's default filter does.
     """
     if _LIBC.personality(ctypes.c_ulong(flags)) == -1:
         return os.strerror(ctypes.get_errno())
@@ -34,7 +34,7 @@ def take_on(flags: int) -> str:
 
 @contextmanager
 def taken_on(flags: int) -> Iterator[str]:
-    """What this thread starts meanwhile has these flags, unless the kernel forbids it; yields why, as `take_on`."""
+    """Set the flags during the context, for children that this thread starts; yields the result of `take_on`."""
     before = _LIBC.personality(ctypes.c_ulong(_ASK))
     why = take_on(flags)
     try:

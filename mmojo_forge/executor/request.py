@@ -1,4 +1,4 @@
-"""What an executor is asked for, and what it answers: plain values that spell everything out."""
+"""Requests and results of an executor, as plain values, and the protocol of an executor."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from mmojo_forge.model.derivation import Limits
 WORK = "/build"
 OUT = "/forge/out"
 
-# What the sandbox itself puts there; an input may lie neither at nor below these.
+# Paths that the sandbox itself provides. No input may be at or below one of them.
 _RESERVED = ("/proc", "/dev", "/tmp", WORK, OUT, "/bin", "/sbin", "/lib", "/lib64")
-# What the sandbox shows of the machine, and a mount may hide.
+# Files below the paths above that show the machine. A mount may hide them.
 _HIDEABLE = ("/proc/cpuinfo",)
-# Inputs may lie below these, but not take their place.
+# Paths that no input may replace. Inputs may be below the folders among them.
 _SHARED = ("/", "/etc", "/forge", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/hosts")
 
 
 class ExecutorError(ForgeError):
-    """The sandbox cannot be made on this machine; `reason` says why, `detail` what to do about it."""
+    """This machine cannot make the sandbox. `reason` says why, and `detail` what to do about it."""
 
     exit_code = ExitCode.ENVIRONMENT_ERROR
 
 
 class BadRequestError(ExecutorError):
-    """A request that no executor could run: a mount over `/proc`, a variable with a NUL, no command."""
+    """A request that no executor can run: a mount over `/proc`, a variable with a NUL, no command."""
 
     exit_code = ExitCode.INPUT_ERROR
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A read-only input: the file or directory `source` on this machine, seen at `at` in the sandbox."""
+    """A read-only input: the file or directory `source` on this machine, mounted at `at` in the sandbox."""
 
     source: Path
     at: str
@@ -45,12 +45,12 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """One build, completely described.
+    """A complete description of one build; raises BadRequestError if it is invalid.
 
-    `work` is an existing empty directory on this machine that becomes `/build`; `out` becomes
-    `/forge/out`. Both belong to the caller, who looks at `out` afterwards. `env` is the whole environment but for
-    `PWD`, which is always `/build`. `log` is the file that receives stdout and stderr, zstd-compressed as they come.
-    Executors may assume that mounts are absolute, normalised, apart from one another and clear of the sandbox's own.
+    `work` is an existing empty directory on this machine that becomes `/build`; `out` becomes `/forge/out`. Both belong
+    to the caller, who reads `out` afterwards. `env` is the whole environment except `PWD`, which is always `/build`.
+    `log` is the file for stdout and stderr, compressed with zstd. Executors may assume that the mounts' paths are
+    absolute and normalised, and overlap neither each other nor the sandbox's own paths.
     """
 
     name: str
@@ -66,9 +66,9 @@ class BuildRequest:
         if not self.argv or not self.argv[0]:
             raise self._refusal("there is no command", "empty-command")
         if any("\0" in text for text in (*self.argv, *self.env, *self.env.values())):
-            raise self._refusal("a NUL in the command or the environment", "nul-character")
+            raise self._refusal("the command or the environment contains a NUL", "nul-character")
         if any(not key or "=" in key for key in self.env):
-            raise self._refusal("a variable with no name, or with '=' in it", "bad-variable")
+            raise self._refusal("a variable has no name, or has '=' in its name", "bad-variable")
         if self.env.get("PWD", WORK) != WORK:
             raise self._refusal(f"PWD is always {WORK}", "bad-variable")
         if not all(path.is_absolute() for path in (self.work, self.out, self.log)):
@@ -79,12 +79,12 @@ class BuildRequest:
         places = sorted((mount.at for mount in self.mounts), key=lambda at: at.split("/"))
         for mount in self.mounts:
             if not mount.source.is_absolute():
-                raise self._refusal(f"mount source is not absolute: {mount.source}", "relative-path")
+                raise self._refusal(f"the mount source is not absolute: {mount.source}", "relative-path")
             if not _is_free(mount.at):
                 raise self._refusal(f"nothing can be mounted at {mount.at!r}", "bad-mount")
         for before, after in itertools.pairwise(places):
             if after == before or after.startswith(before + "/"):
-                raise self._refusal(f"mount {after!r} lies in mount {before!r}", "bad-mount")
+                raise self._refusal(f"mount {after!r} is inside mount {before!r}", "bad-mount")
 
     def _refusal(self, cause: str, reason: str) -> BadRequestError:
         return BadRequestError(f"build {self.name}: {cause}", reason=reason)
@@ -107,11 +107,11 @@ class BuildOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """How a build went. When it is returned, every process of the build is dead.
+    """The result of a build. Every process of the build is dead by then.
 
-    `exit_code` is that of the builder, 128 + signal, 127 if the builder cannot be executed, or 137 if a limit or
-    the caller ended it; `seconds` wall time; `peak_memory_bytes` the highest sum of memory that was seen (0 if the
-    build was over before the first look).
+    `exit_code` is the builder's own, 128 + signal, 127 if the builder cannot be executed, or 137 if a limit or the
+    caller ended it. `seconds` is wall time. `peak_memory_bytes` is the highest measured sum of memory, or 0 if the
+    build ended before the first measurement.
     """
 
     outcome: BuildOutcome
@@ -126,7 +126,7 @@ class BuildResult:
 
 
 class CancelSignal(Protocol):
-    """Tells a running build that it is no longer wanted."""
+    """Tells an executor to stop a running build."""
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when the build is to stop."""
@@ -142,15 +142,15 @@ class Executor(Protocol):
         cancellation: CancelSignal | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> BuildResult:
-        """The result of the build; `on_output` gets chunks of its output as they come.
+        """The result of the build; `on_output` gets chunks of its output as they arrive.
 
-        Raises ExecutorError where the sandbox itself cannot be made; a failing builder is a result. Whatever
-        is raised, by `on_output` too, every process of the build is dead by then.
+        Raises ExecutorError if the sandbox cannot be made; a failed builder is a result. After any exception, also one
+        from `on_output`, every process of the build is dead.
         """
 
 
 def _is_free(at: str) -> bool:
-    """Whether an input may be seen at this path."""
+    """Whether an input may be mounted at this path."""
     path = PurePosixPath(at)
     if not path.is_absolute() or str(path) != at or at.startswith("//") or ".." in path.parts or "\0" in at:
         return False

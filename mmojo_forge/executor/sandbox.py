@@ -1,21 +1,22 @@
-"""The sandbox contract as bubblewrap's command line, the same for a build and for someone who enters a failed one.
+"""The sandbox contract as bubblewrap's command line, for a build and for a shell in the sandbox of a failed build.
 
     /            tmpfs, read-only          /build      request.work, writable
     /usr, …      inputs, read-only         /forge/out  request.out, writable
     /bin, /lib…  links to usr, if mounted  /tmp        tmpfs, writable, as /dev/shm
     /etc         passwd, group, hosts…     /dev, /proc minimal, read-only
 
-bwrap reads its options from a memory file, not from its command line: pid 1 of the sandbox keeps bwrap's command
-line, and with it the names of this machine's directories would be for every build to read. For the same reason bwrap
-itself starts with an empty environment.
+bwrap reads its options from a memory file. Pid 1 of the sandbox keeps bwrap's command line, where every build could
+read the names of this machine's directories. For the same reason, bwrap starts with an empty environment.
 
-What a build can still learn of the machine, as namespaces do not cover it: the kernel's version and its command line,
-cpuinfo, meminfo, load and uptime, the boot id, the clock, how many CPUs it may use, the paths of bind mounts within
-their file systems (/proc/self/mountinfo), the kind of file system under /build and its inode numbers and times, the
-number of a descriptor in bwrap's command line, and, where the kernel lets nobody change it (personality.py), the
-personality that forge was started with. Not the host's name, users, processes, files or network.
+Namespaces do not hide everything. A build can still learn:
+- the kernel's version and command line, cpuinfo, meminfo, load, uptime, the boot id, the clock, the number of CPUs;
+- the paths of bind mounts within their file systems (/proc/self/mountinfo);
+- the kind of file system under /build, its inode numbers and times;
+- the number of a descriptor in bwrap's command line;
+- forge's own personality, where the kernel forbids a change (personality.py).
+It cannot learn the host's name, users, processes, files or network.
 
-The environment that every build starts from: the sandbox contract's variables.
+`SANDBOX_ENVIRONMENT` has the variables that every build starts with.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Self
 
 from mmojo_forge.executor.request import OUT, WORK, BuildRequest
 
-# Not 0: OpenSSL's build takes 0 for "unset" and embeds the clock.
+# SOURCE_DATE_EPOCH is 1, because OpenSSL's build treats 0 as unset and embeds the current time.
 SANDBOX_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
         "HOME": "/build/home",
@@ -49,7 +50,7 @@ SANDBOX_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 
 
 def sandbox_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The contract's variables with a build's own over them, sorted by name."""
+    """The contract's variables, overridden by a build's own, sorted by name."""
     merged = {**SANDBOX_ENVIRONMENT, **(env or {})}
     return {key: merged[key] for key in sorted(merged)}
 
@@ -71,10 +72,10 @@ ETC_FILES = MappingProxyType(
 
 @dataclass(slots=True)
 class SandboxCommand:
-    """A bwrap command line and the open descriptors it names, which the process that becomes bwrap must inherit.
+    """A bwrap command line, and the open descriptors that bwrap must inherit.
 
-    `close` lets go of the descriptors on this side. `filter_pipe` is where the caller writes the system call filter and
-    then closes: bwrap, with the sandbox all set up, waits for it before it starts the builder, and dies without it.
+    The caller writes the system call filter to `filter_pipe` and then closes it. After bwrap has set the sandbox up, it
+    waits for the filter before it starts the builder, and dies without it.
     """
 
     argv: tuple[str, ...]
@@ -91,22 +92,23 @@ class SandboxCommand:
         self.close()
 
     def close(self) -> None:
-        """Close the descriptors that bwrap inherits, on this side."""
+        """Close this process's copies of the descriptors that bwrap inherits."""
         self._stack.close()
 
 
 def build_command(
     request: BuildRequest, *, disable_userns: bool, status: int | None, argv: tuple[str, ...] | None = None
 ) -> SandboxCommand:
-    """The command that runs `argv`, or else the request's own, in the request's sandbox.
+    """The command that runs `argv`, or else the request's own command, in the request's sandbox.
 
-    `status` is the descriptor bwrap reports to (`--json-status-fd`); the caller closes it. The writing end of
-    the filter pipe belongs to the caller too.
+    bwrap reports to the descriptor `status` (`--json-status-fd`). The caller closes `status` and the writing end of the
+    filter pipe.
     """
     with ExitStack() as stack:
         etc = {name: _hold(stack, _memory_file(name, content)) for name, content in ETC_FILES.items()}
         filter_end, filter_pipe = os.pipe()
         _hold(stack, filter_end)
+        # The caller owns the writing end, so it is closed here only after an error.
         writing_end = ExitStack()
         stack.push(lambda *failure: writing_end.close() if failure[0] else None)
         _hold(writing_end, filter_pipe)
@@ -128,12 +130,12 @@ def build_command(
 
 
 def isolation(disable_userns: bool) -> list[str]:
-    """Options for namespaces and privileges, explicit where `--unshare-all` would only try."""
+    """Options for namespaces and privileges. Some repeat `--unshare-all`, which only tries those."""
     return [
         *("--unshare-all", "--unshare-user", "--unshare-cgroup"),
         *(["--disable-userns"] if disable_userns else []),
         *("--uid", str(UID), "--gid", str(UID), "--hostname", HOSTNAME),
-        # As root bwrap hands every capability of the namespace on, unless told.
+        # If root runs it, bwrap keeps every capability of the namespace by default.
         *("--cap-drop", "ALL"),
         *("--new-session", "--die-with-parent", "--clearenv"),
     ]
@@ -144,7 +146,7 @@ def _environment(request: BuildRequest) -> list[str]:
 
 
 def _system_files(request: BuildRequest, etc: dict[str, int]) -> list[str]:
-    """What every sandbox has. Memory files are bounded by the memory limit, which counts them too."""
+    """Options for the files that every sandbox has. The memory limit also bounds files on a tmpfs."""
     tmpfs = ["--perms", "1777", "--size", str(request.limits.memory_bytes), "--tmpfs"]
     options = ["--proc", "/proc", "--remount-ro", "/proc"]
     options += ["--dev", "/dev", *tmpfs, "/dev/shm", "--remount-ro", "/dev", *tmpfs, "/tmp"]
@@ -166,7 +168,7 @@ def _request_files(request: BuildRequest) -> list[str]:
 
 
 def _list_parents(request: BuildRequest) -> list[str]:
-    """The directories that inputs lie in, outermost first; bwrap's own choice of mode differs with its version."""
+    """The parent directories of inputs, outermost first. bwrap versions would create them with different modes."""
     places = (PurePosixPath(at) for at in (OUT, *(mount.at for mount in request.mounts)))
     return sorted({str(parent) for place in places for parent in place.parents} - {"/"})
 
@@ -177,7 +179,7 @@ def _hold(stack: ExitStack, descriptor: int) -> int:
 
 
 def _memory_file(name: str, content: bytes) -> int:
-    """A descriptor at the start of a file in memory with this content."""
+    """A descriptor of a memory file with this content, positioned at its start."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     view = memoryview(content)
     while view:
@@ -187,6 +189,6 @@ def _memory_file(name: str, content: bytes) -> int:
 
 
 def find_missing_source(request: BuildRequest) -> Path | None:
-    """The first of the request's directories and inputs that does not exist on this machine."""
+    """The first of the request's directories and inputs that does not exist, or None."""
     paths = (request.work, request.out, *(mount.source for mount in request.mounts))
     return next((path for path in paths if not path.exists()), None)

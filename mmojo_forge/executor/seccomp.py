@@ -1,11 +1,11 @@
-"""The sandbox's system call filter, as classic BPF: what a build may not ask the kernel for, and what it hears then.
+"""The sandbox's system call filter as classic BPF: the refused calls, and the error that each one returns.
 
-The filter is a list of refusals; everything else is allowed, since namespaces, dropped capabilities and
-`no_new_privs` already hold. It closes what those leave open (keyrings and vsock belong to no namespace, a terminal
-can be typed into) and doubles what one kernel bug could undo (user namespaces, mounts, modules).
+The filter is a deny list, because namespaces, dropped capabilities and `no_new_privs` are in force already. It closes
+the gaps that those leave: keyrings and vsock belong to no namespace, and a program can inject input into a terminal.
+It also adds a second barrier where one kernel bug could break the first: user namespaces, mounts, modules.
 
-The program looks a call up in a balanced tree, as it runs before every system call whose answer depends on an
-argument; for the others the kernel remembers the answer.
+The program finds a call in a balanced tree, because speed matters: it runs before every system call whose answer
+depends on an argument. For the other calls, the kernel caches the answer.
 
     load arch ── other ABI ──▶ KILL
        │
@@ -15,9 +15,9 @@ argument; for the others the kernel remembers the answer.
        │
     argument tests ── one matches ──▶ errno ── none ──▶ ALLOW
 
-Errors are chosen so that a program takes the way it takes elsewhere: ENOSYS where it has an older call to fall back on
-or expects kernels without the feature, EPERM where the feature exists and this user may not, and EOPNOTSUPP for
-extended attributes, which cp, tar and rsync then leave out quietly.
+Each error makes programs behave as they do on other systems. ENOSYS is for calls with an older fallback, or features
+that some kernels lack. EPERM is for features that an ordinary user may not use. EOPNOTSUPP is for extended attributes,
+which cp, tar and rsync then omit silently.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _OFFSET_NR: Final = 0
 _OFFSET_ARCH: Final = 4
 _OFFSET_ARGS: Final = 16
 
-# The bit that marks x32 calls. It also takes in -1, the number of a call that a tracer skipped.
+# The bit that marks x32 calls. A call skipped by a tracer has the number -1, which has this bit too.
 _X32_BIT: Final = 0x40000000
 
 _SET_ID: Final = 0o6000
 _FILE_TYPE: Final = 0o170000
-_CREATING: Final = 0o100 | 0o20000000  # O_CREAT | __O_TMPFILE: without them the kernel looks at no mode
+_CREATING: Final = 0o100 | 0o20000000  # O_CREAT | __O_TMPFILE: without them the kernel ignores the mode.
 # NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. NEWTIME's bit belongs to clone's exit signal.
 _NEW_NAMESPACES: Final = 0x7E020000
 _CLONE_NEWTIME: Final = 0x80
@@ -63,10 +63,10 @@ _SOCKET_FAMILIES: Final = (1, 2, 10, 16)  # unix, inet, inet6, netlink
 
 @dataclass(frozen=True, slots=True)
 class AnyBits:
-    """Matches when one of `bits` is set in the argument, and one of `only_if[1]` in argument `only_if[0]`.
+    """Matches if one of `bits` is set in the argument, and one of `only_if[1]` in argument `only_if[0]`.
 
-    Only the low 32 bits are looked at, as the kernel does for these arguments: a compare of all 64 could be passed by
-    a bit that the kernel then ignores (CVE-2019-10063).
+    The test reads only the low 32 bits, as the kernel does for these arguments. A program could bypass a 64-bit
+    comparison with a high bit that the kernel ignores (CVE-2019-10063).
     """
 
     argument: int
@@ -76,7 +76,7 @@ class AnyBits:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """Matches when the low 32 bits of the argument, masked, are one of `values`; or none of them, if `negated`."""
+    """Matches if the masked low 32 bits of the argument are one of `values`, or if `negated`, none of them."""
 
     argument: int
     values: tuple[int, ...]
@@ -89,7 +89,7 @@ Test = AnyBits | OneOf
 
 @dataclass(frozen=True, slots=True)
 class RefusedCall:
-    """Calls that are refused with `error`: always, or when one of `tests` matches."""
+    """Calls that fail with `error`: always, or if one of `tests` matches."""
 
     calls: tuple[str, ...]
     error: int
@@ -105,46 +105,47 @@ def _node_mode_in(argument: int) -> tuple[Test, ...]:
 
 
 REFUSALS: Final = (
-    # Keyrings belong to the user, not to a namespace. As on kernels without CONFIG_KEYS.
+    # Keyrings belong to the user, not to a namespace. ENOSYS is the answer of kernels without CONFIG_KEYS.
     RefusedCall(("add_key", "request_key", "keyctl"), errno.ENOSYS),
-    # Reading and driving other processes: within the sandbox no build needs it, and it is the door to supervisors.
+    # Reading and controlling other processes. No build needs it, and it is a way to attack a supervisor.
     RefusedCall(("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd"), errno.EPERM),
-    # Typing into a terminal, pasting into a console (CVE-2017-5226).
+    # Injecting input into a terminal, or pasting into a console (CVE-2017-5226).
     RefusedCall(("ioctl",), errno.EPERM, (OneOf(1, (_TIOCSTI, _TIOCLINUX)),)),
-    # A setuid file in an output would be one for whoever unpacks it. EPERM is what a mount that refuses them says.
+    # A setuid file in an output would also be setuid for anyone who unpacks it. A file system that refuses set-id bits
+    # answers EPERM too.
     RefusedCall(("chmod", "fchmod", "creat", "mkdir"), errno.EPERM, _mode_in(1)),
     RefusedCall(("fchmodat", "fchmodat2", "mkdirat"), errno.EPERM, _mode_in(2)),
     RefusedCall(("open",), errno.EPERM, _mode_in(2, (1, _CREATING))),
     RefusedCall(("openat",), errno.EPERM, _mode_in(3, (2, _CREATING))),
     RefusedCall(("mknod",), errno.EPERM, _node_mode_in(1)),
     RefusedCall(("mknodat",), errno.EPERM, _node_mode_in(2)),
-    # Its mode lies behind a pointer, where a filter cannot look. Every user falls back to openat.
+    # The mode is behind a pointer, which a filter cannot read. Every program that uses openat2 falls back to openat.
     RefusedCall(("openat2",), errno.ENOSYS),
-    # File capabilities are extended attributes; no store keeps any.
+    # File capabilities are extended attributes. The store keeps no extended attributes.
     RefusedCall(("setxattr", "lsetxattr", "fsetxattr", "setxattrat"), errno.EOPNOTSUPP),
-    # No namespaces within ours: a user namespace opens the kernel's less-tried parts.
+    # No nested namespaces: a user namespace exposes less tested parts of the kernel.
     RefusedCall(("clone",), errno.EPERM, (AnyBits(0, _NEW_NAMESPACES),)),
     RefusedCall(("unshare",), errno.EPERM, (AnyBits(0, _NEW_NAMESPACES | _CLONE_NEWTIME),)),
     RefusedCall(("setns",), errno.EPERM),
-    # Its flags lie behind a pointer; every libc falls back to clone.
+    # The flags are behind a pointer, which a filter cannot read. Every libc falls back to clone.
     RefusedCall(("clone3",), errno.ENOSYS),
-    # Its requests pass no filter. Its users expect kernels without it.
+    # Requests through io_uring bypass the filter. Programs that use it also run on kernels without it.
     RefusedCall(("io_uring_setup", "io_uring_enter", "io_uring_register"), errno.ENOSYS),
-    # vsock reaches the machine's hypervisor from any network namespace; the rest is rarely tried kernel code.
+    # vsock reaches the machine's hypervisor from any network namespace. The other families are rarely tested code.
     RefusedCall(("socket", "socketpair"), errno.EAFNOSUPPORT, (OneOf(0, _SOCKET_FAMILIES, negated=True),)),
-    # What capabilities guard already, or a host's setting leaves open (kernel log, profiling).
+    # Calls that need capabilities, or that a host's settings may allow to everybody (kernel log, profiling).
     RefusedCall(("bpf", "perf_event_open", "syslog", "open_by_handle_at"), errno.EPERM),
     RefusedCall(("userfaultfd",), errno.ENOSYS),
     RefusedCall(
         ("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot"), errno.EPERM
     ),
     RefusedCall(("mount", "umount2", "pivot_root", "chroot"), errno.EPERM),
-    # The newer mount calls: a libmount that finds none of them tries mount().
+    # The newer mount calls. Without them, libmount falls back to mount().
     RefusedCall(("open_tree", "open_tree_attr", "move_mount", "fsopen", "fsconfig", "fsmount"), errno.ENOSYS),
     RefusedCall(("fspick", "mount_setattr"), errno.ENOSYS),
 )
 
-# Numbers from 424 on are the same everywhere.
+# From 424 on, system calls have the same numbers on all architectures.
 _COMMON_CALLS: Final = MappingProxyType(
     {
         "io_uring_setup": 425,
@@ -211,7 +212,7 @@ _X86_64_CALLS: Final = MappingProxyType(
     }
 )
 
-# arm64 never had the calls without "at".
+# arm64 never had the older calls without "at" (open, mkdir, chmod, …).
 _AARCH64_CALLS: Final = MappingProxyType(
     {
         "setxattr": 5,
@@ -255,7 +256,7 @@ _AARCH64_CALLS: Final = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class SyscallTable:
-    """One architecture: its audit number and its system calls. `has_x32` where a second ABI shares the number."""
+    """The audit number and the system calls of an architecture. With `has_x32`, a second ABI has the same number."""
 
     name: str
     audit: int
@@ -273,7 +274,7 @@ MACHINES: Final = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class _Instruction:
-    """One instruction; a jump names its targets by label, `""` being the next instruction."""
+    """One instruction. A jump names its targets by labels; "" stands for the next instruction."""
 
     code: int
     value: int
@@ -282,7 +283,7 @@ class _Instruction:
 
 
 class _Assembler:
-    """Collects instructions and labels; `bytes()` gives the program with the jumps resolved, all of them forward."""
+    """Collects instructions and labels. `bytes()` gives the program with resolved jumps, which all lead forward."""
 
     def __init__(self) -> None:
         self._fresh = 0
@@ -296,7 +297,7 @@ class _Assembler:
         self._labels[name] = len(self._instructions)
 
     def fresh(self, stem: str) -> str:
-        """A label that is not in use."""
+        """A new, unused label."""
         self._fresh += 1
         return f"{stem}{self._fresh}"
 
@@ -315,14 +316,14 @@ class _Assembler:
 
 @cache
 def build_filter(machine: str) -> bytes:
-    """The filter for a machine as `struct sock_filter[]`, as bwrap's `--seccomp` reads it.
+    """The filter for a machine as `struct sock_filter[]`, the format of bwrap's `--seccomp`.
 
-    Raises ExecutorError for a machine whose system calls are not listed here.
+    Raises ExecutorError (`unknown-machine`) for a machine whose system calls are not listed here.
     """
     known = MACHINES.get(machine)
     if known is None:
         raise ExecutorError(
-            f"make the system call filter: {machine} is not a machine forge builds on",
+            f"make the system call filter: forge cannot build on {machine}",
             detail=f"Builds run on {', '.join(MACHINES)}.",
             reason="unknown-machine",
         )
@@ -342,7 +343,7 @@ def build_filter(machine: str) -> bytes:
 
 
 def _add_lookup(program: _Assembler, rules: list[tuple[int, RefusedCall]]) -> None:
-    """Code that finds the loaded number among the sorted rules and answers."""
+    """Add code that finds the loaded call number among the sorted rules and returns the answer."""
     if len(rules) == 1:
         number, refusal = rules[0]
         found, other = program.fresh("found"), program.fresh("other")
@@ -354,7 +355,7 @@ def _add_lookup(program: _Assembler, rules: list[tuple[int, RefusedCall]]) -> No
         return
     middle = len(rules) // 2
     upper = program.fresh("upper")
-    # The far half may be further away than the 255 instructions that a conditional jump reaches.
+    # A conditional jump reaches 255 instructions, and the far half may be further away. JA reaches any distance.
     program.add(_JMP_JGE, rules[middle][0], "", near := program.fresh("near"))
     program.add(_JMP_JA, 0, upper)
     program.label(near)
@@ -364,7 +365,7 @@ def _add_lookup(program: _Assembler, rules: list[tuple[int, RefusedCall]]) -> No
 
 
 def _add_answer(program: _Assembler, refusal: RefusedCall) -> None:
-    """Code that answers for a call that is listed."""
+    """Add code that returns the answer for a listed call."""
     for test in refusal.tests:
         refused, passed = program.fresh("refused"), program.fresh("passed")
         if isinstance(test, AnyBits):
@@ -397,5 +398,5 @@ def _add_one_of(program: _Assembler, test: OneOf, refused: str, passed: str) -> 
 
 
 def _low_half(argument: int) -> int:
-    """Where the low 32 bits of an argument lie; every machine listed is little-endian."""
+    """The offset of an argument's low 32 bits. Every listed machine is little-endian."""
     return _OFFSET_ARGS + 8 * argument

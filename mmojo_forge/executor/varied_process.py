@@ -1,8 +1,8 @@
-"""The process in which `VariedExecutor` has a build run: it reads one request, runs it, and answers.
+"""The process in which `VariedExecutor` runs a build: it reads one request, runs it, and answers.
 
-Its environment, umask, folder, user and host name are what it was started with; its CPUs and personality it takes on
-itself. The first line of stdin is the request, in JSON, and the end of stdin means that the build is no longer wanted;
-stdout gets the build's output, and a third descriptor the result, in JSON. What is said on stderr is a complaint.
+It inherits its environment, umask, folder, user and host name, and sets its CPUs and personality itself. The first line
+of stdin is the request in JSON; the end of stdin means that the build has to stop. Stdout gets the build's output, a
+third descriptor gets the result in JSON, and stderr gets error messages.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main(answer: int) -> None:
-    """Run the request on stdin; the result goes to the descriptor `answer`."""
-    # Ctrl-C goes to the whole terminal; who started this process decides, and waits for its end.
+    """Run the request on stdin, and write the result to the descriptor `answer`."""
+    # Ctrl-C reaches every process of the terminal. The parent decides what to do, and waits for this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -65,10 +65,10 @@ def _take_on(cpus: list[int], flags: int) -> None:
     except OSError as error:
         raise ExecutorError(f"run on CPUs {cpus}: {error.strerror}", reason="no-such-host-environment") from error
     why = personality.take_on(flags)
-    # Builds do without the usual one where it is forbidden.
+    # Where the kernel forbids the usual personality, builds run without it.
     if why and flags != personality.USUAL:
         raise ExecutorError(
-            f"take on personality {flags:#x}: {why}",
+            f"set personality {flags:#x}: {why}",
             detail="A container's system call filter forbids it.",
             reason="no-such-host-environment",
         )

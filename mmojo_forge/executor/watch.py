@@ -1,6 +1,7 @@
-"""Compares a running build with its limits: when to look, and what is too much.
+"""Measures a running build, and compares it with its limits.
 
-What a running sandbox uses, seen from outside: processes, memory, files.
+`SandboxMeter` measures processes and memory from outside the sandbox, `measure_disk` measures files, and `Watch`
+decides when to measure.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Self
 
 from mmojo_forge.executor.request import BuildOutcome, BuildRequest
 
-# Anonymous and shared memory, swapped or not. File pages are cache: the kernel takes them back.
+# Anonymous and shared memory, swapped or not. File pages do not count, because the kernel can drop them.
 _MEMORY = re.compile(rb"^(?:RssAnon|RssShmem|VmSwap):\s*(\d+) kB", re.MULTILINE)
 _THREADS = re.compile(rb"^Threads:\s*(\d+)", re.MULTILINE)
 _TMPFS = ("tmp", "dev/shm")
@@ -27,9 +28,9 @@ _TMPFS = ("tmp", "dev/shm")
 
 @dataclass(frozen=True, slots=True)
 class ResourceUsage:
-    """Memory and tasks (processes and their threads) of a sandbox at one moment.
+    """The memory and tasks (processes and their threads) of a sandbox at one moment.
 
-    Memory that processes share by mapping it is counted for each of them.
+    Memory that several processes map counts once for each of them.
     """
 
     memory_bytes: int = 0
@@ -37,9 +38,9 @@ class ResourceUsage:
 
 
 class SandboxMeter:
-    """Looks at a sandbox through its own /proc, so a look costs what the sandbox holds, not what the machine runs.
+    """Measures a sandbox through the sandbox's own /proc, so that the cost does not depend on the machine's processes.
 
-    A sandbox that is not set up yet, or gone, uses nothing.
+    A sandbox that is not set up yet, or is gone, counts as empty.
     """
 
     def __init__(self, pid: int) -> None:
@@ -57,7 +58,7 @@ class SandboxMeter:
         self._stack.close()
 
     def has_more_processes_than(self, most: int) -> bool:
-        """Whether there are more processes than that; cheap, also when there are very many more."""
+        """Whether there are more than `most` processes. This stays cheap during a fork bomb."""
         try:
             proc = self._open_proc()
             if proc is None:
@@ -69,7 +70,7 @@ class SandboxMeter:
             return False
 
     def measure(self) -> ResourceUsage:
-        """Memory and tasks; reads one file for each process."""
+        """The memory and tasks. This reads one file for each process."""
         memory = tasks = 0
         for name in self._list_processes():
             try:
@@ -88,13 +89,13 @@ class SandboxMeter:
             return []
 
     def _open_proc(self) -> int | None:
-        """The sandbox's /proc, kept open from the first time it is there."""
+        """A descriptor of the sandbox's /proc, or None before it is mounted. The descriptor stays open."""
         if self._proc is not None:
             return self._proc
         with ExitStack() as stack:
             root = _open(stack, f"/proc/{self._pid}/root", None)
             proc = _open(stack, "proc", root, os.O_RDONLY)
-            # Before bwrap has changed its root, this is the machine's own /proc.
+            # Until bwrap has changed its root, this path leads to the machine's own /proc.
             if os.fstat(proc).st_dev == os.stat("/proc").st_dev:
                 return None
             self._tmpfs = [_open(stack, name, root) for name in _TMPFS]
@@ -123,17 +124,17 @@ def _used_bytes(descriptor: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DiskUsage:
-    """Files and bytes below some directories; a file with several names counts once."""
+    """The number and total size of files below some directories. The size of a hard-linked file counts once."""
 
     files: int = 0
     bytes: int = 0
 
 
 def measure_disk(directories: tuple[Path, ...], *, most_files: int, most_bytes: int) -> DiskUsage:
-    """What lies below the directories; the count stops once it is beyond either bound.
+    """The disk usage below the directories; counting stops beyond either bound.
 
-    A guard against builds that run away, not against those that hide: what the caller may not read, or lies too
-    deep for a path, is not counted. A sparse file counts with its whole length, as whoever hashes it reads that.
+    This catches builds that run away, not builds that hide files: it skips unreadable files, and files too deep for a
+    path. A sparse file counts with its full length, because hashing reads all of it.
     """
     files = size = 0
     linked: set[tuple[int, int]] = set()
@@ -161,22 +162,23 @@ def measure_disk(directories: tuple[Path, ...], *, most_files: int, most_bytes: 
     return DiskUsage(files, size)
 
 
-# A fork bomb makes some hundred processes in this time, and on a busy machine a later look would come far too late.
+# Seconds between checks. A fork bomb makes some hundred processes in the first of these; on a busy machine, a later
+# check would come far too late.
 _PROCESS_LOOK = 0.05
 _MEMORY_LOOK = 1.0
 _SOONEST_MEMORY_LOOK = 0.05
-# How fast a build may fill memory, at most: the closer to its limit, the sooner the next look.
+# The highest assumed rate at which a build fills memory. The closer a build is to its limit, the sooner the next check.
 _MEMORY_BYTES_PER_SECOND = 4 << 30
 _DISK_LOOK = 2.0
-# Looking at the disk takes at most one part in this many of the time.
+# Checks of the disk take at most 1/50 of the time.
 _DISK_SHARE = 50
 
 
 class Watch:
-    """Knows when each limit of one build is to be looked at next.
+    """Schedules and makes the checks of one build's limits.
 
-    Time is counted from its construction; processes, memory and disk from `start_looking`, and rarely enough that a
-    build of a few milliseconds never pays for a look.
+    Time counts from construction. Checks of processes, memory and disk begin some time after `start_looking`, so that a
+    build of a few milliseconds costs nothing.
     """
 
     def __init__(self, request: BuildRequest) -> None:
@@ -191,15 +193,15 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """How long the build has been going."""
+        """The wall time of the build so far."""
         return time.monotonic() - self._started
 
     def note_output(self) -> None:
-        """The build has said something."""
+        """Restart the silence limit, because the build printed something."""
         self._silence_end = time.monotonic() + self._limits.silent_seconds
 
     def start_looking(self, meter: SandboxMeter) -> None:
-        """There is a sandbox to look at from now on."""
+        """Start to check processes, memory and disk with this meter."""
         now = time.monotonic()
         self._meter = meter
         self._process_look = now + _PROCESS_LOOK
@@ -207,12 +209,12 @@ class Watch:
         self._disk_look = now + _DISK_LOOK
 
     def milliseconds_to_next_look(self) -> float:
-        """How long nothing needs to be looked at, as select.poll takes it."""
+        """Milliseconds until the next check is due, for select.poll."""
         nearest = min(self._wall_end, self._silence_end, self._process_look, self._memory_look, self._disk_look)
         return max(0, math.ceil((nearest - time.monotonic()) * 1000))
 
     def find_excess(self) -> BuildOutcome | None:
-        """The limit that the build is beyond, if one whose time has come to be looked at is."""
+        """Make the checks that are due, and return the outcome for the first exceeded limit, if any."""
         now = time.monotonic()
         if now >= self._wall_end:
             return BuildOutcome.WALL_LIMIT
@@ -229,7 +231,7 @@ class Watch:
         return self._look_at_disk() if now >= self._disk_look else None
 
     def has_too_much_output(self) -> bool:
-        """Whether the finished build has left more than it may."""
+        """Whether the finished build's output exceeds its limits."""
         return self._exceeds_disk(self._directories[1:])
 
     def _look_at_memory(self, meter: SandboxMeter) -> BuildOutcome | None:

@@ -1,6 +1,6 @@
-"""Fetching: from a locator to bytes with the expected digest, and from an archive to a file tree.
+"""Fetching: turns a locator into bytes with the expected digest, and an archive into a file tree.
 
-Read `locator` (what can be asked for), `fetcher` (the two questions: `resolve` and `fetch`), `download` (how bytes
-arrive), then the module of one kind: `pypi`, `npm`, `git`, `debian`. `archive` unpacks. README.md has the grammar;
-`net` speaks HTTP.
+Read `locator` (the kinds of locators), `fetcher` (its two operations, `resolve` and `fetch`), `download` (how bytes
+arrive), then the module of one kind: `pypi`, `npm`, `git`, `debian`. `archive` unpacks. `net` speaks HTTP. README.md
+has the grammar, the invariants and the reasons of errors.
 """

@@ -1,8 +1,8 @@
-"""apt-get as a resolver in a room of its own: private configuration, state and cache, no root, no host packages.
+"""Runs apt-get as a resolver in a separate folder: private configuration, state and cache, no root, no host packages.
 
-Only Debian's archives of one suite are listed, their Release files are checked against Debian's keyring, and the
-dpkg status is empty, so that the answer depends on the archives alone. Of the host's apt configuration only
-what concerns the way to the network is taken over.
+The result depends only on Debian's archives. apt's sources are Debian's archives of one suite, it checks their Release
+files against Debian's keyring, and the dpkg status is empty. From the host's apt configuration it gets only settings
+for the network and for date checks.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ KEYRINGS = (
     "usr/share/keyrings/debian-archive-keyring.pgp",
 )
 _SECONDS = 900
+# Lines of `apt-config dump` that the folder's apt.conf copies: proxies, certificates, date checks, IP version.
 _TAKEN_OVER = re.compile(
     r'Acquire::(?:(?:http|https)::[^"]*|Check-Valid-Until|Check-Date|ForceIPv4|ForceIPv6) "[^"\n]*";', re.IGNORECASE
 )
@@ -36,18 +37,18 @@ _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
 @dataclass(frozen=True, slots=True)
 class AptRoom:
-    """A folder set up for apt-get, with its lists up to date. Callers hold its lock as long as they use it."""
+    """A folder set up for apt-get, with current lists. Its lock is held while the context of `apt_room` lasts."""
 
     folder: Path
     environment: Mapping[str, str]
 
     @property
     def lists(self) -> Path:
-        """Where the indexes lie, uncompressed, as `<host>_<path>_Packages` and `…_Sources`."""
+        """The folder of the uncompressed indexes: `<host>_<path>_Packages` and `…_Sources`."""
         return self.folder / "lists"
 
     def run(self, *command: str) -> str:
-        """What the command prints; raises AptFailed."""
+        """The command's output; raises AptFailed with apt's messages."""
         done = subprocess.run(
             command,
             env=dict(self.environment),
@@ -60,22 +61,22 @@ class AptRoom:
             check=False,
         )
         if done.returncode:
-            raise AptFailed(_complaints(done.stderr))
+            raise AptFailed(_error_lines(done.stderr))
         return done.stdout
 
 
 class AptFailed(Exception):
-    """apt's complaints, one per line."""
+    """apt's error messages, one per line."""
 
 
 @contextmanager
 def apt_room(settings: FetchSettings, sources: Sequence[str], architecture: str) -> Iterator[AptRoom]:
-    """A room with these sources (deb822 paragraphs, without Signed-By), updated; raises FetchError."""
+    """A folder for apt-get with these sources (deb822 paragraphs without Signed-By), updated; raises FetchError."""
     apt_get = shutil.which("apt-get", path=settings.environment.get("PATH"))
     if apt_get is None:
         raise FetchError(
-            "resolve Debian packages: apt-get is not on this machine",
-            detail="Only `forge lock` needs it: run that on Debian or Ubuntu, or install the package `apt`.",
+            "resolve Debian packages: apt-get is not installed",
+            detail="Only `forge lock` needs it. Run that on Debian or Ubuntu, or install the package `apt`.",
             reason="apt-missing",
         )
     trust = "Trusted: yes\n" if settings.trust_unsigned_debian else f"Signed-By: {_keyring(settings)}\n"
@@ -91,7 +92,7 @@ def apt_room(settings: FetchSettings, sources: Sequence[str], architecture: str)
         except (AptFailed, subprocess.TimeoutExpired) as failure:
             raise FetchError(
                 "read Debian's indexes: apt-get update failed",
-                detail=f"{failure}\nAnother mirror: set FORGE_DEBIAN_MIRROR (and FORGE_DEBIAN_SECURITY_MIRROR).",
+                detail=f"{failure}\nTo use another mirror, set FORGE_DEBIAN_MIRROR and FORGE_DEBIAN_SECURITY_MIRROR.",
                 reason="debian-index-unavailable",
             ) from failure
         yield room
@@ -103,7 +104,7 @@ def _keyring(settings: FetchSettings) -> Path:
         if path.is_file():
             return path
     raise FetchError(
-        "resolve Debian packages: Debian's keyring is not on this machine, so nothing could be checked",
+        "resolve Debian packages: Debian's keyring is not installed, so signatures cannot be checked",
         detail="Install it: apt-get install debian-archive-keyring",
         reason="debian-keyring-missing",
     )
@@ -117,12 +118,14 @@ def _set_up(folder: Path, settings: FetchSettings, sources: str, architecture: s
     environment = _environment(settings)
     configuration = _CONFIGURATION.format(folder=folder, architecture=architecture)
     if any(name.startswith("FORGE_DEBIAN_") for name in settings.environment):
-        # A snapshot, very likely: its Release files are signed, but were meant for another week.
+        # The mirror is probably a snapshot. Its Release files are signed, but have expired.
         configuration += 'Acquire::Check-Valid-Until "false";\n'
     (folder / "apt.conf").write_text(_network_settings(environment) + configuration)
     return {**environment, "APT_CONFIG": str(folder / "apt.conf")}
 
 
+# Every path points into the folder or to /dev/null. apt 3 has another default solver, which can choose otherwise.
+# Update::Error-Mode "any" makes `apt-get update` fail if one index fails; by default it keeps old indexes and succeeds.
 _CONFIGURATION = """\
 Dir "{folder}/";
 Dir::State "{folder}/";
@@ -162,7 +165,7 @@ def _environment(settings: FetchSettings) -> dict[str, str]:
     for name in (*_PROXIES, *(name.upper() for name in _PROXIES)):
         if name in given:
             kept[name] = given[name]
-    # apt's helpers (gpgv, methods) live in the usual places even where a user's PATH is short.
+    # apt's helpers (gpgv, methods) are in these folders, which a user's PATH may lack.
     kept["PATH"] = os.pathsep.join([kept.get("PATH", ""), "/usr/sbin:/usr/bin:/sbin:/bin"]).lstrip(os.pathsep)
     return {**kept, "LC_ALL": "C.UTF-8"}
 
@@ -180,13 +183,13 @@ def _network_settings(environment: Mapping[str, str]) -> str:
     return "".join(f"{line}\n" for line in done.stdout.splitlines() if _TAKEN_OVER.fullmatch(line))
 
 
-def _complaints(stderr: str) -> str:
+def _error_lines(stderr: str) -> str:
     lines = [line for line in stderr.splitlines() if line.startswith(("E:", "W:", "Err:"))]
     return redacted_text("\n".join(lines or stderr.splitlines()[-10:]))
 
 
 def require_names(names: Sequence[str], pattern: re.Pattern[str], what: str) -> None:
-    """Raise FetchError unless all names fit the pattern: they become arguments of apt-get."""
+    """Raise FetchError unless all names fit the pattern. apt-get gets them as arguments, so none may be an option."""
     for name in names:
         if not pattern.fullmatch(name):
-            raise FetchError(f"resolve Debian packages: {name!r} is no {what}", reason="debian-bad-name")
+            raise FetchError(f"resolve Debian packages: {name!r} is not a valid {what}", reason="debian-bad-name")

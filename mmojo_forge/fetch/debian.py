@@ -1,4 +1,4 @@
-"""Debian's archives: the closure of a list of packages, and what the signed indexes say of single files."""
+"""Debian's archives: the closure of a list of packages, and lookups of single files in the signed indexes."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ class DebianPackage:
 
 
 class DebianArchives:
-    """Questions to the indexes of Debian's archives, answered by apt in a room of its own."""
+    """Queries to the indexes of Debian's archives. apt answers them in a separate folder (apt_get.py)."""
 
     def __init__(self, settings: FetchSettings, mirrors: DebianMirrors) -> None:
         self._settings = settings
         self._mirrors = mirrors
 
     def closure(self, suite: str, architecture: str, packages: tuple[str, ...]) -> tuple[DebianPackage, ...]:
-        """The packages with all they depend on, without recommendations, sorted by name; raises FetchError."""
+        """The packages with all their dependencies, but no recommendations, sorted by name; raises FetchError."""
         apt_get.require_names(packages, _PACKAGE, "package name")
         if not packages:
             return ()
         with self._room("deb", suite, architecture) as room:
-            # The order of what is asked for decides between alternatives; sorted, it is no input.
+            # apt chooses between alternatives by the order of its arguments, so the arguments are sorted.
             printed = self._install(room, sorted(set(packages)))
             wanted = {self._listed(line) for line in printed.splitlines() if line.startswith("'")}
             found = dict(self._records_of(room, wanted))
         missing = wanted - found.keys()
         if missing:
-            raise FetchError(f"resolve {min(map(str, missing))}: it stands in no index", reason="debian-malformed")
+            raise FetchError(f"resolve {min(map(str, missing))}: no index lists it", reason="debian-malformed")
         return tuple(sorted(_package(locator, record) for locator, record in found.items()))
 
     def _records_of(self, room: AptRoom, wanted: Set[DebianLocator]) -> Iterator[tuple[DebianLocator, Paragraph]]:
@@ -72,7 +72,7 @@ class DebianArchives:
                     yield DebianLocator(archive, path), record
 
     def describe(self, locator: DebianLocator) -> Expected:
-        """SHA-256 and size of a file of the pool, as a signed index has them; raises FetchError (`not-found`)."""
+        """SHA-256 and size of a file in the pool, from a signed index; raises FetchError (`not-found`)."""
         binary = _BINARY.fullmatch(locator.file)
         architecture = binary["architecture"] if binary and binary["architecture"] != "all" else "amd64"
         for suite in self._settings.debian_suites:
@@ -82,7 +82,7 @@ class DebianArchives:
                         return expected
         raise FetchError(
             f"resolve {locator}: no index of {', '.join(self._settings.debian_suites)} lists it",
-            detail="It may have been superseded: look for the current version's file, or declare it as a URL.",
+            detail="A newer version may have replaced it. Declare that version's file, or declare this one as a Url.",
             reason="not-found",
         )
 
@@ -93,7 +93,7 @@ class DebianArchives:
                 for path, _ in _pool_files(room, self._list_prefix(archive), sources=True):
                     if path.rpartition("/")[2] == file:
                         return DebianLocator(archive, path)
-        raise FetchError(f"resolve {file}: no source package of {suite} has it", reason="not-found")
+        raise FetchError(f"resolve {file}: no source package of {suite} has this file", reason="not-found")
 
     @contextmanager
     def _room(self, kind: str, suite: str, architecture: str) -> Iterator[AptRoom]:
@@ -134,7 +134,7 @@ class DebianArchives:
 
 
 def _records(room: AptRoom, suffix: str, prefix: str = "") -> Iterator[tuple[str, Paragraph]]:
-    """The paragraphs of the room's indexes with the name of the list they stand in."""
+    """The paragraphs of the indexes in apt's folder, each with the name of its list file."""
     for path in sorted(room.lists.iterdir()):
         if path.name.startswith(prefix) and path.name.endswith(suffix):
             with path.open(encoding="utf-8", errors="replace") as file:
@@ -143,7 +143,7 @@ def _records(room: AptRoom, suffix: str, prefix: str = "") -> Iterator[tuple[str
 
 
 def _pool_files(room: AptRoom, prefix: str, *, sources: bool) -> Iterator[tuple[str, Expected]]:
-    """Every file of the pool that the indexes of one archive list."""
+    """Every pool file in the indexes of one archive, as (path, expected)."""
     if not sources:
         for _, record in _records(room, "_Packages", prefix):
             yield record.get("filename", ""), _expected(record.get("sha256", ""), record.get("size", ""))

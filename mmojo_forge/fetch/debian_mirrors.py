@@ -1,15 +1,15 @@
-"""Which mirrors of Debian's own archives this machine uses.
+"""Finds the mirrors of Debian's own archives that this machine uses.
 
-A machine has sources of other vendors too, whose packages would win by their versions. What counts is what an
-archive's Release file says it is: `Origin: Debian` with the label `Debian` or `Debian-Security`. In this order:
+A machine may also use other vendors' archives, whose packages could have higher versions. An archive counts only if
+its Release file has `Origin: Debian` and the label `Debian` or `Debian-Security`. DebianMirrors looks in this order:
 
-1. FORGE_DEBIAN_MIRROR, FORGE_DEBIAN_SECURITY_MIRROR: the user's word, first in line but not alone.
-2. apt's sources, as far as they are Debian's; Release files are read from apt's lists, else from the archive.
-3. Where apt has none: python-apt's template of Debian, else debootstrap's default.
-4. An archive whose sibling is known is looked for beside it (`…/debian` and `…/debian-security`).
+1. FORGE_DEBIAN_MIRROR and FORGE_DEBIAN_SECURITY_MIRROR. They come first, but do not exclude the others.
+2. apt's sources that are Debian's. It reads Release files from apt's lists, else from the archive.
+3. If apt has none: python-apt's template for Debian, else debootstrap's default.
+4. If only one of the two archives is known, it looks for the other beside it (`…/debian` and `…/debian-security`).
 
-apt's source lists say which archives this machine is configured to use, in one of two formats. One of them is that of
-Debian's control files (deb822(5)), which Release, Packages and Sources files have, too.
+`paragraphs` reads deb822(5), the format of Debian's control files: Release, Packages, Sources and `.sources` files.
+`read_apt_sources` reads apt's source lists in both formats, deb822 and one line per source (sources.list(5)).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _FETCHABLE = frozenset({"http", "https", "file"})
 _FALSE = frozenset({"no", "false", "without", "off", "disable"})
 
 Paragraph = dict[str, str]
-"""Field names in lower case; continuation lines follow the first one, one per line, stripped."""
+"""Fields by lower-case name. A value has its continuation lines, stripped, after the first line."""
 
 
 def paragraphs(lines: Iterable[str]) -> Iterator[Paragraph]:
-    """The paragraphs of a file, one at a time; lines that start with `#` are comments."""
+    """The paragraphs of a deb822 file, one at a time. Lines that start with `#` are comments."""
     current: Paragraph = {}
     field = ""
     for line in lines:
@@ -63,19 +63,19 @@ def paragraphs(lines: Iterable[str]) -> Iterator[Paragraph]:
 
 @dataclass(frozen=True, slots=True)
 class AptSource:
-    """One archive and one suite of it. The base URL ends in a slash."""
+    """One archive and one of its suites. The base URL ends in a slash."""
 
     base: str
     suite: str
 
     @property
     def release_url(self) -> str:
-        """Where the signed Release file lies."""
+        """The URL of the signed Release file."""
         return f"{self.base}dists/{self.suite}/InRelease"
 
 
 def read_apt_sources(machine: Path = Path("/")) -> list[AptSource]:
-    """All sources that are enabled and can be fetched, in apt's order, each once."""
+    """All enabled sources with a URL that forge can fetch, in apt's order, without duplicates."""
     found: dict[AptSource, None] = {}
     for path in _files(machine / "etc" / "apt"):
         try:
@@ -91,7 +91,7 @@ def read_apt_sources(machine: Path = Path("/")) -> list[AptSource]:
 
 
 def list_file_name(url: str) -> str:
-    """The name under which apt keeps what it downloaded from `url` (apt's URItoFileName)."""
+    """The name of the file in apt's lists that apt downloaded from `url` (apt's URItoFileName)."""
     rest = url.partition(":")[2]
     if rest.startswith("//"):
         host, slash, path = rest[2:].partition("/")
@@ -130,7 +130,7 @@ def _uris_and_suites(paragraph: Paragraph) -> Iterator[tuple[str, str]]:
 
 
 def _expand(uri: str, machine: Path) -> Iterator[str]:
-    """The URLs an entry stands for: `mirror+file:` (Debian's cloud images) names a file with one per line."""
+    """The URLs of an entry. `mirror+file:` (used by Debian's cloud images) names a file with one URL per line."""
     if uri.startswith("mirror+file:"):
         try:
             lines = (machine / str(path_of(uri)).lstrip("/")).read_text(encoding="utf-8").splitlines()
@@ -151,12 +151,12 @@ VARIABLES: Mapping[Archive, str] = MappingProxyType(
 )
 _LABELS = MappingProxyType({"Debian": Archive.DEBIAN, "Debian-Security": Archive.SECURITY})
 _SUITE_SUFFIX = MappingProxyType({Archive.DEBIAN: "", Archive.SECURITY: "-security"})
-_HEAD = 4096
+_HEAD = 4096  # bytes; Origin and Label are among the first fields of a Release file
 _DEBOOTSTRAP = re.compile(r"^\s*(?:default_mirror\s+|DEF_MIRROR=)[\"']?(https?://[^\s\"']+)", re.MULTILINE)
 
 
 class DebianMirrors:
-    """Base URLs by archive, found out once, when first asked for."""
+    """The base URLs of each archive, looked up on the first request."""
 
     def __init__(self, settings: FetchSettings, client: HttpClient) -> None:
         self._settings = settings
@@ -172,16 +172,16 @@ class DebianMirrors:
                 self._known = self._find_all()
             bases = self._known.get(archive, ())
             if not bases:
-                # Asked again, the network may be there.
+                # Look again next time: the network may be back by then.
                 self._known = {}
         if not bases and self._failures:
             raise error_of(f"{archive} Release file", self._failures)
         if not bases:
             raise FetchError(
-                f"find a mirror of {archive}: neither apt nor anything else on this machine names one",
+                f"find a mirror of {archive}: no configuration on this machine names one",
                 detail=(
-                    f"Set {VARIABLES[archive]} to the base URL of a mirror (what lies above dists/ and pool/), "
-                    "or install one of the packages that know it: apt-get install debootstrap"
+                    f"Set {VARIABLES[archive]} to the base URL of a mirror (the folder that has dists/ and pool/), "
+                    "or install debootstrap, which knows a default: apt-get install debootstrap"
                 ),
                 reason="debian-mirror-unknown",
             )
@@ -227,7 +227,7 @@ class DebianMirrors:
         try:
             return archive_of_release(read_head(self._client, source.release_url, _HEAD))
         except UrlFailure as failure:
-            # Another vendor's server may be down, or want a login: that matters only where nothing else is found.
+            # Another vendor's server may be down or require a login. That matters only if no mirror is found at all.
             self._failures.append(failure)
             return None
 
@@ -256,7 +256,7 @@ class DebianMirrors:
 
 
 def archive_of_release(head: bytes) -> Archive | None:
-    """Which of Debian's archives a Release or InRelease file that begins like this belongs to, if any."""
+    """The archive of a Release or InRelease file that begins with `head`, or None if it is not Debian's."""
     for paragraph in paragraphs(head.decode("utf-8", "replace").splitlines()):
         if "origin" in paragraph:
             return _LABELS.get(paragraph.get("label", "")) if paragraph["origin"] == "Debian" else None
@@ -276,7 +276,7 @@ def _of_python_apt(path: Path, suite: str) -> Iterator[AptSource]:
 
 
 def _of_debootstrap(usr: Path, suite: str) -> list[str]:
-    """The default of the suite's script, or of the program; whose archive it is has to be looked up."""
+    """The default mirror in debootstrap's script for the suite, or in the program. It may not be Debian's own."""
     scripts = usr / "share" / "debootstrap" / "scripts"
     for path in (scripts / suite, scripts / "sid", usr / "sbin" / "debootstrap"):
         try:

@@ -1,16 +1,13 @@
-"""Downloads: from a list of URLs to one verified file.
+"""Downloads: turns a list of URLs into one verified file.
 
-1. Each URL in turn, each with retries; whatever arrived stays in `<destination>.part`, over retries, URLs and runs.
-2. A beginning that is there is continued by Range if the server's answer fits, else it is started anew.
-3. Every byte is hashed when it is written; more than the expected size ends the transfer at once.
-4. What is right is renamed to the destination. What is wrong is first tried once more from nothing, where its
-   beginning came from elsewhere; then it is set aside as `<destination>.mismatch`, and the next URL is tried.
+1. It tries each URL in turn, with retries. The bytes so far stay in `<destination>.part` over retries, URLs and runs.
+2. It continues a partial download by Range if the server's answer fits; otherwise it starts over.
+3. It hashes every byte as it is written. More bytes than expected end the transfer at once.
+4. It renames correct content to the destination. If wrong content came from several responses, it downloads the file
+   once more from the start. Content that is still wrong moves to `<destination>.mismatch`, and the next URL is tried.
 
-Where produced bytes go.
-
-Several digests of one stream, in one reading.
-
-The file a download grows in: hashed while it is written, and again when it is taken up where it was left.
+Digests computes all digests of a stream in one pass. PartFile is the partial download. `download` reads from URLs;
+`produce` takes the bytes from a callback (git archives) and verifies them in the same way.
 """
 
 from __future__ import annotations
@@ -35,10 +32,10 @@ from mmojo_forge.net.url import redacted
 
 
 class ByteSink(Protocol):
-    """Takes bytes as they come."""
+    """Where `produce` writes its bytes."""
 
     def write(self, chunk: bytes, /) -> object:
-        """Append."""
+        """Append the chunk."""
 
 
 class _Hash(Protocol):
@@ -48,7 +45,7 @@ class _Hash(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What is known beforehand of a file: size in bytes, and hexadecimal digests by algorithm."""
+    """The known properties of a file before its download: size in bytes, and hexadecimal digests by algorithm."""
 
     size: int | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -56,7 +53,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What a file turned out to be, and the URL (without credentials) that it came from."""
+    """Size in bytes and digests of a received file, and the URL (without credentials) that it came from."""
 
     size: int
     sha256: Sha256
@@ -65,7 +62,7 @@ class Received:
 
 
 class Digests:
-    """SHA-256 and BLAKE3 of a stream, and whatever else is expected of it."""
+    """Computes SHA-256, BLAKE3 and further `algorithms` of a stream in one pass."""
 
     def __init__(self, algorithms: Iterable[str] = ()) -> None:
         self.size = 0
@@ -75,17 +72,17 @@ class Digests:
                 self._hashes[algorithm] = hashlib.new(algorithm)
 
     def update(self, chunk: bytes) -> None:
-        """Take in the next bytes."""
+        """Hash the next bytes."""
         self.size += len(chunk)
         for running in self._hashes.values():
             running.update(chunk)
 
     def hex(self, algorithm: str) -> str:
-        """The digest of all bytes so far."""
+        """The hexadecimal digest of all bytes so far."""
         return self._hashes[algorithm].hexdigest()
 
     def difference(self, expected: Expected) -> tuple[str, str] | None:
-        """What was expected and what came instead, or None where all digests and the size agree."""
+        """The first difference as (expected, received), or None if all digests and the size agree."""
         for algorithm, digest in expected.digests.items():
             got = self.hex(algorithm)
             if got != digest:
@@ -95,15 +92,16 @@ class Digests:
         return None
 
     def received(self, origin: str) -> Received:
-        """The outcome."""
+        """Size and digests so far, as the result of a download from `origin`."""
         return Received(self.size, Sha256(self.hex("sha256")), BlobDigest(self.hex("blake3")), origin)
 
 
 class PartFile:
-    """`<destination>.part`, open. `digests` always cover exactly the bytes that are in it.
+    """The partial download `<destination>.part`, open. `digests` always cover exactly the bytes in the file.
 
-    `mixed` says that its bytes come from more than one answer, so that a wrong hash may be nobody's fault but ours.
-    A beginning left by an earlier run is kept only where a digest will tell in the end whether it belonged.
+    `mixed` is set if the bytes come from more than one response. A wrong digest may then come from joining them, so one
+    more download from the start is worth it. Entering the context continues the file of an earlier run, but only if an
+    expected digest can verify the result.
     """
 
     def __init__(self, destination: Path, expected: Expected) -> None:
@@ -120,7 +118,7 @@ class PartFile:
 
     def __enter__(self) -> Self:
         try:
-            self._take_up()
+            self._continue()
         except BaseException:
             self._file.close()
             raise
@@ -133,16 +131,16 @@ class PartFile:
 
     @property
     def size(self) -> int:
-        """How many bytes are in it."""
+        """The number of bytes in the file."""
         return self.digests.size
 
     @property
     def complete(self) -> bool:
-        """Whether nothing has to be downloaded any more."""
+        """Whether the file has its expected size and a digest to verify it, so that no download is needed."""
         return bool(self._expected.digests) and self.size == self._expected.size
 
     def write(self, chunk: bytes) -> None:
-        """Append; raises FetchError (`disk-full`, `write-failed`)."""
+        """Append the chunk; raises FetchError (`disk-full`, `write-failed`)."""
         view = memoryview(chunk)
         try:
             while view:
@@ -152,23 +150,23 @@ class PartFile:
         self.digests.update(chunk)
 
     def restart(self) -> None:
-        """Throw away what is in it."""
+        """Empty the file and the digests."""
         self._file.seek(0)
         self._file.truncate(0)
         self.digests = Digests(self._expected.digests)
         self.mixed = False
 
     def finish(self) -> None:
-        """Move it to the destination, replacing what is there."""
+        """Move the file to the destination, replacing a file there."""
         self.path.replace(self._destination)
 
     def set_aside(self) -> Path:
-        """Move it to `<destination>.mismatch`, and say so."""
+        """Move the file to `<destination>.mismatch`, and return that path."""
         kept = self._destination.with_name(self._destination.name + ".mismatch")
         self.path.replace(kept)
         return kept
 
-    def _take_up(self) -> None:
+    def _continue(self) -> None:
         here = os.fstat(self._file.fileno()).st_size
         limit = self._expected.size
         if not here:
@@ -184,17 +182,17 @@ class PartFile:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         return FetchError(
             f"write {self.path}: {error.strerror}",
-            detail="Free some space and try again: what has arrived is kept." if full else "",
+            detail="Free some space and try again: forge continues the partial download." if full else "",
             reason="disk-full" if full else "write-failed",
         )
 
 
 OnProgress = Callable[[int, int], None]
-"""Called with bytes so far and in all (0 where that is unknown); what it raises ends the download."""
+"""Called with the bytes so far and the total (0 if unknown). An exception that it raises ends the download."""
 
 
 Candidate = str | UrlFailure
-"""A URL to try, or why looking for one failed."""
+"""A URL to try, or why the search for one failed."""
 
 
 @dataclass(slots=True)
@@ -206,7 +204,7 @@ class _Download:
     mismatch: Mismatch | None = None
 
     def run(self, url: str, write: Callable[[ByteSink], None] | None = None) -> Received:
-        """The outcome of one URL, or of `write`; raises UrlFailure, FetchError."""
+        """The file from one URL, or from `write`; raises UrlFailure and FetchError."""
         with PartFile(self.destination, self.expected) as part:
             if not part.complete:
                 with_retries(self.client, lambda: self._receive(url, part, write))
@@ -240,7 +238,7 @@ class _Download:
             self.append(url, part, chunk, total)
 
     def append(self, url: str, part: PartFile, chunk: bytes, total: int) -> None:
-        """Take in the next bytes; raises UrlFailure where they are too many."""
+        """Write the next bytes and report progress; raises UrlFailure for more bytes than expected."""
         self._check_size(url, part.size + len(chunk))
         part.write(chunk)
         if self.on_progress is not None:
@@ -260,7 +258,7 @@ class _Download:
 
 
 class _CheckedSink:
-    """Writes to a part file as a download does: bounded by the expected size, with progress."""
+    """The sink for `produce`. Like a download, it enforces the expected size and reports progress."""
 
     def __init__(self, job: _Download, origin: str, part: PartFile) -> None:
         self._job = job
@@ -268,7 +266,7 @@ class _CheckedSink:
         self._part = part
 
     def write(self, chunk: bytes) -> None:
-        """Append."""
+        """Append the chunk; raises UrlFailure for more bytes than expected."""
         self._job.append(self._origin, self._part, chunk, self._job.expected.size or 0)
 
 
@@ -281,9 +279,9 @@ def download(
     expected: Expected,
     on_progress: OnProgress | None = None,
 ) -> Received:
-    """What was left at `destination`, from the first candidate that gives it; raises FetchError.
+    """The verified file, at `destination`, from the first candidate that delivers it; raises FetchError.
 
-    Candidates are asked for one by one, so that looking for further ones costs nothing where the first is good.
+    `candidates` may be a generator: `download` takes the next one only after the current one failed.
     """
     job = _Download(client, destination, expected, on_progress)
     failures = []
@@ -298,11 +296,12 @@ def download(
             if failure.kind is FailureKind.CANCELLED:
                 break
         else:
+            # An earlier candidate delivered wrong content. It explains nothing now, so it is removed.
             if job.mismatch is not None and job.mismatch.kept is not None:
                 job.mismatch.kept.unlink(missing_ok=True)
             return received
     if not failures:
-        raise FetchError(f"fetch {what}: no place to fetch it from is known", reason="no-url")
+        raise FetchError(f"fetch {what}: no URL to fetch it from", reason="no-url")
     raise error_of(what, failures, job.mismatch)
 
 
@@ -316,7 +315,7 @@ def produce(
     expected: Expected,
     on_progress: OnProgress | None = None,
 ) -> Received:
-    """What was left at `destination`, made by `write` instead of read from a URL; raises FetchError."""
+    """The verified file, at `destination`, made by `write` instead of read from a URL; raises FetchError."""
     job = _Download(client, destination, expected, on_progress)
     try:
         return job.run(origin, write)

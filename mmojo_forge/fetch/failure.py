@@ -1,4 +1,4 @@
-"""What can go wrong between a locator and its bytes: made of what each URL failed with (UrlFailure)."""
+"""FetchError, and how `error_of` makes one from the failure (UrlFailure) of each URL."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from mmojo_forge.net.failure import FailureKind, UrlFailure
 _REASONS = MappingProxyType(
     {FailureKind.CONNECT_TIMEOUT: FailureKind.UNREACHABLE, FailureKind.SLOW: FailureKind.STALLED}
 )
-"""Kinds that have the reason and the advice of another; the reason of any else is its value."""
+"""Kinds that share the reason and advice of another kind. For all others the kind's value is the reason."""
 
+# Reasons whose cause is this machine and not the input; they end forge with ENVIRONMENT_ERROR.
 _OF_THE_MACHINE = frozenset(
     {"network-unreachable", "server-stalled", "disk-full", "write-failed", "cancelled", "state-unwritable"}
     | {"apt-missing", "git-missing", "debian-mirror-unknown", "debian-keyring-missing", "npm-registry-unknown"}
@@ -23,7 +24,7 @@ _OF_THE_MACHINE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Content that is not what was pinned: both digests (`algorithm:hex`), who gave it, and where it is kept."""
+    """Content that differs from its pin: both digests (`algorithm:hex`), the URL it came from, and where it is kept."""
 
     expected: str
     got: str
@@ -32,7 +33,7 @@ class Mismatch:
 
 
 class FetchError(ForgeError):
-    """A source that cannot be had, or is not what was pinned. `attempts` are (URL, cause) in the order tried."""
+    """A source that cannot be fetched, or differs from its pin. `attempts` lists (URL, cause) in the order tried."""
 
     def __init__(
         self,
@@ -52,27 +53,30 @@ class FetchError(ForgeError):
 
 _ADVICE = MappingProxyType(
     {
-        FailureKind.MISMATCH: "Nothing of it was stored. If upstream changed the file on purpose: "
+        FailureKind.MISMATCH: "forge did not store the content. If upstream changed the file on purpose, run "
         "forge lock --update NAME.",
-        FailureKind.TOO_LARGE: "The server sends more than the pinned size, so it is another file; "
-        "nothing of it was kept.",
-        FailureKind.INSECURE: "A redirect from https to http is never followed.",
+        FailureKind.TOO_LARGE: "The server sends more than the pinned size, so it is another file. "
+        "forge did not store it.",
+        FailureKind.INSECURE: "forge never follows a redirect from https to http.",
         FailureKind.UNREACHABLE: "Check the network and the proxy settings (https_proxy), or use a cache "
-        "that has it by hash.",
-        FailureKind.STALLED: "The server answers too slowly; try again later, what has arrived so far is kept.",
-        FailureKind.TRUNCATED: "The connection breaks off; try again, what has arrived so far is kept.",
+        "that has the content.",
+        FailureKind.STALLED: "The server is too slow. Try again later: forge continues the partial download.",
+        FailureKind.TRUNCATED: "The connection breaks off. Try again: forge continues the partial download.",
     }
 )
 
 
 def error_of(what: str, failures: Sequence[UrlFailure], mismatch: Mismatch | None = None) -> FetchError:
-    """The error that says why none of the URLs gave `what`; `failures` must not be empty."""
+    """The error that says why no URL delivered `what`; `failures` must not be empty.
+
+    The kinds have an order (FailureKind); the reason is the first kind that occurred.
+    """
     kinds = {_REASONS.get(failure.kind, failure.kind) for failure in failures}
     kind = next(kind for kind in FailureKind if kind in kinds)
     if kind is FailureKind.CANCELLED:
         return FetchError("fetch: cancelled", reason=kind.value)
     tried = "\n".join(f"  {failure}" for failure in failures)
-    kept = f"\nThe bytes are kept at {mismatch.kept}." if mismatch and mismatch.kept else ""
+    kept = f"\nThe content is kept at {mismatch.kept}." if mismatch and mismatch.kept else ""
     return FetchError(
         f"fetch {what}: {_headline(kind, failures, mismatch)}",
         detail=f"{_ADVICE.get(kind, '')}{kept}\nTried:\n{tried}".strip(),

@@ -1,4 +1,4 @@
-"""A fetcher for tests: locators and their content in a dictionary, checked as the real one checks."""
+"""A fetcher for tests. It takes content from a dictionary, and verifies it like the real fetcher."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mmojo_forge.model.lockfile import Pin, Userland
 
 @dataclass(slots=True)
 class FakeFetcher:
-    """Gives `contents` by locator and `userlands` by name; `fetched` lists the locators asked for, in order."""
+    """Returns `contents` by locator and `userlands` by name. `fetched` lists the requested locators in order."""
 
     contents: Mapping[str, bytes] = field(default_factory=dict)
     userlands: Mapping[str, Userland] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
 
     def fetch(self, source: Source | Download, destination: Path, on_progress: OnProgress | None = None) -> None:
-        """Write the content; raises FetchError (`not-found`, `hash-mismatch`)."""
+        """Write the content to `destination`; raises FetchError (`not-found`, `hash-mismatch`)."""
         content = self._content(source.locator)
         digests = Digests()
         digests.update(content)

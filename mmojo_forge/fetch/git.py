@@ -1,14 +1,13 @@
-"""git repositories: one commit, fetched by the git client in a repository of its own, as one deterministic tar.
+"""git repositories: fetches one commit with the git client and writes its files as one deterministic tar.
 
-Nothing of the user's git configuration is read (it could name filters, hooks, other URLs), nobody is asked for a
-password, and no transport but https is allowed. The commit's name is a hash of its content, which git checks as it
-receives; submodules are left as empty directories, and LFS pointers stay pointers.
+GitArchiver runs git in a temporary repository. git ignores the user's configuration, which could set filters, hooks or
+other URLs. It asks for no password and uses only https. The commit id is a hash of the content, and git verifies it on
+receipt. Submodules become empty directories, and LFS pointers stay pointers.
 
-One deterministic tar archive of a git commit: our own format choices, whatever git or Python is installed.
-
-Names are sorted by their bytes and carry no prefix. Files are 0644 or 0755, directories are left out except where
-a submodule would be, owners are 0, times are 1. Headers are ustar; what does not fit there (long names, long
-targets, sizes of 8 GiB and more) is in a pax header before them. The archive ends with two zero blocks.
+TarWriter writes the archive, so that the bytes do not depend on the installed git or Python (`git archive` promises no
+stable bytes). Entries are sorted by the bytes of their names, without a prefix. Files have mode 0644 or
+0755, owner 0 and time 1; only submodules have directory entries. Headers are ustar. Values that do not fit (long names,
+long targets, sizes of 8 GiB and more) are in a pax header before it. Two zero blocks end the archive.
 """
 
 from __future__ import annotations
@@ -33,33 +32,34 @@ from mmojo_forge.net.url import redacted_text, scheme_of
 
 BLOCK = 512
 _TIME = 1
+# Limits of the ustar fields: 100 bytes for names and targets, eleven octal digits for sizes.
 _LONGEST_NAME = 100
 _LARGEST_SIZE = 0o77777777777
 
 
 class TarWriter:
-    """Writes members in the order given; the caller sorts."""
+    """Writes tar entries in the order of the calls; the caller sorts them."""
 
     def __init__(self, sink: ByteSink) -> None:
         self._sink = sink
 
     def add_file(self, name: bytes, size: int, content: Iterable[bytes], *, executable: bool) -> None:
-        """A regular file; `content` must have exactly `size` bytes."""
+        """Write a regular file; `content` must have exactly `size` bytes."""
         self._header(name, 0o755 if executable else 0o644, b"0", size, b"")
         for chunk in content:
             self._sink.write(chunk)
         self._sink.write(b"\0" * (-size % BLOCK))
 
     def add_symlink(self, name: bytes, target: bytes) -> None:
-        """A symbolic link."""
+        """Write a symbolic link."""
         self._header(name, 0o777, b"2", 0, target)
 
     def add_directory(self, name: bytes) -> None:
-        """An empty directory."""
+        """Write an empty directory."""
         self._header(name + b"/", 0o755, b"5", 0, b"")
 
     def close(self) -> None:
-        """Write the end of the archive."""
+        """Write the two zero blocks that end the archive."""
         self._sink.write(b"\0" * (2 * BLOCK))
 
     def _header(self, name: bytes, mode: int, kind: bytes, size: int, target: bytes) -> None:
@@ -77,7 +77,7 @@ class TarWriter:
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    """A pax record, whose own length in decimal stands at its beginning."""
+    """A pax record. It begins with its own length in decimal, which counts these digits too."""
     rest = b" " + key + b"=" + value + b"\n"
     length = len(rest)
     while len(str(length)) + len(rest) != length:
@@ -93,7 +93,7 @@ def _block(name: bytes, mode: int, kind: bytes, size: int, target: bytes) -> byt
         b"%07o\0" % 0,
         b"%011o\0" % size,
         b"%011o\0" % _TIME,
-        b" " * 8,
+        b" " * 8,  # the checksum; computed as if it were spaces
         kind,
         target[:_LONGEST_NAME].ljust(100, b"\0"),
         b"ustar\0" + b"00",
@@ -107,6 +107,7 @@ def _block(name: bytes, mode: int, kind: bytes, size: int, target: bytes) -> byt
 
 _LONGEST_TARGET = 4096
 _POLL_SECONDS = 0.2
+# No hooks or credential helpers, no redirect after the first request, no background jobs. A stalled server is an error.
 _CONFIGURATION = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
@@ -130,19 +131,22 @@ class _Entry:
 
 
 class GitArchiver:
-    """Writes commits as archives."""
+    """Writes the files of commits as tar archives."""
 
     def __init__(self, settings: FetchSettings, cancellation: HttpCancellation) -> None:
         self._settings = settings
         self._cancellation = cancellation
 
     def write(self, locator: GitLocator, sink: ByteSink) -> None:
-        """The commit's files as one tar into `sink`; raises FetchError (`git-missing`) and UrlFailure."""
+        """Write the commit's files as one tar into `sink`.
+
+        Raises FetchError (`scheme-refused`, `git-missing`, `git-malformed`) and UrlFailure.
+        """
         schemes = {"https", *self._settings.plain_schemes}
         if scheme_of(locator.url) not in schemes:
             raise FetchError(
                 f"fetch {locator}: {scheme_of(locator.url)} is not allowed",
-                detail=f"Allowed: {', '.join(sorted(schemes))}.",
+                detail=f"Allowed schemes: {', '.join(sorted(schemes))}.",
                 reason="scheme-refused",
             )
         with self._repository(schemes) as repository:
@@ -154,7 +158,7 @@ class GitArchiver:
         git = shutil.which("git", path=self._settings.environment.get("PATH"))
         if git is None:
             raise FetchError(
-                "fetch from git: git is not on this machine",
+                "fetch from git: git is not installed",
                 detail="Install it: apt-get install git",
                 reason="git-missing",
             )
@@ -164,7 +168,7 @@ class GitArchiver:
 
 
 class _Repository:
-    """A bare repository that lives as long as one fetch."""
+    """A bare repository that exists only for one fetch."""
 
     def __init__(self, git: str, environment: dict[str, str], cancellation: HttpCancellation) -> None:
         self._git = git
@@ -172,10 +176,11 @@ class _Repository:
         self._cancellation = cancellation
 
     def fetch(self, locator: GitLocator) -> None:
-        """Have the commit here. Servers that give no single commits are asked for everything."""
+        """Fetch the commit. If the server refuses to send a single commit, fetch all its refs."""
         self._run(locator, "init", "--bare", "--quiet")
         quiet = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
         try:
+            # Some servers refuse to send a commit that is not the tip of a ref.
             self._run(locator, *quiet, "--depth=1", "--", locator.url, locator.commit)
         except UrlFailure:
             self._cancellation.check(locator.url)
@@ -193,13 +198,13 @@ class _Repository:
         with self._objects() as read:
             for entry in entries:
                 self._cancellation.check()
-                if entry.mode == b"160000":
+                if entry.mode == b"160000":  # a submodule
                     writer.add_directory(entry.path)
                     continue
                 size, content = read(entry.object)
-                if entry.mode == b"120000":
+                if entry.mode == b"120000":  # a symlink
                     if size > _LONGEST_TARGET:
-                        raise FetchError(f"fetch {locator}: a symlink of {size} bytes", reason="git-malformed")
+                        raise FetchError(f"fetch {locator}: a symlink target of {size} bytes", reason="git-malformed")
                     writer.add_symlink(entry.path, b"".join(content))
                 else:
                     writer.add_file(entry.path, size, content, executable=entry.mode == b"100755")
@@ -260,14 +265,14 @@ class _Repository:
 
 
 class _Reader:
-    """Objects by name, through one `git cat-file --batch`. Each is read to its end before the next is asked for."""
+    """Reads objects by id through one `git cat-file --batch`. Callers read each to its end before the next."""
 
     def __init__(self, questions: IO[bytes], answers: IO[bytes]) -> None:
         self._questions = questions
         self._answers = answers
 
     def __call__(self, name: bytes) -> tuple[int, Iterator[bytes]]:
-        """Size and content."""
+        """The object's size in bytes, and its content; raises FetchError (`git-malformed`)."""
         self._questions.write(name + b"\n")
         self._questions.flush()
         header = self._answers.readline().split()
@@ -281,10 +286,10 @@ class _Reader:
         while left:
             chunk = self._answers.read(min(left, CHUNK))
             if not chunk:
-                raise FetchError("read git objects: git ended in the middle of one", reason="git-malformed")
+                raise FetchError("read git objects: git ended in the middle of an object", reason="git-malformed")
             left -= len(chunk)
             yield chunk
-        self._answers.read(1)
+        self._answers.read(1)  # the line feed that `cat-file --batch` puts after each object
 
 
 def _environment(settings: FetchSettings, folder: str, schemes: set[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Locators: where a source is looked for, as text with a grammar (README.md) and as values.
+"""Locators say where forge looks for a source, as text with a grammar (README.md) and as values.
 
 `parse(str(locator)) == locator` for every locator.
 """
@@ -40,7 +40,7 @@ def _invalid(text: str, why: str) -> FetchError:
 
 @dataclass(frozen=True, slots=True)
 class PypiLocator:
-    """One file of a release of a Python project. The file's own name agrees with project and version."""
+    """One file of a release of a Python project. The file name is known to have this project and version."""
 
     project: str
     version: str
@@ -55,7 +55,7 @@ class PypiLocator:
         except (InvalidVersion, InvalidWheelFilename, InvalidSdistFilename) as error:
             raise _invalid(str(self), str(error)) from error
         if not agrees:
-            raise _invalid(str(self), f"the file is one of {project} {version}")
+            raise _invalid(str(self), f"the file belongs to {project} {version}")
 
     def __str__(self) -> str:
         return f"pypi:{self.project}=={self.version}/{self.file}"
@@ -70,7 +70,7 @@ class Archive(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DebianLocator:
-    """One file of the pool of one of Debian's archives."""
+    """One file in the pool of one of Debian's archives."""
 
     archive: Archive
     path: str
@@ -90,7 +90,7 @@ class DebianLocator:
 
 @dataclass(frozen=True, slots=True)
 class NpmLocator:
-    """The tarball of one version of an npm package, perhaps with a scope."""
+    """The tarball of one version of an npm package; the package may have a scope."""
 
     package: str
     version: str
@@ -101,7 +101,7 @@ class NpmLocator:
 
     @property
     def scope(self) -> str:
-        """`@scope`, or nothing."""
+        """`@scope`, or empty text."""
         return self.package.partition("/")[0] if self.package.startswith("@") else ""
 
     def __str__(self) -> str:
@@ -110,14 +110,14 @@ class NpmLocator:
 
 @dataclass(frozen=True, slots=True)
 class UrlLocator:
-    """A file at a URL. Which schemes are allowed is the fetcher's setting."""
+    """A file at a URL. FetchSettings says which schemes are allowed."""
 
     url: str
 
     def __post_init__(self) -> None:
         parts = _split(self.url, str(self))
         if parts.fragment:
-            raise _invalid(str(self), "a fragment names no other file")
+            raise _invalid(str(self), "a URL of a file has no fragment")
 
     def __str__(self) -> str:
         return f"url:{self.url}"
@@ -140,7 +140,7 @@ class GitLocator:
 
 @dataclass(frozen=True, slots=True)
 class FileLocator:
-    """A file that nobody can download: it is brought by hand, and known by its hash."""
+    """A file that forge cannot download. The user adds it by hand, and its hash identifies it."""
 
     name: str
 
@@ -174,7 +174,7 @@ def parse(text: str) -> Locator:
         return GitLocator(url, commit)
     if scheme == "file":
         return FileLocator(rest)
-    raise _invalid(text, f"{scheme!r} is no kind of locator (pypi, debian, debian-security, npm, url, git, file)")
+    raise _invalid(text, f"unknown kind {scheme!r} (pypi, debian, debian-security, npm, url, git, file)")
 
 
 def _parse_pypi(text: str, rest: str) -> PypiLocator:
@@ -194,7 +194,7 @@ def _named_by(file: str) -> tuple[str, Version]:
 
 def _split(url: str, text: str) -> SplitResult:
     if not _URL_TEXT.fullmatch(url):
-        raise _invalid(text, "a URL is printable ASCII without spaces")
+        raise _invalid(text, "a URL must be printable ASCII without spaces")
     try:
         parts = urlsplit(url)
         has_credentials = parts.username is not None or parts.password is not None
@@ -202,8 +202,9 @@ def _split(url: str, text: str) -> SplitResult:
         raise _invalid(text, str(error)) from error
     if has_credentials:
         raise FetchError(
-            "read locator: the URL holds a user or password",
-            detail="Locators are written to forge.lock for everybody; let the client's own configuration log in.",
+            "read locator: the URL contains a user or password",
+            detail="forge.lock is shared, so it must not hold credentials. "
+            "Let the client log in by its own configuration (~/.netrc).",
             reason="locator-credentials",
         )
     if not parts.scheme or not (parts.netloc or parts.scheme == "file") or not parts.path.strip("/"):

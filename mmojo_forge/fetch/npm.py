@@ -1,4 +1,4 @@
-"""npm packages: from a locator to the tarball's URL and digest, through the registry that npm is configured with."""
+"""npm packages: turns a locator into the tarball's URL and digest, through the registry in npm's configuration."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _STRONG = ("sha512", "sha384", "sha256")
 
 @dataclass(frozen=True, slots=True)
 class Tarball:
-    """A version's file as the registry describes it."""
+    """The tarball of a version, as the registry describes it."""
 
     url: str
     expected: Expected
 
 
 class NpmRegistry:
-    """The registries npm uses on this machine; asked for once."""
+    """The registries that npm uses on this machine. npm's configuration is read once."""
 
     def __init__(self, settings: FetchSettings, client: HttpClient) -> None:
         self._settings = settings
@@ -45,21 +45,21 @@ class NpmRegistry:
         self._configuration: Mapping[str, str] | None = None
 
     def find(self, locator: NpmLocator) -> Tarball:
-        """The tarball with its integrity; raises FetchError (`not-found`, `npm-no-digest`, …)."""
+        """The tarball with its digests; raises FetchError (`not-found`, `npm-no-digest`, …)."""
         try:
             tarball = self._describe(self._registry(locator.scope), locator)
         except UrlFailure as failure:
             raise error_of(str(locator), [failure]) from failure
         if not tarball.expected.digests:
             raise FetchError(
-                f"resolve {locator}: the registry gives no sha512 for it",
-                detail="Without one the download could not be checked.",
+                f"resolve {locator}: the registry gives no sha512",
+                detail="forge needs one to verify the download.",
                 reason="npm-no-digest",
             )
         return tarball
 
     def candidates(self, locator: NpmLocator) -> Iterator[Candidate]:
-        """Where every registry keeps tarballs, which saves a question; then where this one says it does."""
+        """The URL that registries use by convention, which saves a request; then the URL that this registry gives."""
         registry = self._registry(locator.scope)
         file = f"{locator.package.rpartition('/')[2]}-{locator.version}.tgz"
         usual = f"{with_slash(registry)}{locator.package}/-/{file}"
@@ -97,24 +97,24 @@ def find_registry(configuration: Mapping[str, str], scope: str = "") -> str:
         if scheme_of(value) in {"http", "https"}:
             return value
     raise FetchError(
-        "find npm's registry: npm is not here to ask, and no configuration names one",
+        "find npm's registry: npm is not installed, and no configuration file names one",
         detail="Install npm (Debian: apt-get install npm), or set NPM_CONFIG_REGISTRY to the registry's URL.",
         reason="npm-registry-unknown",
     )
 
 
 def read_configuration(settings: FetchSettings) -> Mapping[str, str]:
-    """npm's configuration, as npm itself tells it, or else as environment and configuration files do."""
+    """npm's configuration, from npm itself, else from configuration files and the environment."""
     npm = shutil.which("npm", path=settings.environment.get("PATH"))
-    told = _ask_npm(npm, settings) if npm else {}
-    return told or {**_configured_in_files(settings), **_configured_in_environment(settings)}
+    reported = _ask_npm(npm, settings) if npm else {}
+    return reported or {**_configured_in_files(settings), **_configured_in_environment(settings)}
 
 
 def _ask_npm(npm: str, settings: FetchSettings) -> dict[str, str]:
     try:
         done = subprocess.run(
             [npm, "config", "list", "--json"],
-            cwd="/",
+            cwd="/",  # npm would also read the .npmrc of a project in the current folder
             env=dict(settings.environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -122,14 +122,16 @@ def _ask_npm(npm: str, settings: FetchSettings) -> dict[str, str]:
             timeout=60,
             check=False,
         )
-        told = json.loads(done.stdout)
+        reported = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return {}
-    return {key: value for key, value in told.items() if isinstance(value, str)} if isinstance(told, dict) else {}
+    return (
+        {key: value for key, value in reported.items() if isinstance(value, str)} if isinstance(reported, dict) else {}
+    )
 
 
 def _configured_in_environment(settings: FetchSettings) -> dict[str, str]:
-    # npm itself prefers the lower case.
+    # Like npm, prefer the lower-case name.
     for variable in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
         if settings.environment.get(variable):
             return {"registry": settings.environment[variable]}
@@ -137,7 +139,7 @@ def _configured_in_environment(settings: FetchSettings) -> dict[str, str]:
 
 
 def _configured_in_files(settings: FetchSettings) -> dict[str, str]:
-    """What the machine's file says, and over it the user's."""
+    """The settings in the machine's file, overridden by those in the user's."""
     environment = settings.environment
     user = environment.get("NPM_CONFIG_USERCONFIG") or str(Path(environment.get("HOME", "/")) / ".npmrc")
     found: dict[str, str] = {}
@@ -156,7 +158,7 @@ def _tarball(dist: Any) -> Tarball:
 
 
 def expected_by(integrity: str) -> Expected:
-    """What npm's word for the content says: its digests of the kinds that are strong; raises ValueError."""
+    """The strong digests in an integrity value (W3C Subresource Integrity); raises ValueError for bad base64."""
     digests = {}
     for token in integrity.split():
         algorithm, _, encoded = token.partition("?")[0].partition("-")

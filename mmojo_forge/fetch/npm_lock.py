@@ -1,7 +1,7 @@
-"""package-lock.json: which packages a project needs on our platform, and what each tarball must be.
+"""package-lock.json: the packages that a project needs on our platform, and the digest of each tarball.
 
-The file is somebody else's. Of it count the paths, names, versions and hashes; the addresses it gives are not looked
-at, since where packages come from is this machine's business.
+The file is untrusted. forge uses its paths, names, versions and hashes. It ignores the URLs, because each machine
+chooses its own registry.
 
     packages ──filter: os, cpu, libc──▶ for this platform ──reach from the root──▶ what npm would install
                                                               (but no edge to a name that is excluded)
@@ -26,6 +26,7 @@ from mmojo_forge.fetch.locator import NpmLocator
 from mmojo_forge.model.node_modules import BIN_PATTERN, FOLDER, PATH_PATTERN
 
 VERSION = 3
+# Bounds for an untrusted file: a lock of a large project has a few megabytes and some thousand packages.
 MAX_BYTES = 64 << 20
 MAX_PACKAGES = 50_000
 _MAX_PATH = 1024
@@ -39,8 +40,11 @@ _INSIDE = f"/{FOLDER}/"
 
 @dataclass(frozen=True, slots=True)
 class LockedPackage:
-    """One package that is to be installed at `path`. Callers may assume that `integrity` is one sha512, that the path
-    and the files that `bins` names stay within the folder, and that the licence is printable."""
+    """One package to install at `path`.
+
+    Callers may assume that `integrity` is one sha512, that the licence is printable, and that `path` and the files in
+    `bins` do not leave their folder.
+    """
 
     path: str
     locator: NpmLocator
@@ -50,9 +54,9 @@ class LockedPackage:
 
 
 def read_package_lock(text: str, what: str, exclude: Sequence[str] = ()) -> list[LockedPackage]:
-    """The packages to install, sorted by path; `exclude` has patterns of names that nobody gets.
+    """The packages to install, sorted by path. `exclude` has patterns of package names to skip.
 
-    `what` names the file in errors: FetchError, reasons `npm-lock-…`.
+    Raises FetchError (reasons `npm-lock-…`, `locator-invalid`); `what` names the file in messages.
     """
     rows = _parse(text, what).packages
     return [_package(path, rows[path], what) for path in sorted(_reachable(rows, what, exclude))]
@@ -63,7 +67,7 @@ def _words(value: Any) -> Any:
 
 
 def _one_licence(value: Any) -> str:
-    """What is said of the licence, in one line; the field once held objects and lists, and may hold anything."""
+    """The licence as one line, or empty text. Old packages have objects or lists here, and any value may occur."""
     if isinstance(value, dict):
         value = value.get("type")
     return value if isinstance(value, str) and len(value) <= _MAX_LICENCE and _is_printable(value) else ""
@@ -74,7 +78,7 @@ def _is_printable(text: str) -> bool:
 
 
 def _inside(path: str) -> str:
-    """A path as it is written to a file of the package, without `.` and empty parts."""
+    """The path of a file in the package, without `.` and empty parts; raises ValueError if it leaves the package."""
     parts = [part for part in path.split("/") if part not in {"", "."}]
     if path.startswith("/") or ".." in parts or not parts or not _is_printable(path) or len(path) > _MAX_PATH:
         raise ValueError("not a file of the package")
@@ -96,7 +100,7 @@ class _Peer(BaseModel):
 
 
 class _Entry(BaseModel):
-    """One entry of `packages`; what is not of use here may be there, and is not looked at."""
+    """One entry of `packages`. Fields that forge does not use are allowed and ignored."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
@@ -119,7 +123,7 @@ class _Entry(BaseModel):
     bin: dict[Annotated[str, AfterValidator(_command)], Annotated[str, AfterValidator(_inside)]] = {}
 
     def fits(self) -> bool:
-        """Whether the package is for our platform."""
+        """Whether the package runs on our platform."""
         return _allows(self.os, _OS) and _allows(self.cpu, _CPU) and _allows(self.libc, _LIBC)
 
 
@@ -128,7 +132,7 @@ class _Document(BaseModel):
 
 
 def _allows(words: Iterable[str], ours: str) -> bool:
-    """npm's rule: nothing said, or `any`, or ours is listed; `!word` is a word that is not allowed."""
+    """Whether the list allows `ours`, by npm's rule: it is empty, or lists `ours` or `any`; `!word` excludes a word."""
     refused = {word[1:] for word in words if word.startswith("!")}
     wanted = {word for word in words if not word.startswith("!")}
     return ours not in refused and (not wanted or ours in wanted or "any" in wanted)
@@ -147,7 +151,7 @@ def _parse(text: str, what: str) -> _Document:
             what,
             f"lockfileVersion {version!r} is not {VERSION}",
             "npm-lock-version",
-            "Write it anew with npm 7 or later: npm install --package-lock-only --lockfile-version 3",
+            "Write the file again with npm 7 or later: npm install --package-lock-only --lockfile-version 3",
         )
     try:
         document = _Document.model_validate(raw)
@@ -163,17 +167,17 @@ def _parse(text: str, what: str) -> _Document:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object none of whose keys comes twice: which of the two counts would depend on the reader."""
+    """The JSON object of the pairs; raises ValueError for a repeated key. Parsers disagree on which one counts."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"{key[:100]!r} comes twice")
+            raise ValueError(f"repeated key {key[:100]!r}")
         found[key] = value
     return found
 
 
 def _reachable(rows: Mapping[str, _Entry], what: str, exclude: Sequence[str]) -> set[str]:
-    """The paths of all packages that are needed, directly or not, and have a tarball of their own."""
+    """The paths of all packages that the project needs, directly or not, and that have their own tarball."""
     found: set[str] = set()
     waiting = [""]
     while waiting:
@@ -185,7 +189,9 @@ def _reachable(rows: Mapping[str, _Entry], what: str, exclude: Sequence[str]) ->
             if path is None:
                 if required:
                     raise _error(
-                        what, f"{user or 'the project'} needs {name}, which is not in it", "npm-lock-incomplete"
+                        what,
+                        f"{user or 'the project'} needs {name}, which the file does not list",
+                        "npm-lock-incomplete",
                     )
                 continue
             row = rows[path]
@@ -195,18 +201,21 @@ def _reachable(rows: Mapping[str, _Entry], what: str, exclude: Sequence[str]) ->
                 found.add(path)
                 waiting.append(path)
             elif not (row.optional or row.dev_optional):
-                raise _error(what, f"{path} is not for {_OS} {_CPU} {_LIBC}, but needed", "npm-lock-platform")
+                raise _error(
+                    what, f"{path} is required, but does not support {_OS} {_CPU} {_LIBC}", "npm-lock-platform"
+                )
+    # A bundled package is part of another package's tarball.
     return {path for path in found if not rows[path].bundled}
 
 
 def _wanted_by(row: _Entry, *, is_root: bool) -> Iterator[tuple[str, bool]]:
-    """The names that a package depends on, and whether it is a mistake if one is not there."""
+    """The names that a package depends on, and whether each is required."""
     for name in row.dependencies:
         yield name, name not in row.optional_dependencies
     if is_root:
         yield from ((name, True) for name in row.dev_dependencies)
     yield from ((name, False) for name in row.optional_dependencies)
-    # A peer that is not there was left out on purpose (`legacy-peer-deps`).
+    # A missing peer is not an error: npm skips peers with `legacy-peer-deps`.
     yield from ((name, False) for name in row.peer_dependencies if not row.peers.get(name, _Peer()).optional)
 
 
@@ -223,15 +232,15 @@ def _find(rows: Mapping[str, _Entry], user: str, name: str) -> str | None:
 
 def _package(path: str, row: _Entry, what: str) -> LockedPackage:
     if not _PATH.fullmatch(path) or len(path) > _MAX_PATH or path.count(_INSIDE) > 40:
-        raise _error(what, f"{path[:200]!r} is no place for a package", "npm-lock-bad-path")
+        raise _error(what, f"{path[:200]!r} is not a valid path for a package", "npm-lock-bad-path")
     integrity = next((token for token in row.integrity.split() if _SHA512.fullmatch(token)), "")
     if not integrity:
         raise _error(
             what,
             f"{path} has no sha512",
             "npm-lock-no-integrity",
-            "Without one the download could not be checked. Packages from git, from folders and from old locks have "
-            "none: use a version that is published, and write the file anew with npm install.",
+            "forge needs one to verify the download. Packages from git, from folders and from old locks have none. "
+            "Use a published version, and write the file again with npm install.",
         )
     locator = NpmLocator(row.name or path.rpartition(f"{FOLDER}/")[2], row.version)
     return LockedPackage(path, locator, integrity, row.licence, row.bin)

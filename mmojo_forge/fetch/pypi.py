@@ -1,11 +1,11 @@
-"""Python projects: from a locator to the file's URL and digest, through the Simple API.
+"""Python projects: turns a locator into the file's URL and digest, through the Simple API.
 
-Only the index is read: no metadata is unpacked, nothing is resolved, no build backend is run.
+`read_pip_settings` finds the indexes that pip uses on this machine, in pip's order: files of the machine, the user and
+the environment, then PIP_CONFIG_FILE, then PIP_* variables. In a file, [download] overrides [global]. It ignores
+`find-links` folders, because their files have no digests to check.
 
-pip's own configuration: which indexes it uses on this machine.
-
-As pip does it: files of the machine, the user and the environment, then PIP_CONFIG_FILE, then PIP_* variables; in a
-file, [download] overrides [global]. `find-links` folders are not read: their files have no digests to check.
+PypiIndexes looks files up in these indexes. It reads only index pages: it unpacks no metadata, resolves no
+dependencies and runs no build backend.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _TRUE = frozenset({"1", "yes", "true", "on", "y", "t"})
 
 @dataclass(frozen=True, slots=True)
 class PipSettings:
-    """The indexes, the main one first, and the certificates they are checked with (empty: the machine's)."""
+    """The URLs of the indexes, the main one first, and the CA bundle for them (empty: the machine's certificates)."""
 
     indexes: tuple[str, ...]
     ca_bundle: str = ""
 
 
 def read_pip_settings(settings: FetchSettings) -> PipSettings:
-    """What pip would use here; raises FetchError where it would use no index at all."""
+    """pip's settings here; raises FetchError (`pypi-no-index`, `pypi-insecure-index`, `pip-configuration`)."""
     values: dict[str, str] = {}
     if settings.environment.get("PIP_CONFIG_FILE") != os.devnull:
         for path in _configuration_files(settings):
@@ -55,8 +55,8 @@ def read_pip_settings(settings: FetchSettings) -> PipSettings:
             values[key] = variable
     if values.get("no-index", "").lower() in _TRUE:
         raise FetchError(
-            "read pip's configuration: it forbids every index (no-index)",
-            detail="Allow an index for this command: PIP_NO_INDEX=0, and PIP_INDEX_URL where it is not the default.",
+            "read pip's configuration: no-index is set, which forbids every index",
+            detail="Allow indexes for this command: set PIP_NO_INDEX=0, and PIP_INDEX_URL if you do not use PyPI.",
             reason="pypi-no-index",
         )
     indexes = [values.get("index-url") or PYPI_SIMPLE_ENDPOINT, *values.get("extra-index-url", "").split()]
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, str]:
     except (configparser.Error, UnicodeDecodeError) as error:
         raise FetchError(
             f"read {path}: {type(error).__name__}",
-            detail="pip cannot read it either: mend the file, or set PIP_CONFIG_FILE=/dev/null.",
+            detail="pip cannot read it either. Correct the file, or set PIP_CONFIG_FILE=/dev/null to ignore all files.",
             reason="pip-configuration",
         ) from error
     values: dict[str, str] = {}
@@ -104,7 +104,7 @@ def _check_secure(index: str, trusted: list[str]) -> None:
         return
     raise FetchError(
         f"read pip's configuration: the index {redacted(index)} is not secure",
-        detail="Use https, or name the host in pip's trusted-host setting.",
+        detail="Use an https URL, or add the host to pip's trusted-host setting.",
         reason="pypi-insecure-index",
     )
 
@@ -115,14 +115,14 @@ _STRONG = ("sha256", "sha384", "sha512")
 
 @dataclass(frozen=True, slots=True)
 class IndexFile:
-    """A file as an index lists it; `expected` holds the strong digests it gives, and the size if it does."""
+    """A file as an index lists it. `expected` has the strong digests from the index, and the size if it gives one."""
 
     url: str
     expected: Expected
 
 
 class PypiIndexes:
-    """The indexes that pip is configured with, in pip's order."""
+    """The indexes in pip's configuration, in pip's order."""
 
     def __init__(self, client: HttpClient, pip: PipSettings) -> None:
         self.client = client.with_certificates(pip.ca_bundle) if pip.ca_bundle else client
@@ -134,12 +134,13 @@ class PypiIndexes:
         for found in self._entries(locator):
             if isinstance(found, UrlFailure):
                 failures.append(found)
+                # If this index merely failed, a later one could give another file of the same name.
                 if found.kind is not FailureKind.GONE:
                     break
             elif not found.expected.digests:
                 raise FetchError(
-                    f"resolve {locator}: the index gives no sha256 for it",
-                    detail="Without one the download could not be checked; use an index that lists digests.",
+                    f"resolve {locator}: the index gives no sha256",
+                    detail="forge needs one to verify the download. Use an index that lists digests.",
                     reason="pypi-no-digest",
                 )
             else:
@@ -147,7 +148,7 @@ class PypiIndexes:
         raise error_of(str(locator), failures)
 
     def candidates(self, locator: PypiLocator, sha256: str) -> Iterator[Candidate]:
-        """URLs of the file, one index after the other; entries that announce another sha256 are failures."""
+        """The file's URL in each index, in turn. An entry with another sha256 becomes a failure."""
         for found in self._entries(locator):
             if isinstance(found, UrlFailure):
                 yield found
@@ -169,7 +170,7 @@ class PypiIndexes:
 
     def _entry(self, index: str, locator: PypiLocator) -> IndexFile:
         url = with_slash(with_slash(index) + canonicalize_name(locator.project))
-        if scheme_of(url) == "file":
+        if scheme_of(url) == "file":  # no server adds the name of the page
             url += "index.html"
         document = read_document(self.client, url, accept=_ACCEPT)
         for package in _packages(locator.project, document):

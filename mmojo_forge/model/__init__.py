@@ -1,6 +1,6 @@
-"""Values: no files, no clock, no environment. Everything else is built on these.
+"""Values: immutable data that the rest of forge is built on. No module here touches files, clock or environment.
 
-Read `digest` and `canonical` (identifiers and the bytes they are made of), then `tree` (what a store object is),
-`derivation` (one build step) and `trace` (what it was built to). `lockfile` is forge.lock and forge.outputs; the others
-stand alone.
+Read `digest` and `canonical` (identifiers and the bytes that they hash), then `tree` (a store object), `derivation`
+(one build step) and `trace` (the outputs of a build step). `lockfile` parses and writes forge.lock and forge.outputs.
+The other modules stand alone.
 """

@@ -1,8 +1,8 @@
-"""Canonical JSON: the bytes that identities are made of (RFC 8785, the JSON Canonicalization Scheme).
+"""Canonical JSON: the bytes that every id and key hashes (RFC 8785, the JSON Canonicalization Scheme).
 
-The subset used here has no floating-point numbers, and object keys are ASCII, so that ordering by code point
-and by UTF-16 code unit (section 3.2.3 of the RFC) are the same thing.
-The encoder is ours because every key and id rests on its bytes: a library upgrade must never change them.
+The subset used here has no floating-point numbers. Object keys are ASCII, so ordering by code point is the same as
+ordering by UTF-16 code unit (section 3.2.3 of the RFC).
+Forge has its own encoder because every key and id depends on its bytes: a library upgrade must never change them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from mmojo_forge.errors import ForgeError
 
 Json = str | int | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 
-# Beyond this an IEEE 754 double, which RFC 8785 prescribes for numbers, is no longer exact.
+# RFC 8785 prescribes IEEE 754 doubles, which are not exact beyond this.
 _LARGEST_INTEGER = 2**53 - 1
 
 
 class CanonicalError(ForgeError):
-    """A value that RFC 8785 (or our subset of it) cannot express."""
+    """RFC 8785, or our subset of it, cannot express the value."""
 
 
 def encode(value: Json) -> bytes:
-    """The canonical UTF-8 bytes of `value`; raises CanonicalError for anything but the JSON subset above."""
+    """The canonical UTF-8 bytes of `value`; raises CanonicalError for anything outside the JSON subset above."""
     return to_bytes(text(value))
 
 
@@ -32,27 +32,28 @@ def to_bytes(canonical: str) -> bytes:
     try:
         return canonical.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise CanonicalError(f"encode text: {error.reason}", reason="canonical-surrogate") from error
+        raise CanonicalError(f"encode text as UTF-8: {error.reason}", reason="canonical-surrogate") from error
 
 
 def template(*keys: str) -> str:
-    """A format (for `%`) of an object with these keys, which takes the canonical text of each value in turn.
+    """A `%` format for objects with these keys. It takes the canonical text of each value in turn.
 
-    For objects that are written by the hundred thousand; raises CanonicalError unless the keys are in canonical order.
+    It is fast enough for hundreds of thousands of objects. Raises CanonicalError unless the keys are in order.
     """
     if list(keys) != _ordered(keys):
-        raise CanonicalError(f"write a template of {', '.join(keys)}: not in order", reason="canonical-key")
+        message = f"make a template for keys {', '.join(keys)}: they are not in canonical order"
+        raise CanonicalError(message, reason="canonical-key")
     return object_of(dict.fromkeys(keys, "%s"))
 
 
 def object_of(members: Mapping[str, str]) -> str:
-    """The canonical text of an object, given that of its values; raises CanonicalError (`canonical-key`)."""
+    """The canonical text of an object, given the texts of its values; raises CanonicalError (`canonical-key`)."""
     return f"{{{','.join([f'{encode_basestring(key)}:{members[key]}' for key in _ordered(members)])}}}"
 
 
 def text(value: Json) -> str:
-    """The canonical text of `value`; raises CanonicalError as `encode` does, but for surrogates."""
-    # Exact types first: they are nearly all there is, and this runs millions of times for a large graph.
+    """The canonical text of `value`; raises CanonicalError as `encode` does, except for surrogates."""
+    # Exact types first: almost all values have one, and this runs millions of times for a large graph.
     kind = type(value)
     if kind is str:
         return encode_basestring(value)  # type: ignore[arg-type]
@@ -76,7 +77,8 @@ def _other_text(value: Json) -> str:
         return _object(value)
     if isinstance(value, (list, tuple)):
         return _array(value)
-    raise CanonicalError(f"encode {type(value).__name__}: not a JSON value", reason="canonical-type")
+    message = f"encode a {type(value).__name__}: canonical JSON has no such type"
+    raise CanonicalError(message, reason="canonical-type")
 
 
 def _array(value: Sequence[Json]) -> str:
@@ -94,13 +96,13 @@ def _ordered(keys: Iterable[str]) -> list[str]:
         ordered = sorted(keys)
         ascii_only = "".join(ordered).isascii()
     except TypeError as error:
-        raise CanonicalError("encode object: a key is not text", reason="canonical-key") from error
+        raise CanonicalError("encode an object: a key is not a string", reason="canonical-key") from error
     if not ascii_only:
-        raise CanonicalError("encode object: a key is not ASCII", reason="canonical-key")
+        raise CanonicalError("encode an object: a key is not ASCII", reason="canonical-key")
     return ordered
 
 
 def _integer(value: int) -> str:
     if abs(value) > _LARGEST_INTEGER:
-        raise CanonicalError(f"encode {value}: beyond 2**53 - 1", reason="canonical-integer")
+        raise CanonicalError(f"encode {value}: its absolute value exceeds 2**53 - 1", reason="canonical-integer")
     return str(int(value))

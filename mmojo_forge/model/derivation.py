@@ -1,17 +1,16 @@
 """Derivations and sources: the build graph as immutable data.
 
-A derivation names its inputs by reference to other derivations; its id (known before anything is built) hashes
-that graph. Its *action key* hashes the same document with every input replaced by the tree it was built to, so a
+A derivation refers to other derivations as inputs. Its *derivation id* hashes that graph and is known before anything
+is built. Its *action key* hashes the same document, with each input replaced by the tree that it was built to. So a
 toolchain that is rebuilt to the same bytes changes no key above it.
-Both are BLAKE3 over canonical JSON, and the documents are kept: explanations walk the very bytes that were hashed.
+Both are BLAKE3 over canonical JSON. The store keeps the hashed documents, so that explanations can compare them.
 
-Labels: whether an output may be expected bit for bit on any machine, or why not.
-
-Limits: the bounds within which one build may run.
-
-What `forge check` varies, by name: recipes speak of it, and reports do.
-
-Components: what recipes say that things are made of, for bills of materials. No part of any identity.
+    Label                            reproducible on any machine, or host-specific with the facts used
+    Limits                           the bounds of one build
+    Aspect                           what `forge check` varies in a rebuild
+    Component, Notice                software in a source, for bills of materials; no part of any identity
+    Source, Download, LocalSource    nodes whose content is fixed
+    Input, Derivation                an edge of the graph, and a build step
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from mmojo_forge.model.tree import Tree
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """`reproducible` when there are no facts; else `host-specific`, with the host facts that were used.
+    """The label `reproducible`, without facts, or `host-specific`, with the host facts that the build used.
 
-    It spreads upwards: whatever has a host-specific input is host-specific with the same facts.
+    It spreads upwards: a derivation with a host-specific input is host-specific, with the same facts.
     """
 
     facts: tuple[tuple[str, str], ...] = ()
     canonical_text: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Made once: one label stands in the preimages of very many derivations.
+        # Computed once, because one label occurs in the preimages of very many derivations.
         object.__setattr__(self, "canonical_text", canonical.text(self.to_json()))
 
     @property
@@ -61,7 +60,7 @@ class Label:
         return "host-specific: " + ", ".join(f"{name}={value}" for name, value in self.facts)
 
     def to_json(self) -> canonical.Json:
-        """The label as it stands in preimages, and as commands show it."""
+        """The label as a JSON value, for preimages and for commands."""
         return {"facts": dict(self.facts), "reproducible": self.reproducible}
 
 
@@ -70,7 +69,7 @@ REPRODUCIBLE = Label()
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one build. No part of the identity: more patience does not change what is built."""
+    """The bounds of one build. They are no part of any identity, because a larger bound does not change the result."""
 
     wall_seconds: float = 4 * 3600
     silent_seconds: float = 1800
@@ -103,17 +102,17 @@ class Aspect(StrEnum):
     CPU_MODEL = "cpu-model"
 
 
-# What changes with the place of the rebuild, which is always another one.
+# Aspects that `forge check` always varies, because every rebuild happens in another place at another time.
 INHERENT = frozenset({Aspect.TIME, Aspect.BUILD_PATH, Aspect.STORE_PATH, Aspect.FILE_SYSTEM})
 
 
 ALL = ("*",)
-"""In the contents of a build: an input is in the result with all that it is made of."""
+"""In `contents`: the outputs contain all components of an input."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A licence text that lies in a source: a file, or its lines from one that has `begin` to one that has `end`."""
+    """A licence text in a source: a whole file, or its lines from one with `begin` to one with `end`."""
 
     path: str
     begin: str = ""
@@ -122,12 +121,12 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One piece of software that a source brings: the source itself if no version is given, else a part of it.
+    """One piece of software in a source: the source itself if it has no `version`, otherwise a part of the source.
 
-    `licence` is an SPDX expression; `purl` a package URL, where the pin of the source has none or a wrong one; `cpe`
-    is VENDOR:PRODUCT in the national vulnerability database. `notices` are the texts that must be passed on, as paths
-    in the unpacked tree. `of` names the source, or the input it is, where there are several. `redistributable` says
-    whether its licence lets everybody pass it on, where that is not what its name makes one think.
+    `licence` is an SPDX expression. `purl` is a package URL, for when the pin of the source has none or a wrong one.
+    `cpe` is VENDOR:PRODUCT in the national vulnerability database. `notices` are the texts that must accompany copies,
+    as paths in the unpacked tree. `of` names the source, or the input, if there are several. `redistributable` says
+    whether everybody may pass it on; None if the recipe says nothing.
     """
 
     name: str
@@ -142,9 +141,9 @@ class Component:
 
 SCHEMA = 1
 BUILTIN = "builtin:"
-"""Prefix of builders that forge itself runs, outside any sandbox, on data that it treats as hostile."""
+"""Prefix of builders that forge runs itself, outside any sandbox. They treat their data as hostile."""
 DOWNLOAD = f"{BUILTIN}download"
-"""The builder of sources of which only the SHA-256 is known."""
+"""The builder of sources whose SHA-256 alone is known."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 _INPUT = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,99}")
@@ -152,20 +151,22 @@ _OUTPUT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _ONLY_OUTPUT = ("out",)
+# Templates instead of canonical.encode: large graphs encode hundreds of thousands of these objects.
 _DOCUMENT = canonical.template("args", "builder", "env", "inputs", "label", "name", "outputs", "schema", "system")
 _TREE = canonical.template("at", "tree")
 _DERIVATION_OUTPUT = canonical.template("at", "derivation", "output")
 
 
 class DerivationError(ForgeError):
-    """A build step that cannot be described: a bad name, a variable that the sandbox owns, no output."""
+    """The description of a build step is invalid: a bad name, variable, input or output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A fixed-output derivation: one file whose content is known beforehand. Only these touch the network.
+    """A fixed-output derivation: one file whose content is known beforehand. Only sources touch the network.
 
-    The locator says where to look; it is no part of the identity, so a mirror may change without a rebuild.
+    The locator says where to look for the file. It is no part of the identity, so a mirror may change without a
+    rebuild. `size` in bytes.
     """
 
     name: str
@@ -184,7 +185,7 @@ class Source:
 
     @property
     def id(self) -> str:
-        """What identifies the source within a graph."""
+        """The id of the source within a graph."""
         return f"source:{self.tree}"
 
     @property
@@ -205,10 +206,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A source of which nobody here knows the BLAKE3 yet, but the SHA-256 that its project publishes.
+    """A source whose BLAKE3 is not known yet, only the SHA-256 that its project publishes. `size` in bytes.
 
-    Which tree it is, is known only to who has had it: in a graph it stands as the derivation that `downloading` makes.
-    What is built from it has the same action key as it has from the Source that the file is pinned to in the end.
+    Forge learns its tree only by fetching it, so a graph has it as the derivation that `downloading` makes. The action
+    keys of what is built from it stay the same when the file is pinned as a Source later.
     """
 
     name: str
@@ -220,7 +221,7 @@ class Download:
 
     @property
     def id(self) -> str:
-        """What tells it from other sources."""
+        """The id of the source within a graph."""
         return f"source:sha256:{self.sha256}"
 
     @property
@@ -231,7 +232,7 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class LocalSource:
-    """Files of the workspace (patches, our own linker), hashed when the recipe is instantiated."""
+    """Files of the workspace (patches, our own linker), which forge hashes when it instantiates the recipe."""
 
     name: str
     path: str
@@ -242,7 +243,7 @@ class LocalSource:
 
     @property
     def id(self) -> str:
-        """What identifies the files within a graph."""
+        """The id of the files within a graph."""
         return f"source:{self.tree}"
 
     @property
@@ -252,15 +253,15 @@ class LocalSource:
 
     @property
     def label(self) -> Label:
-        """Workspace files are part of what is described, not of the host."""
+        """Workspace files are part of the build's description, not of the host."""
         return REPRODUCIBLE
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One edge of the graph: which output of which node, and where the sandbox shows it.
+    """One edge of the graph: an output of a node, and its absolute path `at` in the sandbox.
 
-    `at` is an absolute path in the sandbox; `/forge/<input name>` unless a recipe has a reason.
+    `at` is `/forge/<input name>` unless a recipe has a reason for another path.
     """
 
     node: Node
@@ -268,17 +269,21 @@ class Input:
     at: str
 
 
+# eq=False: comparing fields would walk the whole graph below a derivation. Compare ids instead.
 @dataclass(frozen=True, slots=True, eq=False)
 class Derivation:
     """One build step. Callers may assume that names are valid and that the label covers all inputs.
 
-    `parallel` says that the builder can use several cores (it is told how many in FORGE_JOBS, which, like the
-    limits, is no part of the identity: a reproducible build must not depend on it). `allowed_leaks` says, by kind and
-    with the reason, what its outputs may tell of the machine; that is no part of the identity either. Nor is what
-    bills of materials are made from: `components` are what its sources consist of, `contents` says by input name which
-    of them (or ALL) are in the outputs; None if nobody said. Nor are `systems`, on which the outputs run, and
-    `check_exemptions`, the aspects that `forge check` leaves as they are, with the reason. `download` is the file that
-    it is, if it is one.
+    The fields from `limits` on are no part of the identity:
+
+        parallel            the builder can use several cores; FORGE_JOBS gives it the number, on which a
+                            reproducible build must not depend
+        allowed_leaks       host references that the outputs may contain: kind → reason
+        components          the components of its sources
+        contents            input name → the components (or ALL) that are in the outputs; None if the recipe is silent
+        systems             the systems on which the outputs run
+        check_exemptions    aspects that `forge check` does not vary: aspect → reason
+        download            the file to fetch, if the derivation is a download
     """
 
     name: str
@@ -307,7 +312,7 @@ class Derivation:
 
     @property
     def is_builtin(self) -> bool:
-        """Whether forge itself is the builder."""
+        """Whether forge runs the builder itself."""
         return self.builder.startswith(BUILTIN)
 
     def encode(self) -> bytes:
@@ -315,11 +320,11 @@ class Derivation:
         return self._document({name: _reference(edge) for name, edge in self.inputs.items()})
 
     def preimage(self, trees: Mapping[str, TreeId]) -> bytes:
-        """The action key's preimage, given the tree each input was built to, by input name."""
+        """The preimage of the action key. `trees` has the tree that each input was built to, by input name."""
         return self._document({name: _tree(edge, trees[name]) for name, edge in self.inputs.items()})
 
     def _document(self, inputs: Mapping[str, str]) -> bytes:
-        """The derivation in canonical bytes, given the canonical text of what stands for each input."""
+        """The canonical bytes of the derivation. `inputs` has the canonical text that stands for each input."""
         return canonical.to_bytes(
             _DOCUMENT
             % (
@@ -340,7 +345,7 @@ Node = Source | LocalSource | Derivation
 
 
 def downloading(wanted: Download) -> Derivation:
-    """The derivation whose output is this file. Where it is looked for is no part of its identity."""
+    """The derivation whose output is this file. Locator and mirrors are no part of its identity."""
     content: dict[str, canonical.Json] = {"sha256": wanted.sha256, "size": wanted.size}
     if wanted.executable:
         content["executable"] = True
@@ -348,14 +353,14 @@ def downloading(wanted: Download) -> Derivation:
 
 
 def fetched_file(node: Node) -> Source | Download | None:
-    """The file of others that the node is, if it is one."""
+    """The Source or Download that the node stands for; None for other nodes."""
     if isinstance(node, Derivation):
         return node.download
     return node if isinstance(node, Source) else None
 
 
 def action_key(preimage: bytes) -> ActionKey:
-    """The key under which a build trace is kept."""
+    """The action key of a preimage."""
     return ActionKey(blake3_hex(preimage))
 
 
@@ -371,7 +376,7 @@ def _tree(edge: Input, tree: TreeId) -> str:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise DerivationError(f"describe {name!r}: not a valid name", reason="derivation-bad-name")
+        raise DerivationError(f"describe {name!r}: it is not a valid name", reason="derivation-bad-name")
 
 
 def _check_derivation(derivation: Derivation) -> None:
@@ -381,10 +386,11 @@ def _check_derivation(derivation: Derivation) -> None:
     for variable, value in derivation.env.items():
         if not _VARIABLE.fullmatch(variable) or "\0" in value:
             raise DerivationError(
-                f"describe {derivation.name}: {variable!r} is no environment variable",
+                f"describe {derivation.name}: {variable!r} is not a valid environment variable, or its value has a NUL",
                 reason="derivation-bad-env",
             )
     for name, edge in derivation.inputs.items():
+        # One cheap test for the usual edge; _check_input tests the others part by part.
         if _INPUT.fullmatch(name) is None or edge.at != f"/forge/{name}" or edge.output not in edge.node.outputs:
             _check_input(derivation.name, name, edge)
 
@@ -392,25 +398,26 @@ def _check_derivation(derivation: Derivation) -> None:
 def _check_outputs(derivation: Derivation) -> None:
     if not derivation.outputs or len(set(derivation.outputs)) != len(derivation.outputs):
         raise DerivationError(
-            f"describe {derivation.name}: outputs must be one or more, each named once",
+            f"describe {derivation.name}: it needs at least one output, and no name may occur twice",
             reason="derivation-bad-output",
         )
     for output in derivation.outputs:
         if not _OUTPUT.fullmatch(output):
             raise DerivationError(
-                f"describe {derivation.name}: {output!r} is no output name", reason="derivation-bad-output"
+                f"describe {derivation.name}: {output!r} is not a valid output name", reason="derivation-bad-output"
             )
 
 
 def _check_input(owner: str, name: str, edge: Input) -> None:
     if not _INPUT.fullmatch(name):
-        raise DerivationError(f"describe {owner}: {name!r} is no input name", reason="derivation-bad-input")
+        raise DerivationError(f"describe {owner}: {name!r} is not a valid input name", reason="derivation-bad-input")
     if not edge.at.startswith("/") or ".." in edge.at.split("/"):
         raise DerivationError(
-            f"describe {owner}: input {name} cannot be shown at {edge.at!r}", reason="derivation-bad-input"
+            f"describe {owner}: the path {edge.at!r} of input {name} is not absolute, or has a part '..'",
+            reason="derivation-bad-input",
         )
     if edge.output not in edge.node.outputs:
         raise DerivationError(
-            f"describe {owner}: {edge.node.name} has no output {edge.output!r}, only {', '.join(edge.node.outputs)}",
+            f"describe {owner}: {edge.node.name} has no output {edge.output!r}; it has {', '.join(edge.node.outputs)}",
             reason="derivation-no-such-output",
         )

@@ -1,4 +1,7 @@
-"""Identifiers: BLAKE3 is the identity of everything, written as 64 lower-case hexadecimal digits."""
+"""Identifiers: BLAKE3 digests, written as 64 lower-case hexadecimal digits.
+
+They are distinct types, so that mypy finds a tree id that is used as a blob digest.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ TreeId = NewType("TreeId", str)
 """BLAKE3 of a tree's canonical manifest."""
 
 DerivationId = NewType("DerivationId", str)
-"""BLAKE3 of a derivation whose inputs are named by *their* derivation ids: known before anything is built."""
+"""BLAKE3 of a derivation that names its inputs by *their* derivation ids. It is known before anything is built."""
 
 ActionKey = NewType("ActionKey", str)
-"""BLAKE3 of a derivation whose inputs are named by the tree ids they were built to."""
+"""BLAKE3 of a derivation that names its inputs by the ids of the trees they were built to."""
 
 Sha256 = NewType("Sha256", str)
-"""SHA-256 of a file's content: what OCI, indexes and most remote-execution servers speak."""
+"""SHA-256 of a file's content: the digest that OCI, package indexes and most remote-execution servers use."""
 
 HEX_LENGTH = 64
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -32,5 +35,5 @@ def blake3_hex(data: bytes) -> str:
 
 
 def is_hex_digest(text: str) -> bool:
-    """Whether `text` could be any of the identifiers above."""
+    """Whether `text` has the form of these identifiers."""
     return _HEX.fullmatch(text) is not None

@@ -1,20 +1,21 @@
-"""`forge.lock` and `forge.outputs`: every pin, and every output that is expected, in files that two people can merge.
+"""`forge.lock` and `forge.outputs`: all pins and all expected outputs, in files that git can merge.
 
-One TOML table (or line) per entry, sorted by name, no global checksum, nothing of the machine that wrote it:
+Each entry is one TOML table (or line), sorted by name. The files have no global checksum, and nothing in them depends
+on the machine that wrote them:
 
     forge.lock
     schema = 1
     [source."zig-0.15.2.whl"]             one fixed source
-    [userland."base"]                     what a Debian userland was asked to hold
+    [userland."base"]                     a Debian userland: the requested packages
     [userland."base".package."bash"]      one package of its closure
-    [npm."llama-ui"]                      what a node_modules was asked to hold, and a line for each package
+    [npm."llama-ui"]                      a node_modules: its package-lock.json, and a line for each package
 
     forge.outputs
     schema = 1
-    [output."mmojo-server.ape"]           the tree a reproducible target is expected to give, for one derivation
+    [output."mmojo-server.ape"]           the expected tree of a reproducible target, for one derivation
 
-An output is a table and not a line: git merges changes of two people only if an unchanged line lies between them, and
-here that is the header. Until forge.outputs existed, its tables stood in forge.lock, where they are still read.
+An expected output is a table, not a line: git merges the changes of two people only if an unchanged line lies between
+them, and the header is that line. Older versions wrote these tables to forge.lock; forge still reads them there.
 """
 
 from __future__ import annotations
@@ -41,24 +42,27 @@ OUTPUTS_HEADER = "# Written by `forge lock --outputs` from what was built; do no
 
 
 class LockError(ForgeError):
-    """A lock file that is missing, malformed, of a foreign schema, or without a pin that is asked for."""
+    """A lock file is missing or malformed, has another schema, or lacks a requested pin."""
 
 
 class LockConflict(LockError):
-    """A file with the conflict markers of a merge. `changed` are the entries that both sides have, and differently;
-    `added` are those that only one side has. Both are empty where a side is not TOML by itself."""
+    """A lock file has the conflict markers of a merge.
+
+    `changed` are the entries that differ between the sides; `added` are those that only one side has. Both are empty
+    if a side is not valid TOML by itself.
+    """
 
     def __init__(self, origin: str, changed: Iterable[str], added: Iterable[str], command: str) -> None:
         self.changed = tuple(sorted(changed))
         self.added = tuple(sorted(added))
         advice = [
-            f"Both sides changed {', '.join(self.changed)}: keep either side's lines, whole." if self.changed else "",
+            f"Both sides changed {', '.join(self.changed)}: keep all lines of one side." if self.changed else "",
             f"Only one side has {', '.join(self.added)}: keep it." if self.added else "",
-            "" if self.changed or self.added else "Keep either side's lines of each table, whole.",
+            "" if self.changed or self.added else "For each table, keep all lines of one side.",
             f"Remove the markers, then run `{command}`.",
         ]
         super().__init__(
-            f"read {origin}: it has the conflict markers of a merge",
+            f"read {origin}: the file has conflict markers from a merge",
             detail="\n".join(line for line in advice if line),
             reason="lock-conflict",
         )
@@ -66,9 +70,9 @@ class LockConflict(LockError):
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One fixed source: where it was found and what exactly it is. `size` in bytes; `licence` as the index has it.
+    """One fixed source: its locator, digests and size in bytes. `licence` is what the package index says.
 
-    `blake3` is empty where a recipe gave the SHA-256 and nobody who wrote the lock has had the file yet.
+    `blake3` is empty if the recipe gave the SHA-256 and forge has not fetched the file yet.
     """
 
     name: str
@@ -82,13 +86,13 @@ class Pin:
 
     @property
     def measured(self) -> bool:
-        """Whether its BLAKE3 is known, and so its tree."""
+        """Whether the BLAKE3 of the file, and so its tree, is known."""
         return self.blake3 != ""
 
 
 @dataclass(frozen=True, slots=True)
 class Userland:
-    """The closure of a Debian userland: what was asked for, and each package it came to, by name."""
+    """The closure of a Debian userland: the requested packages, and a pin for each package they need, by name."""
 
     name: str
     suite: str
@@ -99,7 +103,7 @@ class Userland:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedOutput:
-    """What a reproducible target is expected to be built to, as long as its derivation is this one."""
+    """The tree that a reproducible target must be built to, while it has this derivation."""
 
     target: str
     derivation: DerivationId
@@ -108,9 +112,9 @@ class ExpectedOutput:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """All pins by name. Empty where nothing was locked yet.
+    """All pins by name. Empty if nothing is locked yet.
 
-    `outputs` are those that a forge.lock from before forge.outputs expects. They are read, and never dumped.
+    `outputs` are the expected outputs in a forge.lock of an older version. `dump` does not write them.
     """
 
     sources: Mapping[str, Pin] = field(default_factory=dict)
@@ -120,7 +124,7 @@ class Lock:
 
     @classmethod
     def parse(cls, text: str, *, origin: str = LOCK_NAME) -> Lock:
-        """The lock that `text` holds; raises LockError (`lock-malformed`, `lock-schema`, `lock-conflict`)."""
+        """The lock in `text`; raises LockError (`lock-malformed`, `lock-schema`, `lock-conflict`)."""
         document = _load(text, origin, _Document, "forge lock")
         return cls(
             sources={name: _pin(name, row) for name, row in document.source.items()},
@@ -147,14 +151,16 @@ class Lock:
         parts = [document, *(_npm_document(self.npm[name]) for name in sorted(self.npm))]
         text = [tomli_w.dumps(part, multiline_strings=False) for part in parts]
         for position, name in enumerate(sorted(self.npm), start=1):
-            # Written here, as the one string that has to be literal and of several lines.
+            # tomli_w cannot write a literal multi-line string, which keeps each package on a line that git can merge.
             text[position] += f"packages = '''\n{self.npm[name].lines}'''\n"
         return HEADER + "\n".join(text)
 
 
 def parse_outputs(text: str, *, origin: str = OUTPUTS_NAME) -> dict[str, ExpectedOutput]:
-    """The outputs that `text` expects, by target; raises LockError (`lock-malformed`, `lock-schema`,
-    `lock-conflict`)."""
+    """The expected outputs in `text`, by target.
+
+    Raises LockError (`lock-malformed`, `lock-schema`, `lock-conflict`).
+    """
     return _outputs(_load(text, origin, _OutputsDocument, "forge lock --outputs TARGET").output)
 
 
@@ -167,6 +173,7 @@ def dump_outputs(outputs: Mapping[str, ExpectedOutput]) -> str:
 _Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+# Unknown keys are errors: forge would drop them when it writes the file again.
 class _Row(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -216,15 +223,15 @@ _DocumentType = TypeVar("_DocumentType", bound=_OutputsDocument)
 
 
 def _load(text: str, origin: str, kind: type[_DocumentType], command: str) -> _DocumentType:
-    """The document in `text`; `command` is how the user writes the file anew."""
+    """The document in `text`; `command` is the command that writes the file again, for messages."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _not_toml(text, origin, command, error) from error
     if raw.get("schema") != SCHEMA:
         raise LockError(
-            f"read {origin}: schema {raw.get('schema')!r} is not {SCHEMA}",
-            detail=f"It was written by another version of forge: use that version, or write it anew with `{command}`.",
+            f"read {origin}: it has schema {raw.get('schema')!r}, but this version of forge reads schema {SCHEMA}",
+            detail=f"Another version of forge wrote it. Use that version, or write the file again with `{command}`.",
             reason="lock-schema",
         )
     try:
@@ -234,13 +241,13 @@ def _load(text: str, origin: str, kind: type[_DocumentType], command: str) -> _D
         place = ".".join(str(part) for part in first["loc"])
         raise LockError(
             f"read {origin}: {place}: {first['msg']}",
-            detail=f"Restore the file from version control, or write it anew with `{command}`.",
+            detail=f"Restore the file from version control, or write it again with `{command}`.",
             reason="lock-malformed",
         ) from error
 
 
 _MARKER = re.compile(r"(<{7}|\|{7}|={7}|>{7})( .*)?")
-"""A line that git puts around what two sides changed. The second one comes before what neither has any more."""
+"""The marker lines that git puts around a conflict: ours, base (with diff3), theirs, end."""
 
 
 def _not_toml(text: str, origin: str, command: str, error: tomllib.TOMLDecodeError) -> LockError:
@@ -251,16 +258,16 @@ def _not_toml(text: str, origin: str, command: str, error: tomllib.TOMLDecodeErr
     headers = Counter(line for line in text.splitlines() if line.startswith("["))
     twice = ", ".join(header for header, count in headers.items() if count > 1)
     return LockError(
-        f"read {origin}: not TOML: {error}",
-        detail=f"{twice} is there twice, after a merge? Keep either one, then run `{command}`."
+        f"read {origin}: it is not valid TOML: {error}",
+        detail=f"{twice} occurs twice, perhaps after a merge. Keep one of the two, then run `{command}`."
         if twice
-        else f"After a merge, keep one side's lines of each table, whole. Then run `{command}`.",
+        else f"After a merge, keep all lines of one side for each table. Then run `{command}`.",
         reason="lock-malformed",
     )
 
 
 def _sides(text: str) -> tuple[str, str]:
-    """The text as either side of the merge has it."""
+    """The text of each side of the merge: ours and theirs."""
     ours: list[str] = []
     theirs: list[str] = []
     into: tuple[list[str], ...] = (ours, theirs)
@@ -274,7 +281,7 @@ def _sides(text: str) -> tuple[str, str]:
 
 
 def _entries(text: str) -> dict[str, object]:
-    """What stands in each table, by what the table is of; nothing where the text is not TOML."""
+    """The content of each table, by its kind and name; empty if the text is not TOML."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
@@ -341,11 +348,11 @@ def _userland_row(userland: Userland) -> dict[str, Any]:
     }
 
 
-def _npm_document(one: NodeModules) -> dict[str, Any]:
-    row: dict[str, Any] = {"source": one.source}
-    if one.path:
-        row["path"] = one.path
-    row["tree"] = one.tree
-    if one.exclude:
-        row["exclude"] = list(one.exclude)
-    return {"npm": {one.name: row}}
+def _npm_document(closure: NodeModules) -> dict[str, Any]:
+    row: dict[str, Any] = {"source": closure.source}
+    if closure.path:
+        row["path"] = closure.path
+    row["tree"] = closure.tree
+    if closure.exclude:
+        row["exclude"] = list(closure.exclude)
+    return {"npm": {closure.name: row}}

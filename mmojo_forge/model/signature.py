@@ -1,7 +1,7 @@
 """Ed25519 signatures (RFC 8032) by named keys, and DSSE envelopes around signed statements.
 
-A key is written `NAME:BASE64`: the public key's 32 bytes, or the private key's seed. The name is for people; what
-counts is the key.
+The text of a key is `NAME:BASE64`: the public key's 32 bytes, or the private key's seed. The name is for people; forge
+compares only the bytes.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _KEY_BYTES = 32
 
 
 class SignatureError(ForgeError):
-    """A key that is none, or a signature that does not hold."""
+    """A key is malformed, or a signature is wrong or by an unknown key."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """Who signs: a name and 32 bytes."""
+    """A public key: a name and 32 bytes."""
 
     name: str
     key: bytes
 
     @classmethod
     def parse(cls, text: str) -> PublicKey:
-        """The key written as NAME:BASE64; raises SignatureError (`bad-key`)."""
+        """The key in NAME:BASE64; raises SignatureError (`bad-key`)."""
         return cls(*_parse(text, "public key"))
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class PublicKey:
         return _encode(self.key)
 
     def holds(self, payload: bytes, signature: bytes) -> bool:
-        """Whether the signature over the payload is this key's."""
+        """Whether this key made the signature over the payload."""
         try:
             Ed25519PublicKey.from_public_bytes(self.key).verify(signature, payload)
         except InvalidSignature:
@@ -58,21 +58,21 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class PrivateKey:
-    """What signs; never shown."""
+    """A private key: a name and a seed of 32 bytes, which no message may show."""
 
     name: str
     _seed: bytes
 
     @classmethod
     def generate(cls, name: str = "") -> PrivateKey:
-        """A new key; called after its own public key unless it gets a name. Raises SignatureError (`bad-key`)."""
+        """A new key. Without a name, it is named after its public key. Raises SignatureError (`bad-key`)."""
         seed = Ed25519PrivateKey.generate().private_bytes_raw()
         key = cls(name or "builder", seed)
         return cls(*_parse(f"{name or 'builder-' + key.public.key[:4].hex()}:{_encode(seed)}", "private key"))
 
     @classmethod
     def parse(cls, text: str) -> PrivateKey:
-        """The key written as NAME:BASE64; raises SignatureError (`bad-key`)."""
+        """The key in NAME:BASE64; raises SignatureError (`bad-key`)."""
         return cls(*_parse(text, "private key"))
 
     def dump(self) -> str:
@@ -81,7 +81,7 @@ class PrivateKey:
 
     @property
     def public(self) -> PublicKey:
-        """What others know this key by."""
+        """The public key that belongs to this key."""
         return PublicKey(self.name, Ed25519PrivateKey.from_private_bytes(self._seed).public_key().public_bytes_raw())
 
     def sign(self, payload: bytes) -> bytes:
@@ -107,15 +107,15 @@ def unseal(envelope: str, trusted: Iterable[PublicKey]) -> tuple[bytes, PublicKe
     if not ours:
         names = ", ".join(name.partition(":")[0] for name, _ in signatures) or "nobody"
         raise SignatureError(
-            f"open a signed statement: it is signed by {names}, whom nobody here trusts",
-            detail="Trust a key with `forge cache key trust NAME:KEY`, after you got it from its owner.",
+            f"open a signed statement: it is signed by {names}, and you trust none of these keys",
+            detail="Get the key from its owner, then trust it with `forge cache key trust NAME:KEY`.",
             reason="unknown-signer",
         )
     for key, value in ours:
         if key.holds(_authenticated(payload_type, payload), value):
             return payload, key
     raise SignatureError(
-        f"open a signed statement: the signature of {ours[0][0].name} does not hold: it was altered",
+        f"open a signed statement: the signature of {ours[0][0].name} is wrong; somebody altered the statement",
         reason="bad-signature",
     )
 
@@ -123,16 +123,16 @@ def unseal(envelope: str, trusted: Iterable[PublicKey]) -> tuple[bytes, PublicKe
 def _open(envelope: str) -> tuple[str, bytes, list[tuple[str, bytes]]]:
     try:
         document = json.loads(envelope)
-        signatures = [(str(one["keyid"]), _decode(one["sig"])) for one in document["signatures"]]
+        signatures = [(str(row["keyid"]), _decode(row["sig"])) for row in document["signatures"]]
         return str(document["payloadType"]), _decode(document["payload"]), signatures
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SignatureError(
-            "open a signed statement: it is no DSSE envelope", detail=repr(error), reason="envelope-malformed"
+            "open a signed statement: it is not a DSSE envelope", detail=repr(error), reason="envelope-malformed"
         ) from error
 
 
 def _authenticated(payload_type: str, payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding: what is signed."""
+    """The bytes that a DSSE signature covers (DSSE's pre-authentication encoding)."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 

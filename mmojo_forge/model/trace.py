@@ -1,4 +1,4 @@
-"""Build traces: what an action key was built to, by whom, from which preimage."""
+"""Build traces: the outputs of an action key, with the builder that made them and the preimage of the key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STEM_CHARACTERS = re.compile(r"[^A-Za-z0-9._+-]")
 
 @dataclass(frozen=True, slots=True)
 class TraceOutput:
-    """One named result: its tree and how many bytes of content it has."""
+    """One output: its tree and the bytes of its content."""
 
     tree: TreeId
     size: int
@@ -25,7 +25,7 @@ class TraceOutput:
 
 @dataclass(frozen=True, slots=True)
 class TraceSignature:
-    """Who vouches for a trace: a public key as NAME:BASE64, and its signature over the trace's fingerprint."""
+    """A signature over the trace's fingerprint, with the public key that made it as NAME:BASE64."""
 
     key: str
     value: bytes
@@ -33,10 +33,10 @@ class TraceSignature:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One row of the build trace. `preimage` hashes to `key`; `log` names the kept log, if there is one.
+    """One row of the build trace. `preimage` hashes to `key`.
 
-    `started` is in seconds since the epoch, `seconds` the wall time of the build: facts about the build, which
-    never enter an identity.
+    `started` is in seconds since the epoch; `seconds` is the wall time of the build. These facts about the build never
+    enter an identity.
     """
 
     key: ActionKey
@@ -50,7 +50,7 @@ class Trace:
     signatures: tuple[TraceSignature, ...] = ()
 
     def fingerprint(self) -> bytes:
-        """The canonical bytes that a signature covers: what is claimed, label included, nothing of when or where."""
+        """The canonical bytes that a signature covers: builder, key, label and outputs, but no times or memory."""
         outputs: dict[str, canonical.Json] = {
             name: {"size": output.size, "tree": output.tree} for name, output in self.outputs.items()
         }
@@ -60,6 +60,6 @@ class Trace:
 
 
 def stem(name: str) -> str:
-    """The name of what was built without its version, as a path's part: by it other versions are found."""
+    """The name of a build without its version, fit to be part of a path. All versions of a package share it."""
     plain = _VERSION.sub("", _STEM_CHARACTERS.sub("_", name))[:100]
     return plain.lstrip("._+-") or "unnamed"

@@ -1,10 +1,10 @@
-"""Traces as JSON, the way they travel in caches and bundles.
+"""Trace entries: the JSON form of traces in caches and bundles.
 
     {"builder":…,"key":…,"name":…,"outputs":{"out":{"size":…,"tree":…}},"peak":…,"preimage":…,
      "schema":1,"seconds":…,"signatures":[{"key":"NAME:BASE64","value":"BASE64"}],"started":…}
 
-What is read may come from anybody: it has the form of a trace then, its key is that of its preimage, its name and its
-outputs are those of the derivation. Whether it is true, and who signed it, is for others to find out.
+An entry may come from anybody. `from_json` checks its form, that its key is the hash of its preimage, and that name and
+outputs match the derivation. The caller decides whether to believe the trace, and checks its signatures.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mmojo_forge.model.trace import Trace, TraceOutput, TraceSignature
 
 SCHEMA = 1
 MOST_SIGNATURES = 64
-_MOST = 2**53 - 1
+_MOST = 2**53 - 1  # the largest integer that every JSON parser reads exactly
 _LONGEST = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
 class EntryError(ValueError):
-    """JSON that is no trace entry. `wrong_key`: it is one, but its key is not that of its preimage."""
+    """The JSON is not a trace entry. `wrong_key`: it is one, but the key is not the hash of the preimage."""
 
     def __init__(self, message: str, *, wrong_key: bool = False) -> None:
         super().__init__(message)
@@ -40,28 +40,31 @@ def to_json(trace: Trace) -> dict[str, Any]:
         "key": trace.key,
         "name": trace.name,
         "preimage": trace.preimage.decode(),
-        "outputs": {name: {"size": one.size, "tree": one.tree} for name, one in trace.outputs.items()},
+        "outputs": {name: {"size": output.size, "tree": output.tree} for name, output in trace.outputs.items()},
         "builder": trace.builder,
         "started": trace.started,
         "seconds": trace.seconds,
         "peak": trace.peak_memory_bytes,
-        "signatures": [{"key": one.key, "value": base64.b64encode(one.value).decode()} for one in trace.signatures],
+        "signatures": [
+            {"key": signature.key, "value": base64.b64encode(signature.value).decode()}
+            for signature in trace.signatures
+        ],
     }
 
 
 def encode(trace: Trace) -> bytes:
-    """The entry, with sorted keys."""
+    """The entry as JSON with sorted keys."""
     return json.dumps(to_json(trace), sort_keys=True, separators=(",", ":")).encode()
 
 
 def from_json(document: Any) -> Trace:
-    """The trace, with signatures that nobody has checked; raises EntryError."""
+    """The trace of an entry, with unchecked signatures; raises EntryError."""
     try:
         if document["schema"] != SCHEMA:
             raise EntryError(f"schema {document['schema']!r} is not {SCHEMA}")
         preimage = document["preimage"].encode()
         if blake3_hex(preimage) != document["key"]:
-            raise EntryError("the key is not that of the preimage", wrong_key=True)
+            raise EntryError("the key is not the hash of the preimage", wrong_key=True)
         return _trace(document, preimage, json.loads(preimage))
     except EntryError:
         raise
@@ -71,14 +74,14 @@ def from_json(document: Any) -> Trace:
 
 def _trace(document: Mapping[str, Any], preimage: bytes, described: Mapping[str, Any]) -> Trace:
     if not _NAME.fullmatch(described["name"]):
-        raise ValueError("the derivation has no proper name")
+        raise ValueError("the derivation has an invalid name")
     outputs = {name: _output(row) for name, row in document["outputs"].items()}
     if sorted(outputs) != sorted(described["outputs"]) or not isinstance(described["label"], dict):
-        raise ValueError("its outputs are not those of the derivation")
+        raise ValueError("its outputs are not those of the derivation, or the label is malformed")
     if not all(isinstance(edge["tree"], str) for edge in described["inputs"].values()):
-        raise ValueError("its inputs are no trees")
+        raise ValueError("an input has no tree")
     if len(document["signatures"]) > MOST_SIGNATURES:
-        raise ValueError("more signatures than anybody needs")
+        raise ValueError(f"it has more than {MOST_SIGNATURES} signatures")
     return Trace(
         key=ActionKey(document["key"]),
         name=described["name"],
@@ -95,7 +98,7 @@ def _trace(document: Mapping[str, Any], preimage: bytes, described: Mapping[str,
 def _output(row: Mapping[str, Any]) -> TraceOutput:
     tree, size = row["tree"], row["size"]
     if not is_hex_digest(tree) or type(size) is not int or not 0 <= size <= _MOST:
-        raise ValueError("an output has no tree or size")
+        raise ValueError("an output has no valid tree or size")
     return TraceOutput(TreeId(tree), size)
 
 
@@ -105,12 +108,12 @@ def _signature(row: Mapping[str, Any]) -> TraceSignature:
 
 def _short(text: object) -> str:
     if not isinstance(text, str) or len(text) > _LONGEST or not text.isprintable():
-        raise ValueError("a name is not one")
+        raise ValueError(f"a name is not printable text of at most {_LONGEST} characters")
     return text
 
 
 def _number(value: object) -> float:
-    # What is no number is not within these bounds either.
+    # NaN fails the comparison too.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
-        raise ValueError(f"{value!r} is no time or size")
+        raise ValueError(f"{value!r} is not a time or size")
     return float(value)

@@ -1,6 +1,6 @@
-"""File trees: what a store object is made of, and the canonical manifest that its id is the BLAKE3 of.
+"""File trees: the content of store objects. The id of a tree is the BLAKE3 of its canonical manifest.
 
-A tree has names, kinds, the executable bit, blob digests and symlink targets: no times, owners or other modes.
+A tree has names, kinds, the executable bit, blob digests and symlink targets. It has no times, owners or other modes.
 Its root is a directory or a single file. The manifest is canonical JSON:
 
     {"entries":[["","d"],["bin","d"],["bin/sh","x","<blake3>",1234],["lib","l","usr/lib"]],"schema":1}
@@ -25,11 +25,11 @@ MAX_LINK_HOPS = 40  # what Linux follows before ELOOP
 
 
 class TreeError(ForgeError):
-    """A file tree, or a manifest, that cannot be a store object."""
+    """A file tree or a manifest cannot be a store object."""
 
 
 class EntryKind(StrEnum):
-    """What an entry is; the values are those of the manifest."""
+    """The kind of an entry; the values are those in manifests."""
 
     FILE = "f"
     EXECUTABLE = "x"
@@ -55,10 +55,10 @@ class TreeEntry:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A whole file tree. Callers may assume that entries are sorted, complete and safe to check out:
+    """A whole file tree. Callers may assume that entries are sorted, complete and safe to check out.
 
-    the root comes first, every parent is a directory that precedes its children, no path has `.`, `..`, empty
-    or NUL-bearing parts, and no symlink is absolute or leads out of the tree.
+    The root comes first, and every parent is a directory that precedes its children. No part of a path is `.`, `..` or
+    empty, or has a NUL. No symlink is absolute or leads out of the tree.
     """
 
     entries: tuple[TreeEntry, ...]
@@ -73,7 +73,7 @@ class Tree:
 
     @classmethod
     def of(cls, entries: Iterable[TreeEntry]) -> Tree:
-        """The tree with these entries, in any order; the root directory may be left out."""
+        """The tree with these entries, in any order. Adds the root directory if it is missing."""
         listed = sorted(entries, key=lambda entry: sort_key(entry.path))
         if not listed or listed[0].path:
             listed.insert(0, TreeEntry("", EntryKind.DIRECTORY))
@@ -81,12 +81,12 @@ class Tree:
 
     @classmethod
     def of_file(cls, digest: BlobDigest, size: int, *, executable: bool = False) -> Tree:
-        """The tree whose root is one file: what a source is."""
+        """The tree whose root is one file. Every source is such a tree."""
         return cls((TreeEntry("", EntryKind.EXECUTABLE if executable else EntryKind.FILE, digest, size),))
 
     @classmethod
     def parse(cls, manifest: bytes) -> Tree:
-        """The tree a manifest describes; raises TreeError unless it is canonical and keeps every rule."""
+        """The tree that a manifest describes; raises TreeError unless it is canonical and keeps every rule."""
         tree = cls(tuple(_parse_rows(manifest)))
         if tree.encode() != manifest:
             raise TreeError("read tree manifest: not in canonical form", reason="tree-not-canonical")
@@ -98,7 +98,7 @@ class Tree:
 
     @property
     def size(self) -> int:
-        """Bytes of content, each blob counted as often as it occurs."""
+        """The bytes of content. Each blob counts as often as it occurs."""
         return sum(entry.size for entry in self.entries)
 
     @property
@@ -112,9 +112,9 @@ class Tree:
 
 
 def sort_key(path: str) -> str:
-    """Orders paths part by part in UTF-8 bytes, so that a directory precedes all below it.
+    """The sort key of a path: part by part in UTF-8 bytes, so that a directory precedes everything below it.
 
-    NUL, which no name has, sorts before everything else, and code points sort as their UTF-8 bytes do.
+    NUL, which no name has, sorts before everything else. Code points sort as their UTF-8 bytes do.
     """
     return path.replace("/", "\0")
 
@@ -122,21 +122,25 @@ def sort_key(path: str) -> str:
 def check_name(name: str) -> None:
     """Raise TreeError unless `name` can be one part of a path on every file system we check out to."""
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
-        raise TreeError(f"add {name!r} to a tree: not a file name", reason="tree-bad-name")
+        raise TreeError(f"add {name!r} to a tree: it is not a file name", reason="tree-bad-name")
     try:
         length = len(name.encode("utf-8"))
     except UnicodeEncodeError as error:
-        raise TreeError(f"add {name!r} to a tree: not UTF-8", reason="tree-bad-name") from error
+        raise TreeError(f"add {name!r} to a tree: the name is not UTF-8", reason="tree-bad-name") from error
     if length > MAX_NAME_BYTES:
-        raise TreeError(f"add {name[:40]!r}… to a tree: name too long", reason="tree-bad-name")
+        message = f"add {name[:40]!r}… to a tree: the name is longer than {MAX_NAME_BYTES} bytes"
+        raise TreeError(message, reason="tree-bad-name")
 
 
 def check_symlink(path: str, target: str) -> None:
-    """Raise TreeError unless `target`, resolved by text alone, stays inside the tree `path` lies in."""
+    """Raise TreeError unless `target`, resolved as text only, stays inside the tree of `path`.
+
+    `_check_resolved` also follows the other symlinks of the tree.
+    """
     if target.startswith("/"):
-        raise TreeError(f"add symlink {path}: target {target} is absolute", reason="symlink-absolute")
+        raise TreeError(f"add symlink {path}: its target {target} is absolute", reason="symlink-absolute")
     if not target or "\0" in target:
-        raise TreeError(f"add symlink {path}: target is empty or has NUL", reason="symlink-bad-target")
+        raise TreeError(f"add symlink {path}: its target is empty or has a NUL", reason="symlink-bad-target")
     depth = path.count("/")
     for part in target.split("/"):
         if part == "..":
@@ -144,12 +148,12 @@ def check_symlink(path: str, target: str) -> None:
         elif part not in {"", "."}:
             depth += 1
         if depth < 0:
-            raise TreeError(f"add symlink {path}: target {target} leaves the tree", reason="symlink-escapes")
+            raise TreeError(f"add symlink {path}: its target {target} leaves the tree", reason="symlink-escapes")
 
 
 def _check(entries: tuple[TreeEntry, ...]) -> None:
     if not entries or entries[0].path:
-        raise TreeError("make tree: no root entry", reason="tree-no-root")
+        raise TreeError("make tree: it has no root entry", reason="tree-no-root")
     if entries[0].kind is EntryKind.SYMLINK:
         raise TreeError("make tree: the root is a symlink", reason="tree-bad-root")
     directories = {""} if entries[0].kind is EntryKind.DIRECTORY else set[str]()
@@ -158,7 +162,7 @@ def _check(entries: tuple[TreeEntry, ...]) -> None:
         _check_entry(entry, directories)
         key = sort_key(entry.path)
         if key <= previous:
-            raise TreeError(f"make tree: {entry.path} out of order or twice", reason="tree-order")
+            raise TreeError(f"make tree: {entry.path} is out of order or occurs twice", reason="tree-order")
         previous = key
     _check_content(entries[0])
     links = {entry.path: entry.target for entry in entries if entry.target is not None}
@@ -167,7 +171,7 @@ def _check(entries: tuple[TreeEntry, ...]) -> None:
 
 
 def _check_resolved(path: str, links: Mapping[str, str]) -> None:
-    """Follow a symlink through the other symlinks of the tree, by which `..` may lead further up than it looks."""
+    """Raise TreeError if a symlink leaves the tree through other symlinks: after one, `..` may lead further up."""
     here = path.split("/")[:-1]
     pending = links[path].split("/")[::-1]
     hops = 0
@@ -196,7 +200,7 @@ def _check_entry(entry: TreeEntry, directories: set[str]) -> None:
     if parent not in directories:
         raise TreeError(f"make tree: {entry.path} has no parent directory", reason="tree-no-parent")
     if len(entry.path.encode()) > MAX_PATH_BYTES or entry.path.count("/") >= MAX_DEPTH:
-        raise TreeError(f"make tree: {entry.path[:80]}… is too long or deep", reason="tree-bad-name")
+        raise TreeError(f"make tree: the path {entry.path[:80]}… is too long or too deep", reason="tree-bad-name")
     if entry.kind is EntryKind.DIRECTORY:
         directories.add(entry.path)
     elif entry.kind is EntryKind.SYMLINK:
@@ -224,7 +228,8 @@ def _parse_rows(manifest: bytes) -> Iterator[TreeEntry]:
     try:
         document = json.loads(manifest)
         if document["schema"] != SCHEMA:
-            raise TreeError(f"read tree manifest: schema {document['schema']} is not {SCHEMA}", reason="tree-schema")
+            message = f"read tree manifest: it has schema {document['schema']}, but forge reads schema {SCHEMA}"
+            raise TreeError(message, reason="tree-schema")
         for row in document["entries"]:
             yield _entry(*row)
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -1,6 +1,6 @@
-"""HTTP for everybody: `fetch` downloads sources with it, `cache` reads and writes caches with it.
+"""The HTTP client that the rest of forge shares: `fetch` downloads sources with it, `cache` reads and writes caches.
 
-Read `settings` (how patient a client is), `url` (how URLs are shown, and where a redirect may lead), `failure` (the one
-exception) and `cancellation`; then `client`, which makes one exchange, and `stream`, which reads files and documents
-with several tries. Only `client` and `stream` import requests, which takes long.
+Read `settings` (timeouts and limits), `url` (redaction and redirect rules), `failure` (the one exception) and
+`cancellation` first. Then `client` makes one exchange, and `stream` reads files and documents with retries.
+Only `client` and `stream` import requests, because that import is slow.
 """

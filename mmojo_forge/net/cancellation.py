@@ -1,4 +1,4 @@
-"""Stopping exchanges from another thread: at once, even in the middle of a read that waits."""
+"""Cancels HTTP exchanges from another thread, even while a read is blocked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmojo_forge.net.failure import FailureKind, UrlFailure
 
 
 class HttpCancellation:
-    """Shared by all clients of one fetcher or cache. Once cancelled it stays so."""
+    """A cancellation that all clients of one fetcher or cache share. It cannot be undone."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -20,11 +20,11 @@ class HttpCancellation:
 
     @property
     def cancelled(self) -> bool:
-        """Whether everything is to end."""
+        """Whether `cancel` was called."""
         return self._event.is_set()
 
     def cancel(self) -> None:
-        """Stop everything that is under way and everything that will be tried."""
+        """Abort all running exchanges and refuse all later ones."""
         self._event.set()
         with self._guard:
             for connected in self._sockets:
@@ -36,26 +36,27 @@ class HttpCancellation:
             raise UrlFailure(url, FailureKind.CANCELLED, "cancelled")
 
     def pause(self, seconds: float) -> None:
-        """Wait; raises UrlFailure as soon as cancelled."""
+        """Wait; raises UrlFailure (`cancelled`) as soon as another thread cancels."""
         self._event.wait(seconds)
         self.check()
 
     def watch(self, connected: socket.socket) -> None:
-        """Have the connection cut when this is cancelled, however long it is used.
+        """Shut the socket down when this is cancelled, for as long as the socket exists.
 
-        Sockets are watched, not responses: a reader may still wait for the headers. Nor connections, which forget
-        their socket as soon as the server announces that it will close it.
+        Responses are too late to watch: a reader may still wait for the headers. Connections are not safe to watch
+        either: they drop their socket once the server announces that it will close it.
         """
-        # TLS inside of TLS, for a proxy behind https, is no socket but has one.
+        # For an https proxy, urllib3 puts TLS inside TLS in a wrapper that is not a socket but holds one.
         connected = getattr(connected, "socket", connected)
         with self._guard:
             self._sockets.add(connected)
+        # `cancel` may have run before the socket was added.
         if self._event.is_set():
             _shut_down(connected)
 
 
 def _shut_down(connected: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        # The class's own method: that of ssl would forget the TLS state, and the reader would take ciphertext for
-        # content.
+        # SSLSocket.shutdown would drop the TLS state, and the reader would take ciphertext for content. The method
+        # of the base class keeps it.
         socket.socket.shutdown(connected, socket.SHUT_RDWR)

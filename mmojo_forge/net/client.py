@@ -1,8 +1,8 @@
-"""One exchange over HTTP: a request, the redirects that are followed, and an answer to read from as it arrives.
+"""One HTTP exchange: a request, the redirects that a policy allows, and an answer that is read as it arrives.
 
-`requests` follows redirects, decodes content and blocks for whole chunks if it is let; here it does none of that. It
-knows proxies, certificates and netrc. Redirects are for a policy to judge, bodies are bytes as they were sent, and
-every failure is a UrlFailure.
+`requests` supplies proxies, certificates and netrc. Its redirects, content decoding and blocking reads are switched
+off: a RedirectPolicy judges each redirect, and bodies are the bytes that the server sent. Every failure is a
+UrlFailure.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from mmojo_forge.net.url import RedirectPolicy, redacted_text
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:[0-9]{1,18}|\*)")
 _NUMBER = re.compile(r"[0-9]{1,18}")
-# A host whose pool was dropped for another's while a thread was about to use it would be an error.
+# Connection pools kept. With too few, urllib3 may drop one host's pool while another thread is about to use it.
 _HOSTS = 64
+# The longest rest of a body that is read so that the connection can be used again.
 _DRAINED = 64 << 10
 _BROKEN = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
 
 class HttpClient:
-    """Makes exchanges. Safe to use from several threads; its connections are used again, and nothing else is kept."""
+    """Makes exchanges. Safe to use from several threads. It reuses connections, and keeps no cookies or other state."""
 
     def __init__(
         self,
@@ -57,11 +58,11 @@ class HttpClient:
             self._session.mount(scheme, adapter)
 
     def with_certificates(self, ca_bundle: str) -> HttpClient:
-        """A client that trusts those of a file instead of the machine's; it is cancelled with this one."""
+        """A client that trusts the certificates in a file instead of the machine's. It shares the cancellation."""
         return HttpClient(replace(self.settings, ca_bundle=ca_bundle), self._redirects, self.cancellation)
 
     def close(self) -> None:
-        """Cut the connections, also those that somebody waits on; nothing can be asked any more."""
+        """Cut all connections, including those with a blocked reader. Later requests are refused."""
         self.cancellation.cancel()
         self._session.close()
 
@@ -69,14 +70,14 @@ class HttpClient:
     def exchange(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, content: bytes | None = None
     ) -> Iterator[Answer]:
-        """The answer, whatever its status, at the end of the redirects; raises UrlFailure."""
+        """The answer at the end of the redirects, whatever its status; raises UrlFailure."""
         asked = {"Accept-Encoding": "identity", "User-Agent": "mmojo-forge", **(headers or {})}
         current = url
         for _ in range(self.settings.redirects + 1):
             response = self._send(method, url, current, asked, content)
             try:
                 if response.status_code >= 300:
-                    # Nobody reads what a redirect or an error has to say.
+                    # Nobody reads the body of a redirect or an error.
                     _drain(response)
                 target = response.headers.get("Location")
                 if response.status_code not in _REDIRECTS or not target:
@@ -120,20 +121,20 @@ class HttpClient:
         try:
             following = urljoin(current, target)
         except ValueError as error:
-            raise UrlFailure(url, FailureKind.REDIRECTS, "redirected to what is no URL") from error
+            raise UrlFailure(url, FailureKind.REDIRECTS, "redirected to a malformed URL") from error
         if refusal := self._redirects.refusal(method, current, following):
             raise UrlFailure(url, FailureKind.INSECURE, refusal)
         return following
 
     def failure(self, url: str, kind: FailureKind, cause: str) -> UrlFailure:
-        """The failure of an exchange; after a cancellation that is the cause, whatever it looked like."""
+        """The UrlFailure to raise: `cancelled` after a cancellation, since a cut connection looks like any failure."""
         if self.cancellation.cancelled:
             return UrlFailure(url, FailureKind.CANCELLED, "cancelled")
         return UrlFailure(url, kind, cause)
 
 
 class Answer:
-    """An answer whose body is still to be read."""
+    """An HTTP answer whose body is read as it arrives."""
 
     def __init__(self, client: HttpClient, url: str, response: requests.Response) -> None:
         self.url: str = response.url
@@ -146,38 +147,38 @@ class Answer:
 
     @property
     def length(self) -> int | None:
-        """How long the body is, if the server says so."""
+        """The length of the body in bytes, if the server says so."""
         text = self.headers.get("Content-Length", "")
         return int(text) if _NUMBER.fullmatch(text) else None
 
     @property
     def first_byte(self) -> int | None:
-        """Where in the file the body begins; None where the server does not say so (RFC 9110, section 14.4)."""
+        """The offset in the file at which the body begins, if the server says so (RFC 9110, section 14.4)."""
         if self.status != 206:
             return 0
         found = _CONTENT_RANGE.fullmatch(self.headers.get("Content-Range", ""))
         return int(found[1]) if found and int(found[1]) <= int(found[2]) else None
 
     def read(self, count: int) -> bytes:
-        """At most `count` bytes, as soon as there are any; none at the end. Raises UrlFailure."""
+        """Up to `count` bytes, as soon as some arrive; empty at the end. Raises UrlFailure."""
         client = self._client
         self._pace.start()
         try:
             part: bytes = self._response.raw.read1(count, decode_content=False)
         except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as error:
-            cause = f"nothing for {client.settings.stall_seconds:g} s"
+            cause = f"no data for {client.settings.stall_seconds:g} s"
             raise client.failure(self._asked, FailureKind.STALLED, cause) from error
         except (*_BROKEN, ValueError) as error:
             raise client.failure(self._asked, FailureKind.TRUNCATED, innermost_cause(error)) from error
         if not part:
-            # A connection that was cut looks like the end of an answer of unknown length.
+            # Without a known length, a connection that `cancel` cut looks like the end of the answer.
             client.cancellation.check(self._asked)
         if slow := self._pace.stop(len(part)):
             raise client.failure(self._asked, FailureKind.SLOW, slow)
         return part
 
     def check(self) -> None:
-        """Raise UrlFailure unless this is content."""
+        """Raise UrlFailure unless the status is 200 or 206."""
         if self.status in {200, 206}:
             return
         cause = f"HTTP {self.status} {redacted_text(self._response.reason or '')}".strip()
@@ -188,7 +189,7 @@ class Answer:
         raise UrlFailure(self._asked, FailureKind.REFUSED, cause)
 
     def _retry_after(self) -> float | None:
-        """In how many seconds to ask again (RFC 9110, section 10.2.3): a number of them, or a date."""
+        """Seconds to wait before the next try (RFC 9110, section 10.2.3). The header has a number or a date."""
         text = self.headers.get("Retry-After", "").strip()
         if _NUMBER.fullmatch(text):
             return float(text)
@@ -201,12 +202,12 @@ class Answer:
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """None: even where it follows no redirects, requests would read the whole body of each, however long."""
+        """None. Even with `allow_redirects=False`, requests would read the whole body of a redirect, however long."""
         return None
 
 
 class _Bearer(requests.auth.AuthBase):
-    """The token as a header (RFC 6750); given as `auth`, so that an entry in netrc does not replace it."""
+    """The token as a header (RFC 6750). It is passed as `auth`, because netrc would replace a plain header."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -217,19 +218,19 @@ class _Bearer(requests.auth.AuthBase):
 
 
 class _WatchedAdapter(HTTPAdapter):
-    """Has every connection that it opens, also to a proxy, known to a cancellation."""
+    """An adapter whose connections, including those to proxies, are watched by a cancellation."""
 
     def __init__(self, connections: int, cancellation: HttpCancellation) -> None:
         self._cancellation = cancellation
         super().__init__(pool_connections=_HOSTS, pool_maxsize=connections)
 
     def init_poolmanager(self, *arguments: Any, **more: Any) -> None:
-        """Let the pools make connections that are watched."""
+        """Make pools whose connections are watched."""
         super().init_poolmanager(*arguments, **more)
         self._watch(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
-        """The manager of a proxy's pools, likewise."""
+        """The manager of a proxy's pools, whose connections are watched too."""
         known = proxy in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **more)
         if not known:
@@ -242,7 +243,7 @@ class _WatchedAdapter(HTTPAdapter):
 
 
 def _watched(pool: type[HTTPConnectionPool], cancellation: HttpCancellation) -> type[HTTPConnectionPool]:
-    """The class of pools, plain, TLS or SOCKS, with another class of connections."""
+    """A subclass of a pool class (plain, TLS or SOCKS) whose connections are watched."""
     plain: Any = pool.ConnectionCls
 
     def connect(self: Any) -> None:
@@ -254,9 +255,10 @@ def _watched(pool: type[HTTPConnectionPool], cancellation: HttpCancellation) -> 
 
 
 def _drain(response: requests.Response) -> None:
-    """Let the connection be used again, if what is left of the answer is known to be short.
+    """Read the rest of the answer if it is known to be short, so that the connection can be used again.
 
-    That is one read, so that a server which drips cannot hold us: where it does not suffice, the connection is closed.
+    This makes one read only, so that a slow server cannot hold the client up. If that is not enough, the connection is
+    closed.
     """
     left = response.raw.length_remaining
     if left is not None and left <= _DRAINED:

@@ -1,4 +1,4 @@
-"""How an exchange over a network fails: one exception, whose kind says what a caller can do about it."""
+"""The one exception of an HTTP exchange; its kind tells a caller what to do about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST_CAUSE = 300
 class FailureKind(StrEnum):
     """How one URL failed. `fetch` uses the values as reasons.
 
-    Where several URLs failed in several ways, the first kind of this list says most.
+    The order matters: where several URLs failed, `fetch` reports the kind that comes first here.
     """
 
     CANCELLED = "cancelled"
@@ -40,11 +40,11 @@ TRANSIENT = frozenset(
         FailureKind.SERVER,
     }
 )
-"""What may be better a moment later."""
+"""Failures that a retry may cure."""
 
 
 class UrlFailure(Exception):
-    """One URL that did not give what it was asked for. `retry_after` is what the server asked for, in seconds."""
+    """A request to one URL that failed. `retry_after` is the pause that the server asked for, in seconds."""
 
     def __init__(self, url: str, kind: FailureKind, cause: str, *, retry_after: float | None = None) -> None:
         super().__init__(f"{redacted(url)}: {cause}")
@@ -55,12 +55,12 @@ class UrlFailure(Exception):
 
     @property
     def transient(self) -> bool:
-        """Whether another try makes sense."""
+        """Whether a retry makes sense."""
         return self.kind in TRANSIENT
 
 
 def innermost_cause(error: BaseException) -> str:
-    """The innermost cause in a few words: the outer ones repeat the URL and object addresses."""
+    """The innermost cause, in short. The outer exceptions only repeat the URL and show object addresses."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return (redacted_text(str(error)) or type(error).__name__)[:_LONGEST_CAUSE]

@@ -1,4 +1,4 @@
-"""How patient a client is, whom it trusts, and how it notices an answer that comes too slowly."""
+"""Timeouts, limits and trust of an HTTP client, and the check for answers that arrive too slowly."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """How servers are spoken to. The numbers are seconds, bytes a second, or counts.
+    """Settings of a client. The numbers are seconds, bytes per second, or counts.
 
-    An answer of which fewer than `least_rate` bytes a second arrive while its reader waits for `grace_seconds` is given
-    up. `ca_bundle` replaces the machine's certificates. `connections` to one host are kept for further requests.
+    The client gives an answer up if fewer than `least_rate` bytes per second arrive in `grace_seconds` of waiting.
+    `ca_bundle` replaces the machine's certificates. `connections` is the number of idle connections kept per host.
 
-    For a server that has a token: it is sent to that server only, and without TLS only to this machine, unless
-    `plain_token` says otherwise. `redirect_hosts` are the other hosts that the server may redirect to.
+    The client sends `token` to its own server only. Without TLS it sends the token only to this machine, unless
+    `plain_token` is set. `redirect_hosts` are the other hosts that the server may redirect to.
     """
 
     connect_seconds: float = 10.0
@@ -36,10 +36,10 @@ class HttpSettings:
 
 
 class Pace:
-    """How fast one answer comes, in spans of `grace_seconds`.
+    """Measures how fast one answer arrives, in spans of `grace_seconds`.
 
-    An average over the whole answer would let a server drip for hours after a fast beginning. Only the time in which
-    the reader waits counts: a slow disk on our side is not the server's fault.
+    An average over the whole answer would let a server drip for hours after a fast start. Only the time that the reader
+    waits counts: a slow disk on our side is not the server's fault.
     """
 
     def __init__(self, settings: HttpSettings, clock: Clock = time.monotonic) -> None:
@@ -50,11 +50,11 @@ class Pace:
         self._got = 0
 
     def start(self) -> None:
-        """The reader waits from now on."""
+        """Note that the reader starts to wait."""
         self._began = self._clock()
 
     def stop(self, count: int) -> str:
-        """So many bytes have come, none at the end: how slowly, if that is too slow."""
+        """The measured rate as text if the answer is too slow, else "". `count` bytes arrived; 0 means the end."""
         self._waited += self._clock() - self._began
         self._got += count
         if not count or self._waited < self._settings.grace_seconds:

@@ -1,4 +1,4 @@
-"""Content at a URL, read as a stream from an offset on, or whole as a document; over http, https, or from a file."""
+"""Reads content over http, https or from a file: as a stream from an offset on, or whole as a document."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document as it came; `url` is where redirects ended, which relative links are relative to."""
+    """A whole document. `url` is where the redirects ended; relative links start from it."""
 
     url: str
     content_type: str
@@ -57,23 +57,23 @@ def open_stream(
         with _open_http(client, url, start, headers or {}) as stream:
             yield stream
     else:
-        raise UrlFailure(url, FailureKind.REFUSED, f"{scheme!r} is no scheme that can be fetched")
+        raise UrlFailure(url, FailureKind.REFUSED, f"cannot fetch the scheme {scheme!r}")
 
 
 def read_document(client: HttpClient, url: str, *, accept: str = "*/*", limit: int = _LARGEST_DOCUMENT) -> Document:
-    """The document at `url`; raises UrlFailure, also when it is larger than `limit`."""
+    """The document at `url`; raises UrlFailure, also where it is larger than `limit` bytes."""
     return with_retries(client, lambda: _read_document(client, url, accept, limit))
 
 
 def read_head(client: HttpClient, url: str, size: int) -> bytes:
-    """At least the first `size` bytes, or all there are; raises UrlFailure."""
+    """At least the first `size` bytes, or the whole of a shorter file; raises UrlFailure."""
     return with_retries(client, lambda: _read_head(client, url, size))
 
 
 def with_retries(client: HttpClient, operation: Callable[[], _T]) -> _T:
-    """What `operation` returns in the first try that does not fail for a moment only; raises its last UrlFailure.
+    """The result of `operation`, which is tried again after transient failures; raises its last UrlFailure.
 
-    Between two tries is a pause that grows, or as long as the server asks for, within a bound.
+    The pause between tries doubles each time. A server can ask for a longer one, up to `longest_pause_seconds`.
     """
     settings = client.settings
     for attempt in range(1, settings.attempts + 1):
@@ -93,15 +93,16 @@ def _open_http(client: HttpClient, url: str, start: int, headers: Mapping[str, s
         ranged = {**headers, "Range": f"bytes={start}-"} if start else headers
         answer = stack.enter_context(client.exchange("GET", url, ranged))
         if start and answer.status == 200:
+            # The server does not support ranges, and sends the whole file.
             start = 0
         elif start and (answer.status == 416 or (answer.status == 206 and answer.first_byte != start)):
-            # 416: what is here is at least as long as what the server has, so it cannot be the beginning of it.
+            # 416: the local part is at least as long as the server's file, so it cannot be the beginning of that.
             stack.close()
             start = 0
             answer = stack.enter_context(client.exchange("GET", url, headers))
         answer.check()
         if answer.first_byte != start:
-            raise UrlFailure(url, FailureKind.REFUSED, "a part that was not asked for")
+            raise UrlFailure(url, FailureKind.REFUSED, "the server sent another range than requested")
         total = None if answer.length is None else start + answer.length
         chunks = iter(lambda: answer.read(CHUNK), b"")
         yield Stream(answer.url, start, total, answer.headers.get("Content-Type", ""), chunks)
@@ -132,7 +133,7 @@ def _read_document(client: HttpClient, url: str, accept: str, limit: int) -> Doc
         for chunk in stream.chunks:
             body += chunk
             if len(body) > limit:
-                raise UrlFailure(url, FailureKind.TOO_LARGE, f"a document of more than {limit} bytes")
+                raise UrlFailure(url, FailureKind.TOO_LARGE, f"the document is larger than {limit} bytes")
         if stream.total is not None and len(body) < stream.total:
             raise UrlFailure(url, FailureKind.TRUNCATED, f"ended after {len(body)} of {stream.total} bytes")
         return Document(stream.url, stream.content_type, bytes(body))

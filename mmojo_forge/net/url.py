@@ -1,4 +1,4 @@
-"""URLs: how they may be shown, which server they name, and where a redirect may lead from them."""
+"""URLs: redaction for messages, the origin that a URL names, and the rules for redirects and tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WEB = frozenset({"http", "https"})
 
 
 def redacted(url: str) -> str:
-    """The URL without user, password, query and fragment: where tokens stand."""
+    """The URL without the parts that may hold a secret: user, password, query and fragment."""
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
@@ -23,12 +23,12 @@ def redacted(url: str) -> str:
 
 
 def redacted_text(text: str) -> str:
-    """Text of a tool, with the credentials of every URL in it removed."""
+    """The text without the credentials of any URL in it."""
     return _IN_TEXT.sub(r"\g<scheme>", text)
 
 
 def scheme_of(url: str) -> str:
-    """The lower-case scheme, empty where there is none."""
+    """The scheme in lower case, or "" where there is none."""
     return url.partition(":")[0].lower() if ":" in url else ""
 
 
@@ -38,7 +38,7 @@ def path_of(url: str) -> Path:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the URL names this very machine."""
+    """Whether the URL names this machine."""
     host = (urlsplit(url).hostname or "").lower()
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -47,12 +47,12 @@ def is_loopback(url: str) -> bool:
 
 
 def with_slash(url: str) -> str:
-    """The URL ending in exactly one slash: a base that relative paths are appended to."""
+    """The URL with exactly one slash at its end, so that a relative path can be appended."""
     return url.rstrip("/") + "/"
 
 
 class Origin(NamedTuple):
-    """What has to be the same for two URLs to be of one server (RFC 6454, section 4)."""
+    """Scheme, host and port. Two URLs with the same origin belong to one server (RFC 6454, section 4)."""
 
     scheme: str
     host: str
@@ -60,7 +60,7 @@ class Origin(NamedTuple):
 
 
 def origin_of(url: str) -> Origin | None:
-    """The server that an http or https URL names, or None where it names none."""
+    """The origin of an http or https URL, or None for any other text."""
     try:
         parts = urlsplit(url)
         if parts.hostname and parts.scheme in _WEB:
@@ -71,25 +71,25 @@ def origin_of(url: str) -> Origin | None:
 
 
 class RedirectPolicy:
-    """Where a client goes when it is sent elsewhere, and who gets its token.
+    """Decides which redirects a client follows, and which server gets its token.
 
-    This one is for content whose hash is known: any server will do, and none gets a token.
+    This policy is for content whose hash is known: it trusts any server, and sends no token.
     """
 
     def refusal(self, _method: str, current: str, following: str) -> str:
-        """Why a redirect is not followed: it leads from https to http, or to another scheme. Nothing where it is."""
+        """Why a redirect is refused, or "" if it is allowed. It must not lead from https to http or another scheme."""
         scheme = scheme_of(following)
         if scheme_of(current) == "https" and scheme == "http":
             return f"redirected from https to {redacted(following)}"
         return "" if scheme in _WEB else f"redirected to a {scheme} URL"
 
     def token(self, _url: str) -> str:
-        """What a request to this URL is authorised with, or nothing."""
+        """The token to send with a request to this URL, or "" for none."""
         return ""
 
 
 class OwnOrigin(RedirectPolicy):
-    """For one server with a token: requests stay there, and may read from the hosts that were named."""
+    """The policy for one server with a token: requests stay there, except for reads from the named hosts."""
 
     def __init__(self, url: str, hosts: frozenset[str], token: str, *, plain_token: bool = False) -> None:
         self._origin = origin_of(url)
@@ -98,15 +98,15 @@ class OwnOrigin(RedirectPolicy):
         self._plain_token = plain_token
 
     def refusal(self, method: str, _current: str, following: str) -> str:
-        """Why a redirect is not followed: other hosts are only read from, over https, and where they were named."""
+        """Why a redirect is refused, or "". Only named hosts are allowed besides the server, for reads over https."""
         origin = origin_of(following)
         if origin is None or origin == self._origin:
-            return "" if origin else "redirected to what is no http or https URL"
+            return "" if origin else "redirected to a URL that is not http or https"
         named = origin.host in self._hosts and origin.scheme == "https" and method in {"GET", "HEAD"}
         return "" if named else f"redirected to {origin.scheme}://{origin.host}"
 
     def token(self, url: str) -> str:
-        """The token for the own server; without TLS only where that was allowed, or never leaves this machine."""
+        """The token if the URL is on the own server. Without TLS, only if the settings allow it or on this machine."""
         if origin_of(url) != self._origin:
             return ""
         safe = scheme_of(url) == "https" or self._plain_token or is_loopback(url)

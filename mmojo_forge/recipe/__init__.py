@@ -1,4 +1,9 @@
-"""All that a recipe may import, and nothing else: the loader and the host facts lie beside the API, not in it."""
+"""The names that a recipe may import from `mmojo_forge.recipe`.
+
+Read `api` (the values that recipes are written with), `source_trees` and `ape` (ready-made specs), then `fence`
+(which Python a recipe may use), `library` (`recipes/lib`), `loader` (finds and runs recipe files) and `evaluate`
+(calls recipes and makes derivations). `patcher.py` is not imported: it runs in the sandbox, and its bytes are hashed.
+"""
 
 from mmojo_forge.recipe import api
 from mmojo_forge.recipe.ape import Slice, link_ape, package_server, with_files

@@ -1,6 +1,7 @@
-"""One file for every machine: how recipes link one, and pack what it serves into it.
+"""Specs that link an APE (one file for every machine) and pack content into it: link_ape, package_server, with_files.
 
-Both run `mmojo_forge.ape` in the sandbox, from source: it is standard library only, and an input like any other.
+All run `mmojo_forge.ape` in the sandbox, from source. That package uses only the standard library, so it can be an
+ordinary input. What these functions write into phases and orders is hashed: a change changes action keys.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ _RUN = "PYTHONPATH=/forge/python python3 -B -m mmojo_forge.ape"
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One native executable in an APE: the system it is for, the CPU level with the features that this demands (named
-    as in Linux's /proc/cpuinfo), the package that has it and where it lies there."""
+    """One native executable in an APE: its system, and the package and path that it comes from.
+
+    `features` are the CPU features that `level` demands, named as in Linux's /proc/cpuinfo.
+    """
 
     system: str
     package: Package
@@ -35,7 +38,7 @@ class Slice:
     features: tuple[str, ...] = ()
 
     def order(self, name: str) -> dict[str, canonical.Json]:
-        """The slice in the linker's words; `name` is its input's."""
+        """The slice's entry in the linker's order (JSON); `name` is the name of its input."""
         row: dict[str, canonical.Json] = {"system": self.system, "path": f"/forge/{name}/{self.path}"}
         return {**row, **({"level": self.level} if self.level else {}), "features": list(self.features)}
 
@@ -51,11 +54,13 @@ def link_ape(
     inputs: Mapping[str, Wanted] | None = None,
     prepare: str = "",
 ) -> Spec:
-    """One file that runs on every system it has a slice for; slices of one system stand best first, by name.
+    """A spec for one file that runs on every system it has a slice for. The output is the file itself.
 
-    `assets` are files and folders that go into it, by their name there: another package (or whatever can be an
-    input), all of it, or a path. A path is relative to /build, where `prepare`, shell text that runs first, may have
-    made it, or begins with /forge/INPUT, a part of one of `inputs`. The output is the file itself.
+    `slices` are by name; those of one system are listed best first.
+
+    `assets` are files and folders to put into the file, by their names in it. A value is an input, which goes in whole,
+    or a path. A path is either relative to /build, or it begins with /forge/INPUT for a part of one of `inputs`.
+    `prepare` is shell text that runs first in /build and can make such files.
     """
     given = {_input_name(asset): wanted for asset, wanted in (assets or {}).items() if not isinstance(wanted, str)}
     paths = {
@@ -64,7 +69,7 @@ def link_ape(
     }
     order: dict[str, canonical.Json] = {
         "program": program,
-        "slices": [one.order(name) for name, one in slices.items()],
+        "slices": [entry.order(slice_name) for slice_name, entry in slices.items()],
         "launchers": {
             system: f"/forge/launchers/{system}{'.exe' if system.startswith('windows') else '.elf'}"
             for system in ("linux-x86_64", "linux-aarch64", "windows-x86_64")
@@ -80,12 +85,12 @@ def link_ape(
             **inputs,
             "launchers": launchers,
             **_LINKER,
-            **{slice_name: one.package for slice_name, one in slices.items()},
+            **{slice_name: entry.package for slice_name, entry in slices.items()},
         },
         at=_AT,
         phases={**({"prepare": prepare} if prepare else {}), "link": link},
     )
-    # The linker is not in it, nor is what runs it; what else was given is, unless the recipe says otherwise.
+    # The file contains all inputs except the linker and the userland. A recipe may narrow that by `containing`.
     return spec.containing("launchers", *slices, *inputs).for_any_machine()
 
 
@@ -107,22 +112,28 @@ def package_server(  # noqa: PLR0913 (a package has as many parts)
     form: Literal["ape", "folder", "zip", "oci", "oci-tar"] = "ape",
     limits: Limits = Limits(),
 ) -> Spec:
-    """A server with what it serves, as `forge package` makes it: docs/package.md has what goes where.
+    """A spec for a packaged server, as `forge package` makes it. The output is the file or folder itself.
 
-    `program` is an APE, or a package that has a native program at `path`. `models` are GGUF files by their name in
-    the server, the parts of a split one each; the first is the one that is served. `args` are arguments, as text or
-    as a file (YAML if it ends in .yaml). `page` names a page that the program has, `ui` is a folder to be one. `files`
-    are further files and folders by name, `modules` GPU backends by theirs (`ggml-vulkan`; a program that is linked
-    statically also wants `host`, the programs that can load them), `remove` what is left out of what the program has;
-    `server` is what the server calls itself. The output is the file, or the folder, itself.
+    docs/package.md has the layout. The parameters:
+
+    - `program`: an APE, or a package that has a native program at `path`;
+    - `server`: the name that the server reports;
+    - `models`: GGUF files by their names in the server, one entry for each part of a split model. It serves the first;
+    - `mmproj`: the multimodal projector by its name;
+    - `args`: arguments as text or as a file (YAML if its name ends in .yaml);
+    - `page`: the name of a page that the program has; `ui`: a folder with a page of your own;
+    - `files`: further files and folders by name;
+    - `modules`: GPU backends by name (`ggml-vulkan`). A statically linked program also needs `host`, the programs that
+      can load them;
+    - `remove`: patterns of files in the program that the package leaves out.
     """
     named = {"model": models or {}, "mmproj": mmproj or {}, "file": files or {}, "module": modules or {}}
     inputs: dict[str, Wanted] = {"program": program}
     for kind, given in named.items():
-        inputs.update({_input_name(one, kind): wanted for one, wanted in given.items()})
+        inputs.update({_input_name(entry, kind): wanted for entry, wanted in given.items()})
     inputs.update({"ui": ui} if ui else {})
     inputs.update({"args": args} if isinstance(args, Files) else {})
-    rows = {kind: [_row(one, kind) for one in given] for kind, given in named.items()}
+    rows = {kind: [_row(entry, kind) for entry in given] for kind, given in named.items()}
     order: dict[str, canonical.Json] = {
         "program": f"/forge/program/{path}" if path else "/forge/program",
         "name": server,
@@ -144,15 +155,18 @@ def package_server(  # noqa: PLR0913 (a package has as many parts)
 
 
 def with_files(name: str, *, userland: Wanted, program: Wanted, path: str, files: Mapping[str, Wanted]) -> Spec:
-    """The folder `program` with `files`, by name, at the end of the native program that it has at `path`.
+    """A spec for a copy of the folder `program` that has `files`, by name, in the zip of the native program at `path`.
 
-    For what a program reads from its own file and should not be compiled with it, such as web pages. The output is
-    such a folder.
+    It is for content that a program reads from its own file, such as web pages. A change of the content then does not
+    compile the program again.
     """
-    inputs: dict[str, Wanted] = {"program": program, **{_input_name(one, "file"): it for one, it in files.items()}}
+    inputs: dict[str, Wanted] = {
+        "program": program,
+        **{_input_name(file, "file"): wanted for file, wanted in files.items()},
+    }
     order: dict[str, canonical.Json] = {
         "program": f"/forge/program/{path}",
-        "files": [_row(one, "file") for one in files],
+        "files": [_row(file, "file") for file in files],
     }
     out = f"/forge/out/out/{path}"
     copy = f"cp -r /forge/program /forge/out/out\nchmod -R u+w /forge/out/out\nrm {quote(out)}\n"
@@ -173,9 +187,10 @@ def _args_row(args: Files | str) -> canonical.Json:
 
 
 def _input_name(name: str, kind: str = "asset") -> str:
-    """The name of the input that becomes the file `name`: another one for each name."""
-    letters = (one if one.isascii() and (one.isalnum() or one in "-.") else f"_{ord(one):x}_" for one in name)
-    return f"{kind}-{''.join(letters)}"
+    """The name of the input that becomes the file `name`. Different files get different names."""
+    # Input names allow few characters. `_` is escaped as well, so that no two file names give the same result.
+    escaped = (char if char.isascii() and (char.isalnum() or char in "-.") else f"_{ord(char):x}_" for char in name)
+    return f"{kind}-{''.join(escaped)}"
 
 
 def _write_order(order: dict[str, canonical.Json]) -> str:

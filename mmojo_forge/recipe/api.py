@@ -1,19 +1,18 @@
-"""What recipes are written with: plain values that say what is wanted, and do nothing.
+"""The values that recipes are written with. They declare, and have no effects.
 
-A recipe is a function. Its parameters without defaults name its inputs (other packages; `llama_cpp` means the
-package `llama-cpp`), those with defaults are its options. It returns a Spec, which the evaluator turns into a
-derivation once the inputs are instantiated:
+A recipe is a function. Parameters without defaults name its inputs, which are other packages (`llama_cpp` means the
+package `llama-cpp`). Parameters with defaults are its options. The function returns a Spec; the evaluator turns it
+into a derivation once the inputs are instantiated:
 
     @recipe("hello")
     def hello(zig: Package, userland: Package, *, greeting: str = "hello") -> Spec:
         return build("hello", userland=userland, inputs={"zig": zig}, phases={"build": "..."})
 
-A parameter called `host` receives the facts of this machine, and labels the result host-specific. What the type of
-an option cannot say of its values, the function says by raising BadOption.
+A parameter called `host` receives a Host: the facts of this machine. It labels the result host-specific. A recipe
+raises BadOption for a value that the option's type allows but the recipe does not.
 
-Host facts: what a recipe that takes a `host` parameter may learn of this machine, and is labelled with.
-
-What recipes say that `forge check` must leave as it is, and why.
+The parts: Host; the check exemptions (`aspects_of`); what an input can be (`Wanted`: packages, pinned sources, files);
+Spec; Recipe with its decorator; and `build` and `unpack`, which make the usual specs.
 """
 
 from __future__ import annotations
@@ -29,33 +28,32 @@ from mmojo_forge.recipe.errors import RecipeError
 
 
 class HostFactError(ForgeError):
-    """A fact that is not known of this machine."""
+    """A host fact that forge does not know for this machine."""
 
 
 @dataclass(slots=True)
 class Host:
-    """Facts by name (`cpu.features`, `gpu` …: engine/host_facts.py). Every one that is read is noted for the label."""
+    """Facts by name (`cpu.features`, `gpu` …: engine/host_facts.py). `used` records each fact that is read."""
 
     facts: Mapping[str, str]
     used: dict[str, str] = field(default_factory=dict)
 
     def fact(self, name: str) -> str:
-        """The fact's value; raises HostFactError for one that this machine does not give.
-
-        `no-such-fact`: there is none of this name here. `unknown-cpu`: nothing is known of this machine's CPU.
-        """
+        """The fact's value; raises HostFactError (`no-such-fact`, or `unknown-cpu` from reading the CPU's facts)."""
         try:
             value = self.facts[name]
         except KeyError:
             known = ", ".join(sorted(self.facts))
             raise HostFactError(
-                f"read host fact {name}: not known here", detail=f"Known: {known}.", reason="no-such-fact"
+                f"read host fact {name}: unknown on this machine",
+                detail=f"Known facts: {known}.",
+                reason="no-such-fact",
             ) from None
         self.used[name] = value
         return value
 
     def label(self) -> Label:
-        """Host-specific by the facts used; by the machine's kind alone if none was read."""
+        """A host-specific label with the facts that were read; with the operating system alone if none was."""
         used = self.used or {"host": self.facts.get("os", "unknown")}
         return Label(tuple(sorted(used.items())))
 
@@ -64,7 +62,7 @@ _CHOICE = tuple(aspect for aspect in Aspect if aspect not in INHERENT)
 
 
 def aspects_of(name: str, reasons: Mapping[str, str]) -> dict[Aspect, str]:
-    """The reasons by aspect, which recipes write with `_` for `-`; `name` is what the recipe builds.
+    """The reasons by aspect. Recipes write an aspect with `_` for `-`; `name` is the name of the recipe's spec.
 
     Raises RecipeError (`no-such-aspect`, `aspect-without-reason`).
     """
@@ -77,20 +75,20 @@ def _aspect(name: str, word: str) -> Aspect:
             return aspect
     inherent = sorted(aspect.value for aspect in INHERENT)
     raise RecipeError(
-        f"declare {name}: checked without {word}, which is no aspect that a check can leave as it is",
-        detail=f"Those that it can: {', '.join(aspect.value.replace('-', '_') for aspect in _CHOICE)}. "
-        f"Every rebuild has another {', '.join(inherent)}.",
+        f"declare {name}: checked_without({word}=…): no such aspect, or a check cannot leave it out",
+        detail=f"Aspects that can be left out: {', '.join(aspect.value.replace('-', '_') for aspect in _CHOICE)}. "
+        f"Every rebuild varies {', '.join(inherent)}.",
         reason="no-such-aspect",
     )
 
 
 def _reason(name: str, word: str, reason: str) -> str:
-    # Recipes are checked by nobody's type checker; and it is told in one line.
+    # Nobody runs a type checker over recipes. Verdicts print the reason on one line.
     said = " ".join(reason.split()) if isinstance(reason, str) else ""
     if not said:
         raise RecipeError(
-            f"declare {name}: checked without {word}, and not why",
-            detail=f'The reason is told with the verdict: checked_without({word}="the reason").',
+            f"declare {name}: checked_without({word}=…): the reason is missing",
+            detail=f'`forge check` prints it with the verdict: checked_without({word}="the reason").',
             reason="aspect-without-reason",
         )
     return said
@@ -125,9 +123,9 @@ OptionValue = str | int | bool
 
 
 class BadOption(ValueError):
-    """Raised by a recipe for the value of an option that makes no sense; `hint` says which do.
+    """Raised by a recipe for a value that its option cannot have; `hint` says which values it can.
 
-    Whoever evaluates the recipe gets a RecipeError (`bad-option`)."""
+    The evaluator turns it into a RecipeError (`bad-option`)."""
 
     def __init__(self, option: str, value: OptionValue, problem: str, *, hint: str = "") -> None:
         super().__init__(f"option {option} is {value!r}: {problem}")
@@ -136,7 +134,7 @@ class BadOption(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """Another recipe's result, by name: `package` or `package.variant`, with options, and one of its outputs."""
+    """A reference to a target (`package` or `package.variant`), with options to set and an output (None: the first)."""
 
     name: str
     options: tuple[tuple[str, OptionValue], ...] = ()
@@ -151,7 +149,7 @@ class Package:
         return Package(self.name, tuple(sorted({**dict(self.options), **options}.items())), self.wanted)
 
     def output(self, output: str) -> Package:
-        """The same package, but this output of it instead of the first."""
+        """The same package, with this output instead of the first."""
         return replace(self, wanted=output)
 
 
@@ -159,8 +157,8 @@ class Package:
 class Fixed:
     """One file whose content is pinned in forge.lock under `name`; `locator` says where to look for it.
 
-    The locator is in the grammar of `fetch`, the mirrors are URLs that are tried after it. With `sha256` and `size` it
-    is pinned without being downloaded. Recipes use the kinds below.
+    mmojo_forge/fetch/README.md has the grammar of locators. Mirrors are URLs that are tried after it. If `sha256` and
+    `size` (bytes) are set, `forge lock` pins the file without downloading it. Recipes use the subclasses below.
     """
 
     name: str
@@ -186,7 +184,7 @@ class DebianFile(Fixed):
     __slots__ = ()
 
     def __init__(self, path: str, executable: bool = False) -> None:
-        # Security updates lie in an archive of their own, below a folder that the main one does not have.
+        # Security updates have an archive of their own. Only that one has a folder pool/updates/.
         archive = "debian-security" if path.startswith("pool/updates/") else "debian"
         super().__init__(path.rpartition("/")[2], f"{archive}:{path}", executable)
 
@@ -202,10 +200,10 @@ class Npm(Fixed):
 
 
 class Url(Fixed):
-    """A file on the web, with mirrors that are tried in turn; `file` is its name where the URL does not end in it.
+    """A file on the web, with mirrors that are tried in turn; `file` is its name if the URL does not end in the name.
 
-    With the `sha256` and `size` (bytes) that its project publishes, `forge lock` pins it without downloading it, and
-    whoever has the file brings it: `forge store add-source FILE`.
+    If `sha256` and `size` (bytes) are set, `forge lock` pins the file without downloading it. A user who has the file
+    can then add it by hand: `forge store add-source FILE`.
     """
 
     __slots__ = ()
@@ -222,7 +220,7 @@ class Url(Fixed):
         name = file or url.rpartition("/")[2]
         if bool(sha256) != bool(size):
             raise RecipeError(
-                f"declare source {name}: SHA-256 and size go together: both, or none", reason="source-half-known"
+                f"declare source {name}: sha256 and size must both be set, or neither", reason="source-half-known"
             )
         super().__init__(name, f"url:{url}", executable, mirrors, sha256, size)
 
@@ -238,7 +236,7 @@ class Git(Fixed):
 
 
 class File(Fixed):
-    """A file that somebody brings by hand, for it is not to be had otherwise: `forge store add-source FILE`."""
+    """A file that forge cannot download. The user adds it by hand: `forge store add-source FILE`."""
 
     __slots__ = ()
 
@@ -248,7 +246,7 @@ class File(Fixed):
 
 @dataclass(frozen=True, slots=True)
 class Debian:
-    """Debian packages and all they depend on, as one userland; the closure is resolved by `forge lock`."""
+    """Debian packages with all their dependencies, as one userland. `forge lock` resolves the closure."""
 
     name: str
     suite: str
@@ -258,29 +256,30 @@ class Debian:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """A file or folder that lies beside the recipe: patches, our own sources."""
+    """A file or folder beside the recipe: patches, our own sources."""
 
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class LibFiles(Files):
-    """A file or folder that lies in `recipes/lib`, whichever recipe asks: what modules there have as `Files`."""
+    """A file or folder in `recipes/lib`, whichever recipe asks. Modules there import it under the name `Files`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForgeFiles:
-    """A file or folder of forge itself, which some builds run inside the sandbox (the APE linker)."""
+    """A file or folder of forge itself, for builds that run it in the sandbox (the APE linker)."""
 
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class NpmClosure:
-    """The npm packages that a package-lock.json says a project needs on Linux, x86-64, glibc: what `npm ci` installs.
+    """The npm packages that `npm ci` would install from a package-lock.json on Linux, x86-64, glibc.
 
-    `lock` is the file, or an archive that has it at `path`. `exclude` are patterns of package names that are left out,
-    with all that only they need. `forge lock` reads the file and pins each package under the closure's `name`.
+    `lock` is the file, or an archive that has it at `path`. `exclude` lists patterns of package names. Packages that
+    match are skipped, and so are packages that only they need. `forge lock` reads the file and pins each package under
+    the closure's `name`.
     """
 
     name: str
@@ -294,8 +293,10 @@ Wanted = Package | Fixed | Debian | NpmClosure | Files | ForgeFiles
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A derivation in the making: everything but the identity of its inputs. `at` overrides where inputs lie;
-    `portable` says that it is for any machine, so that no input may be host-specific."""
+    """A derivation in the making: everything but the identity of its inputs.
+
+    `at` maps inputs to their paths in the sandbox. If `portable` is set, no input may be host-specific.
+    """
 
     name: str
     builder: str
@@ -314,12 +315,12 @@ class Spec:
     check_exemptions: Mapping[Aspect, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Recipes are checked by nobody's type checker, and here their line is still known.
+        # Nobody runs a type checker over recipes. Here the traceback still has the recipe's line.
         for what, table in (("inputs", self.inputs), ("env", self.env), ("at", self.at)):
             _check_table(self.name, what, table)
         for what, words in (("args", self.args), ("outputs", self.outputs)):
             if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
-                raise _wrong_type(self.name, what, words, "a tuple of texts")
+                raise _wrong_type(self.name, what, words, "a tuple of str")
         for what, table in (("env", self.env), ("at", self.at)):
             _check_texts(self.name, what, table)
         for name, wanted in self.inputs.items():
@@ -331,39 +332,45 @@ class Spec:
                 )
 
     def for_any_machine(self) -> Spec:
-        """The same, but an input that is host-specific is an error."""
+        """The same spec; a host-specific input is an error."""
         return replace(self, portable=True)
 
     def for_systems(self, *systems: str) -> Spec:
-        """The same; its outputs run on these, as `forge list` tells. What is not said is that of the inputs that are in
-        the outputs. Changes no identity."""
+        """The same spec; its outputs run on these systems, which `forge list` shows. Changes no identity.
+
+        Without it, the systems are those of the inputs that the outputs contain.
+        """
         return replace(self, systems=systems)
 
     def made_of(self, *components: Component) -> Spec:
-        """The same; its sources consist of these, as a bill of materials tells. Changes no identity."""
+        """The same spec; its sources consist of these components. For the SBOM; changes no identity."""
         return replace(self, components=(*self.components, *components))
 
     def containing(self, *inputs: str, **parts: tuple[str, ...]) -> Spec:
-        """The same; these inputs are in its outputs (linked, packed), of the others only the components that are
-        named, and nothing of what is not said. For bills of materials; changes no identity."""
+        """The same spec; its outputs contain these inputs whole (linked, packed). For the SBOM; changes no identity.
+
+        `parts` maps further inputs to the components that the outputs contain. Inputs not named here are not contained.
+        """
         return replace(self, contents={**(self.contents or {}), **dict.fromkeys(inputs, ALL), **parts})
 
     def checked_without(self, **reasons: str) -> Spec:
-        """The same; `forge check` leaves these aspects as they are (docs/proof.md), for the reasons given:
-        `shifted_clock="…"`. Changes no identity. Raises RecipeError (`no-such-aspect`, `aspect-without-reason`)."""
+        """The same spec; `forge check` does not vary these aspects (docs/proof.md): `shifted_clock="the reason"`.
+
+        Changes no identity. Raises RecipeError (`no-such-aspect`, `aspect-without-reason`).
+        """
         return replace(self, check_exemptions={**self.check_exemptions, **aspects_of(self.name, reasons)})
 
 
 def _check_table(name: str, what: str, table: object) -> None:
     if not isinstance(table, Mapping):
-        raise _wrong_type(name, what, table, "a table")
+        raise _wrong_type(name, what, table, "a dict")
 
 
 def _check_texts(name: str, what: str, table: Mapping[str, object]) -> None:
     for key, value in table.items():
         if not isinstance(key, str) or not isinstance(value, str):
             wrong = value if isinstance(key, str) else key
-            raise _wrong_type(name, f"{what}[{key!r}]", wrong, "text")
+            raise _wrong_type(name, f"{what}[{key!r}]", wrong, "str")
 
 
 _EXAMPLES: Mapping[str, str] = MappingProxyType(
@@ -382,9 +389,9 @@ def _wrong_type(name: str, what: str, value: object, wanted: str) -> RecipeError
 
 def _input_hint(wanted: object) -> str:
     if isinstance(wanted, str):
-        return f"A package is a parameter of the recipe, or Package({wanted!r}); a file beside it is Files({wanted!r})."
+        return f"For a package, add a parameter or write Package({wanted!r}). For a file, write Files({wanted!r})."
     if isinstance(wanted, Spec | Recipe):
-        return 'What another recipe gives is Package("its-name").'
+        return 'Refer to another recipe by name: Package("its-name").'
     return "An input is a Package, a source (Pypi, DebianFile, Url …) or Files."
 
 
@@ -392,16 +399,16 @@ Returned = Spec | Package
 
 PART = "part"
 GROUPS = ("server", "kit", "module", "library", "example", PART)
-"""What a recipe may call its targets; those in `toolchains/` are toolchains."""
+"""Values of a recipe's `group`, by which `forge list` sorts. Recipes in `toolchains/` are toolchains."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A recipe function with its target name; `variants` are further targets that preset options.
 
-    `inputs` are its parameters without defaults: the packages it is built from (and perhaps `host`); `options` are
-    those with defaults. For `forge list`, and part of no identity: `group` is one of GROUPS, `ran` says by target where
-    it has been run and what it did there, in the words of whoever ran it.
+    `inputs` are its parameters without defaults: the packages it is built from, and perhaps `host`. `options` are its
+    parameters with defaults. `group` and `ran` are for `forge list` and change no identity. `group` is one of GROUPS.
+    `ran` says for each target where somebody ran it and what it did there.
     """
 
     name: str
@@ -443,7 +450,7 @@ def recipe(
     group: str = PART,
     ran: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Returned]], Recipe]:
-    """Make a function the recipe of the target `name` (`package` or `package.variant`)."""
+    """A decorator that makes a function the recipe of the target `name` (`package` or `package.variant`)."""
 
     def declare(function: Callable[..., Returned]) -> Recipe:
         return Recipe(name, function, variants or {}, group, ran or {})
@@ -464,15 +471,15 @@ def build(
     limits: Limits = Limits(),
     allowed_leaks: Mapping[str, str] | None = None,
 ) -> Spec:
-    """A build by bash: phases of shell text, run in order in /build, each output left in /forge/out/<output>.
+    """A spec for a build with bash: it runs the phases in order in /build. They write to /forge/out/<output>.
 
-    The userland lies at /usr; every other input at /forge/<input name> unless `at` says otherwise. `allowed_leaks`
-    names, with the reason, what outputs may tell of the machine though they are called reproducible: `kernel version`.
+    The userland is at /usr, every other input at /forge/<input name> unless `at` has another path. `allowed_leaks` maps
+    kinds of host references (`kernel version`) that reproducible outputs may contain to the reason.
     """
     _check_table(name, "phases", phases)
     _check_texts(name, "phases", phases)
     if not isinstance(inputs, Mapping | None):
-        raise _wrong_type(name, "inputs", inputs, "a table")
+        raise _wrong_type(name, "inputs", inputs, "a dict")
     script = "".join(f"printf 'forge-phase: %s\\n' {quote(phase)}\n{text.strip()}\n" for phase, text in phases.items())
     return Spec(
         name=name,
@@ -498,11 +505,11 @@ def unpack(
     debian_usr: bool = False,
     symlinks: Mapping[str, str] | None = None,
 ) -> Spec:
-    """A tree unpacked from archives by forge's own extraction, one after the other, in order.
+    """A spec for a tree that forge's own extraction unpacks from archives, in the order given.
 
-    `subpath` keeps only what lies below it. `debian_usr` is for Debian packages that together make a
-    root file system: /bin and the like are merged into /usr, absolute symlinks become relative, and /usr is the
-    result. `symlinks` (path: target) are added at the end, for what Debian's maintainer scripts would have made.
+    `subpath` keeps only what is below it. `debian_usr` is for Debian packages that together make a root file system:
+    it merges /bin and the like into /usr, makes absolute symlinks relative, and takes /usr as the result. `symlinks`
+    (path: target) are added last, in place of links that Debian's maintainer scripts would make.
     """
     inputs = {f"archive-{index:03}": archive for index, archive in enumerate(archives)}
     given: dict[str, canonical.Json] = {
@@ -513,7 +520,7 @@ def unpack(
         "subpath": subpath,
         "symlinks": symlinks or {},
     }
-    # What is not asked for is not told, so that an option that is added later changes no key.
+    # Options that are not set are left out, so that a new option changes no existing action key.
     options = {name: value for name, value in given.items() if value}
     return Spec(name=name, builder="builtin:unpack", args=(canonical.encode(options).decode(),), inputs=inputs)
 

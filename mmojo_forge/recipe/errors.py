@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, with its file and line."""
+"""Errors in recipes, with the file and line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmojo_forge.errors import ForgeError
 class RecipeError(ForgeError):
     """A recipe that cannot be loaded or evaluated. `file` and `line` say where, if that is known.
 
-    `asked_by` has the files with their lines that led there, the nearest first: the recipe, and modules of the library.
+    `asked_by` lists the callers as (file, line), the nearest first: modules of the library, then the recipe.
     """
 
     def __init__(
@@ -23,13 +23,13 @@ class RecipeError(ForgeError):
         self.asked_by: tuple[tuple[Path, int | None], ...] = ()
 
     def found_at(self, file: Path, line: int | None) -> None:
-        """Says where it was found, if nobody said so yet."""
+        """Set file and line, and put them before the message, unless they are set already."""
         if self.file is None:
             self.file, self.line = file, line
             self.message = f"{_place(file, line)}{self.message}"
 
     def came_from(self, places: Iterable[tuple[Path, int | None]]) -> None:
-        """Says which other files led there, the nearest first, if nobody said so yet."""
+        """Add the callers to the message, the nearest first, unless they are set already."""
         asked_by = tuple((file, line) for file, line in places if str(file) != str(self.file))
         if asked_by and not self.asked_by:
             self.asked_by = asked_by
@@ -41,4 +41,4 @@ def _place(file: Path | str | None, line: int | None) -> str:
 
 
 class ImpureRecipe(RecipeError):
-    """A recipe that reaches for what is not its argument."""
+    """A recipe that uses something other than its arguments, such as a file or the clock."""

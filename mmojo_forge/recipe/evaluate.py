@@ -1,12 +1,13 @@
-"""Evaluation: targets in, derivations out. Pure given the recipe files, the lock and the options.
+"""Evaluation: turns targets into derivations. The result depends only on recipe files, lock, options and host facts.
 
-The graph is walked with an explicit stack, since closures may be deeper than Python's own:
+The Evaluator walks the graph with an explicit stack, because closures may be deeper than Python's recursion limit:
 
-1. call the recipe of a target with its input packages (by name) and options; it answers with a Spec;
-2. push every package the Spec wants that is not instantiated yet (one that is on the stack already is a cycle);
-3. when all are there, replace declarations by their pins and make the derivation.
+1. It calls the target's recipe with its input packages (by name) and options; the recipe returns a Spec.
+2. It pushes each package of the Spec that is not instantiated yet. A package that is on the stack already is a cycle.
+3. When all inputs are instantiated, it replaces declarations by their pins and makes the derivation.
 
-Options of recipes: what a user sets of which recipe, and values as their annotations want them.
+Overrides holds the options that a user sets. `validate_option` and `check_declaration` check values against the
+annotations of the recipe's parameters. Declared collects what `forge lock` has to pin.
 """
 
 from __future__ import annotations
@@ -54,24 +55,26 @@ from mmojo_forge.recipe.local_files import read_local_tree
 
 
 class Overrides:
-    """What a user sets, by package and option, and what of it came to something."""
+    """The options that a user sets, by package, and which of them took effect."""
 
     def __init__(self, wanted: Mapping[str, Mapping[str, str]]) -> None:
         self._wanted = wanted
         self._heeded: set[tuple[str, str]] = set()
 
     def of(self, name: str) -> Mapping[str, str]:
-        """What is set of the recipe `name`."""
+        """The options set for the recipe `name`."""
         return self._wanted.get(name, {})
 
     def called(self, package: Package) -> None:
-        """Notes that the package's recipe is called: what is set of it counts, but for what the package sets itself."""
-        stands = dict(package.options)
-        self._heeded.update((package.name, option) for option in self.of(package.name) if option not in stands)
+        """Record a call of the package's recipe. The user's options take effect, except those that the package sets."""
+        fixed = dict(package.options)
+        self._heeded.update((package.name, option) for option in self.of(package.name) if option not in fixed)
 
     def check(self, called: Collection[str]) -> None:
-        """Raises RecipeError (`unused-setting`, `overruled-setting`) for what is set and came to nothing, given all
-        recipes called."""
+        """Raise RecipeError (`unused-setting`, `overruled-setting`) if an option took no effect.
+
+        `called` has the names of all recipes that were called.
+        """
         for name, options in self._wanted.items():
             for option, value in options.items():
                 if (name, option) not in self._heeded:
@@ -80,21 +83,21 @@ class Overrides:
 
 def _unused(name: str, option: str, value: str, called: Collection[str]) -> RecipeError:
     if name in called:
-        reason, cause = "overruled-setting", f"what is made of {name} here sets {option} by itself"
-        hint = f"Set it of what asks for {name}, or realize {name} by itself."
+        reason, cause = "overruled-setting", f"the recipe that uses {name} sets {option} itself"
+        hint = f"Set the option on the recipe that uses {name}, or realize {name} alone."
     else:
         near = difflib.get_close_matches(name, list(called), n=4, cutoff=0.6)
-        reason, cause = "unused-setting", f"{name} is no part of what is asked for"
-        hint = f"Did you mean {' or '.join(near)}?" if near else "`forge show TARGET` shows what a target is made of."
+        reason, cause = "unused-setting", f"no requested target uses {name}"
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`forge show TARGET` shows the inputs of a target."
     return RecipeError(f"set {name}:{option}={value}: {cause}", detail=hint, reason=reason)
 
 
 def validate_option(recipe: Recipe, name: str, value: OptionValue, file: Path) -> Any:
-    """`value` as the option's annotation wants it; raises RecipeError (`no-such-option`, `bad-option`)."""
+    """`value` in the type of the option's annotation; raises RecipeError (`no-such-option`, `bad-option`)."""
     if name not in recipe.options:
         known = ", ".join(sorted(recipe.options)) or "none"
         raise RecipeError(
-            f"set option {name} of {recipe.name}: it does not exist",
+            f"set option {name} of {recipe.name}: no such option",
             detail=f"Options: {known}.",
             reason="no-such-option",
         )
@@ -102,7 +105,7 @@ def validate_option(recipe: Recipe, name: str, value: OptionValue, file: Path) -
     annotation = recipe.function.__annotations__.get(name, type(default))
     if isinstance(annotation, type) and type(value) is annotation:
         return value
-    # pydantic takes longer to import than a small graph takes to evaluate.
+    # Imported here, because importing pydantic takes longer than evaluating a small graph.
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -117,25 +120,29 @@ def validate_option(recipe: Recipe, name: str, value: OptionValue, file: Path) -
 
 
 def check_declaration(recipe: Recipe, packages: Collection[str]) -> None:
-    """Raises RecipeError for a parameter that names no package (`unknown-target`) or has a default that is no value of
-    its option (`option-bad-default`)."""
+    """Raise RecipeError for a bad parameter of a recipe.
+
+    `unknown-target`: the parameter names no package. `option-bad-default`: the default is no valid value of the option.
+    """
     for name in recipe.inputs:
         package = name.replace("_", "-")
         if name != "host" and package not in packages:
             near = difflib.get_close_matches(package, packages, n=3, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(one.replace('-', '_') for one in near)}?" if near else ""
-            raise _declared_wrong(recipe, name, "it has no default and names no package", hint, "unknown-target")
+            hint = f"Did you mean {' or '.join(known.replace('-', '_') for known in near)}?" if near else ""
+            raise _declared_wrong(
+                recipe, name, "it has no default, and no package has this name", hint, "unknown-target"
+            )
     for name, default in recipe.options.items():
         annotation = recipe.function.__annotations__.get(name)
         choices = get_args(annotation) if get_origin(annotation) is Literal else ()
         if type(default) not in (str, int, bool):
             cause = f"its default {default!r} is of type {type(default).__name__}"
-            raise _declared_wrong(
-                recipe, name, cause, "Options are text, whole numbers, True or False.", "option-bad-default"
-            )
+            raise _declared_wrong(recipe, name, cause, "An option is of type str, int or bool.", "option-bad-default")
         if choices and default not in choices:
             hint = f"Choices: {', '.join(map(str, choices))}."
-            raise _declared_wrong(recipe, name, f"its default {default!r} is no choice", hint, "option-bad-default")
+            raise _declared_wrong(
+                recipe, name, f"its default {default!r} is not one of the choices", hint, "option-bad-default"
+            )
 
 
 def _declared_wrong(recipe: Recipe, name: str, cause: str, hint: str, reason: str) -> RecipeError:
@@ -146,11 +153,11 @@ def _declared_wrong(recipe: Recipe, name: str, cause: str, hint: str, reason: st
 
 
 def line_of(recipe: Recipe, word: str) -> tuple[Path, int]:
-    """Where the recipe's function speaks of a parameter or a package; else where it begins."""
+    """The line of the recipe's function that mentions a parameter or a package; else the function's first line."""
     code = recipe.function.__code__
     file = Path(code.co_filename)
     pattern = re.compile(rf"(?<![\w.-])({re.escape(word)}|{re.escape(word.replace('-', '_'))})(?![\w-])")
-    # The name of the recipe itself stands in its first line.
+    # The search skips the first line, which has the recipe's own name in `@recipe(…)`.
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()[code.co_firstlineno :]
     found = (code.co_firstlineno + 1 + index for index, line in enumerate(lines) if pattern.search(line))
     return file, next(found, code.co_firstlineno)
@@ -161,7 +168,7 @@ _PLACEHOLDER = "0" * 64
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A target, instantiated: the derivation, and which of its outputs the target means."""
+    """An instantiated target: its derivation, and the output that the target means."""
 
     node: Derivation
     output: str
@@ -169,9 +176,9 @@ class Instance:
 
 @dataclass(slots=True)
 class Declared:
-    """What the recipes that were evaluated declare, by lock name: what `forge lock` has to pin.
+    """The declarations of all evaluated recipes, by their names in forge.lock: what `forge lock` has to pin.
 
-    `packages` has those names by the package whose recipe declares them.
+    `packages` lists these names for each package whose recipe declares them.
     """
 
     sources: dict[str, Fixed] = field(default_factory=dict)
@@ -183,7 +190,7 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A target's recipe, and what every call of it has in common, looked up once."""
+    """A target's recipe, and what all calls of it share, looked up once."""
 
     recipe: Recipe
     file: Path
@@ -195,7 +202,7 @@ class _Target:
 
 @dataclass(slots=True)
 class _Frame:
-    """A package on the evaluation stack: what its recipe answered, and the packages to be instantiated before it."""
+    """A package on the evaluation stack: what its recipe returned, and the packages to instantiate before it."""
 
     folder: Path
     answer: Spec | Package
@@ -206,7 +213,7 @@ class _Frame:
 class Evaluator:
     """Instantiates targets of one workspace against one lock.
 
-    With `locking`, pins that the lock lacks are stood in for, so that all declarations can be collected.
+    With `locking`, placeholders replace pins that the lock lacks, so that `declared` becomes complete.
     """
 
     def __init__(
@@ -253,15 +260,15 @@ class Evaluator:
         return self._instances[target]
 
     def instances(self) -> Mapping[Package, Instance]:
-        """All that was instantiated so far, by what it was asked for as."""
+        """All instances so far, by the package that asked for them."""
         return self._instances
 
     def check_overrides(self) -> None:
-        """Raises RecipeError (`unused-setting`, `overruled-setting`) for an option set that nothing so far heeds."""
+        """Raise RecipeError (`unused-setting`, `overruled-setting`) if a user's option took no effect so far."""
         self._overrides.check(self._targets)
 
     def recipe_files(self) -> list[Path]:
-        """The recipe files and modules of the library that were read, and the library's folder if there were any."""
+        """The recipe files and library modules read so far, and the library's folder if any module was read."""
         return self._loader.loaded_files()
 
     def _begin(self, package: Package) -> _Frame:
@@ -273,8 +280,10 @@ class Evaluator:
 
     @contextmanager
     def _located(self, package: Package, asking: Package, wanted: Package) -> Iterator[None]:
-        """Says of an error of which nobody knows the file that the package's recipe has led to it, where it speaks of
-        what is wanted; or the recipe that asks for an output that there is not."""
+        """Give a RecipeError without a file the line of `package`'s recipe that mentions `wanted`.
+
+        For an output that does not exist (`no-such-output`), the line is that of the recipe of `asking`.
+        """
         try:
             yield
         except RecipeError as error:
@@ -287,7 +296,7 @@ class Evaluator:
             recipe, preset = self._loader.find(name)
             check_declaration(recipe, self._loader.packages())
             options = {**preset, **self._overrides.of(name)}
-            arguments = {one: Package(one.replace("_", "-")) for one in recipe.inputs if one != "host"}
+            arguments = {key: Package(key.replace("_", "-")) for key in recipe.inputs if key != "host"}
             file, folder = self._loader.file(name), self._loader.folder(name)
             self._targets[name] = _Target(recipe, file, folder, options, arguments, "host" in recipe.inputs)
         return self._targets[name]
@@ -295,7 +304,7 @@ class Evaluator:
     def _call(self, package: Package, target: _Target) -> tuple[Spec | Package, Label]:
         recipe, file, lib = target.recipe, target.file, self._loader.library.folder
         self._overrides.called(package)
-        # What a recipe sets on purpose stands; what a user sets takes the place of defaults and presets.
+        # Options that the calling recipe sets win over the user's, which win over presets and defaults.
         given = {**target.options, **dict(package.options)}
         options = {name: validate_option(recipe, name, value, file) for name, value in given.items()}
         host = Host(self._host_facts()) if target.wants_host else None
@@ -309,7 +318,7 @@ class Evaluator:
             raise loading.failure(f"evaluate recipe {package.name}", error, file, lib) from error
         if not isinstance(answer, Spec | Package):
             raise RecipeError(
-                f"evaluate recipe {package.name}: a {type(answer).__name__} came back, not a Spec",
+                f"evaluate recipe {package.name}: it returned {type(answer).__name__}, not a Spec",
                 reason="recipe-bad-result",
                 file=file,
             )
@@ -320,14 +329,14 @@ class Evaluator:
             meant = self._instances[frame.answer]
             node = meant.node
             if not frame.label.reproducible:
-                # What stands for another package, by options taken from host facts, is as host-specific as they are.
+                # The recipe chose this package by host facts, so the result is host-specific too.
                 node = replace(node, label=frame.label.joined([node.label]))
             return Instance(node, package.wanted or meant.output)
         derivation = self._derivation(frame, frame.answer)
         output = package.wanted or derivation.outputs[0]
         if output not in derivation.outputs:
             raise RecipeError(
-                f"instantiate {package.name}: it has no output {output}, only {', '.join(derivation.outputs)}",
+                f"instantiate {package.name}: no output {output}; its outputs are {', '.join(derivation.outputs)}",
                 reason="no-such-output",
             )
         return Instance(derivation, output)
@@ -352,7 +361,7 @@ class Evaluator:
             else:
                 inputs[name] = Input(self._source(wanted, frame.folder), "out", at)
         if spec.builder == "builtin:unpack":
-            # The order archives are unpacked in is part of what is built; a JSON object would lose it.
+            # The order of the archives decides the result. Canonical JSON sorts object keys, so this is a list.
             args = (*args, json.dumps(list(inputs), separators=(",", ":")))
         if spec.portable:
             _check_portable(spec.name, frame.label, inputs)
@@ -391,7 +400,8 @@ class Evaluator:
         known = self.declared.sources.setdefault(wanted.name, wanted)
         if known.locator != wanted.locator:
             raise RecipeError(
-                f"declare source {wanted.name}: both {known.locator} and {wanted.locator}", reason="source-ambiguous"
+                f"declare source {wanted.name}: two locators, {known.locator} and {wanted.locator}",
+                reason="source-ambiguous",
             )
         pin = self._lock.sources.get(wanted.name)
         if pin is not None and is_pin_of(pin, wanted):
@@ -416,8 +426,8 @@ class Evaluator:
     def _npm_packages(self, wanted: NpmClosure, folder: Path, spec: Spec) -> tuple[NpmPackage, ...]:
         if spec.builder != source_trees.BUILDER:
             raise RecipeError(
-                f"instantiate {spec.name}: the npm closure {wanted.name} is no input of a build",
-                detail="Make a folder of it first: node_modules(NAME, closure) in a recipe of its own.",
+                f"instantiate {spec.name}: a build cannot have the npm closure {wanted.name} as its input",
+                detail="Make a node_modules folder of it first: node_modules(NAME, closure) in another recipe.",
                 reason="npm-closure-misplaced",
             )
         if isinstance(wanted.lock, Fixed):
@@ -425,20 +435,22 @@ class Evaluator:
         origin = self._source(wanted.lock, folder)
         if isinstance(origin, Derivation) or (isinstance(wanted.lock, Fixed) and wanted.lock.sha256):
             raise RecipeError(
-                f"instantiate {spec.name}: {source_trees.name_of(wanted.lock)} is pinned unread, and its "
-                "package-lock.json is needed",
-                detail="Declare it without sha256: `forge lock` has to read it.",
+                f"instantiate {spec.name}: {source_trees.name_of(wanted.lock)} is pinned without a download, "
+                "but forge needs its package-lock.json",
+                detail="Remove sha256 and size from its declaration, so that `forge lock` downloads and reads it.",
                 reason="npm-lock-unread",
             )
         declaration = source_trees.Declaration(wanted, origin)
         if self.declared.npm.setdefault(wanted.name, declaration) != declaration:
-            raise RecipeError(f"declare npm closure {wanted.name}: twice, and differently", reason="source-ambiguous")
+            raise RecipeError(
+                f"declare npm closure {wanted.name}: two different declarations", reason="source-ambiguous"
+            )
         found = self._lock.npm.get(wanted.name)
         if found is not None and declaration.is_met_by(found):
             try:
                 return found.packages()
             except NodeModulesError:
-                # `forge lock` is how lines that a merge has spoilt are mended.
+                # A merge can damage these lines. `forge lock` writes them anew, so it must not fail on them.
                 if not self._locking:
                     raise
         if self._locking:
@@ -449,36 +461,38 @@ class Evaluator:
 
 
 def _contents(spec: Spec, inputs: Mapping[str, Input]) -> Mapping[str, tuple[str, ...]] | None:
-    """What the spec says is in its outputs, by the names of the derivation's inputs, of which some of the spec's have
-    several."""
+    """The spec's contents by the names of the derivation's inputs.
+
+    A userland or npm closure is one input of the spec and becomes several inputs of the derivation.
+    """
     if spec.contents is None:
         return None
     names: dict[str, tuple[str, ...]] = {}
     for name, components in spec.contents.items():
         if name not in spec.inputs:
             raise RecipeError(
-                f"instantiate {spec.name}: it is said to contain {name}, which is none of its inputs",
+                f"instantiate {spec.name}: containing({name!r}) names no input",
                 detail=f"Its inputs: {', '.join(spec.inputs)}.",
                 reason="no-such-input",
             )
-        several = (one for one in inputs if one.startswith(f"{name}-") and one not in spec.inputs)
-        names.update(dict.fromkeys([name] if name in inputs else several, components))
+        expanded = (key for key in inputs if key.startswith(f"{name}-") and key not in spec.inputs)
+        names.update(dict.fromkeys([name] if name in inputs else expanded, components))
     return names
 
 
 def _check_portable(name: str, label: Label, inputs: Mapping[str, Input]) -> None:
     labels = {"its recipe": label, **{f"its input {key}": edge.node.label for key, edge in inputs.items()}}
-    for what, one in labels.items():
-        if not one.reproducible:
+    for what, input_label in labels.items():
+        if not input_label.reproducible:
             raise RecipeError(
-                f"instantiate {name}: {what} is {one}",
-                detail=f"{name} is for any machine, so that all it is made of must be reproducible.",
+                f"instantiate {name}: {what} is {input_label}",
+                detail=f"{name} is for any machine, so its recipe and inputs must all be reproducible.",
                 reason="host-specific-input",
             )
 
 
 def _cycle(stack: Iterable[Package], package: Package) -> RecipeError:
-    path = [each.name for each in stack]
+    path = [waiting.name for waiting in stack]
     cycle = [*path[path.index(package.name) :], package.name]
     return RecipeError(f"instantiate {package.name}: cycle {' → '.join(cycle)}", reason="recipe-cycle")
 
@@ -487,19 +501,19 @@ def _below(folder: Path, path: str) -> Path:
     joined = folder / path
     outside = Path(path).is_absolute() or ".." in Path(path).parts
     if outside or not joined.parent.resolve().is_relative_to(folder.resolve()):
-        raise RecipeError(f"declare files {path}: not below {folder.name}", reason="local-files-outside")
+        raise RecipeError(f"declare files {path}: the path leads out of {folder.name}", reason="local-files-outside")
     return joined
 
 
 def is_pin_of(pin: Pin, wanted: Fixed) -> bool:
-    """Whether the pin is one of what is declared: of that locator, and of that content if the recipe says which."""
+    """Whether the pin has the declared locator, and the declared sha256 and size if the recipe sets them."""
     declared = (wanted.sha256 or pin.sha256, wanted.size or pin.size)
     return pin.locator == wanted.locator and (pin.sha256, pin.size) == declared
 
 
 def source_of(pin: Pin, *, executable: bool = False) -> Source | Derivation:
-    """The node of a pinned file: a source; or, while nobody has had it, the derivation that downloads it."""
-    # Debian versions have characters (`~`, `:`) that names in a store do not need.
+    """The node of a pinned file: a source, or a derivation that downloads it while the pin has no BLAKE3 yet."""
+    # Debian versions have characters (`~`, `:`) that names in the store must not have.
     name = "".join(character if character.isalnum() or character in "._+-" else "_" for character in pin.name)
     if not pin.measured:
         return downloading(Download(name, pin.locator, pin.sha256, pin.size, executable, pin.mirrors))
@@ -511,7 +525,7 @@ def _placeholder(name: str, locator: str) -> Pin:
 
 
 def _missing(name: str, locator: str, *, stale: bool) -> LockError:
-    state = "is pinned to something else" if stale else "is not pinned"
+    state = "differs from its pin" if stale else "has no pin"
     return LockError(
         f"instantiate: {name} ({locator}) {state} in forge.lock",
         detail=f"Run `forge lock` (or `forge lock --update {name.rpartition(' ')[2]}`).",

@@ -1,15 +1,15 @@
-"""The fence around recipes and what they share: what their source may say, and which names they run with.
+"""The fence around recipes and library modules: which syntax they may use, and which names they run with.
 
-Python cannot be fenced at run time alone, so the source is checked first, as a syntax tree:
+The fence makes recipes pure. Python cannot be fenced at run time alone, so forge first checks the syntax tree:
 
-1. imports are `from MODULE import NAME` with both on a short list (a module object would lead to `sys.modules`), or
-   `from recipes.lib.MODULE import NAME`, which recipe/library.py answers;
-2. no name or attribute starts with an underscore, nor is one that leads to frames, code or formatting by
-   attribute path (`"{0.x}".format`), by which a value could be followed to the interpreter;
-3. no sets, for their order depends on the hash seed; no `async`, no `global`.
+1. Imports are `from MODULE import NAME` with both on a short list, or `from recipes.lib.MODULE import NAME`, which
+   recipe/library.py answers. Recipes never get a module object: it would lead to `sys.modules`.
+2. Names and attributes do not start with an underscore. Attributes that lead to frames or code are refused, and so is
+   `.format`: a field like `"{0.x}"` reads attributes at run time, past this check.
+3. Sets are refused, because their order depends on the hash seed; so are `async`, `global` and `nonlocal`.
 
-Then it runs with builtins that are functions of their arguments. `open`, `print`, `eval`, `id`, `hash` … are
-replaced by refusals that name the recipe's line.
+Then forge runs the source with builtins that depend on nothing but their arguments. `open`, `print`, `eval`, `id`,
+`hash` … are replaced by functions that raise ImpureRecipe with the recipe's line.
 """
 
 from __future__ import annotations
@@ -90,19 +90,19 @@ _REFUSED_SYNTAX: Mapping[type[ast.AST], str] = MappingProxyType(
         ast.Nonlocal: "shared state",
     }
 )
-MAX_SOURCE_BYTES = 1 << 20
+MAX_SOURCE_BYTES = 1 << 20  # a larger file could exhaust memory in the parser
 
 LibImport = Callable[[str, tuple[str, ...], int], Mapping[str, object]]
-"""Answers `from recipes.lib.MODULE import NAME…`, given the module, the names and the line."""
+"""Answers `from recipes.lib.MODULE import NAME…`: from the module, the names and the line to the module's exports."""
 
 
 def compile_recipe(source: bytes, file: Path, api: Collection[str]) -> Any:
-    """The code object of a recipe file, if its source keeps to the fence; raises RecipeError or ImpureRecipe.
+    """The code object of a recipe file; raises RecipeError, or ImpureRecipe for source that breaks a rule of the fence.
 
-    `api` are the names that may be imported from `mmojo_forge.recipe`.
+    `api` has the names that recipes may import from `mmojo_forge.recipe`.
     """
     if len(source) > MAX_SOURCE_BYTES:
-        raise RecipeError("load recipe: larger than 1 MiB", reason="recipe-too-big", file=file)
+        raise RecipeError("load recipe: the file is larger than 1 MiB", reason="recipe-too-big", file=file)
     try:
         tree = ast.parse(source, filename=str(file))
         _Fence(file, api).visit(tree)
@@ -114,17 +114,17 @@ def compile_recipe(source: bytes, file: Path, api: Collection[str]) -> Any:
 
 
 def recipe_globals(file: Path, api: Mapping[str, object], lib: LibImport) -> dict[str, Any]:
-    """The global names a recipe file starts with: fenced builtins, and imports that give only listed names."""
+    """The globals that a recipe file starts with: the fenced builtins, and an import that gives only listed names."""
     names: dict[str, Any] = {name: getattr(builtins, name) for name in _PURE_BUILTINS}
     names.update({name: _refusal(name, what, file) for name, what in _REFUSED.items()})
-    # Class statements call __build_class__; None, True and False are keywords.
+    # Class statements call __build_class__. None, True and False are keywords and need no entry.
     names["__build_class__"] = builtins.__build_class__
     names["__import__"] = _importer(api, lib)
     return {"__builtins__": names, "__name__": f"recipe:{file.parent.name}"}
 
 
 class _Fence(ast.NodeVisitor):
-    """Refuses syntax that leaves the fence; see the module's three rules."""
+    """Raises ImpureRecipe for syntax that breaks one of the module's three rules."""
 
     def __init__(self, file: Path, api: Collection[str]) -> None:
         self.file = file
@@ -137,18 +137,18 @@ class _Fence(ast.NodeVisitor):
         super().visit(node)
 
     def visit_Import(self, node: ast.Import) -> None:
-        self.refuse(node, f"import {node.names[0].name} (only `from MODULE import NAME` of listed modules)")
+        self.refuse(node, f"import {node.names[0].name} (use `from MODULE import NAME` with a listed module)")
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         module = node.module or ""
         in_lib = _LIB_MODULE.fullmatch(module) is not None
         if node.level or (not in_lib and module not in self.importable):
-            hint = f" (only `from {LIB}.MODULE import NAME`)" if f"{module}.".startswith(f"{LIB}.") else ""
+            hint = f" (use `from {LIB}.MODULE import NAME`)" if f"{module}.".startswith(f"{LIB}.") else ""
             self.refuse(node, f"import from {'.' * node.level}{module}{hint}")
         for alias in node.names:
-            # Which names a module of the library has is known only once it was run.
+            # The names of a library module are known only after running it. `Imports.answer` checks them.
             if alias.name == "*" or not (in_lib or alias.name in self.importable[module]):
-                self.refuse(node, f"import of {module}.{alias.name}")
+                self.refuse(node, f"import of {alias.name} from {module}")
             self._check_name(node, alias.name)
             self._check_name(node, alias.asname or "")
 
@@ -183,8 +183,8 @@ class _Fence(ast.NodeVisitor):
     def refuse(self, node: ast.AST, what: str) -> NoReturn:
         raise ImpureRecipe(
             f"load recipe: {what} is not allowed",
-            detail="A recipe is a function of its parameters: no files, clock, environment, network or randomness. "
-            "Declare sources and inputs instead; host facts come through a `host` parameter.",
+            detail="A recipe may use only its parameters: no files, clock, environment, network or randomness. "
+            "Declare sources and inputs instead; a `host` parameter gives facts of the machine.",
             reason="recipe-impure",
             file=self.file,
             line=getattr(node, "lineno", None),
@@ -193,10 +193,10 @@ class _Fence(ast.NodeVisitor):
 
 def _refusal(name: str, what: str, file: Path) -> Callable[..., NoReturn]:
     def refused(*_args: object, **_keywords: object) -> NoReturn:
-        line = sys._getframe(1).f_lineno
+        line = sys._getframe(1).f_lineno  # frame 1 is the recipe that calls this
         raise ImpureRecipe(
-            f"evaluate recipe: {name}() reaches for {what}",
-            detail="A recipe is a function of its parameters. Declare sources and inputs instead.",
+            f"evaluate recipe: {name}() is not allowed, because it uses {what}",
+            detail="A recipe may use only its parameters. Declare sources and inputs instead.",
             reason="recipe-impure",
             file=file,
             line=line,
@@ -206,10 +206,10 @@ def _refusal(name: str, what: str, file: Path) -> Callable[..., NoReturn]:
 
 
 def _importer(api: Mapping[str, object], lib: LibImport) -> Callable[..., object]:
-    """An `__import__` for imports that the syntax check has already allowed."""
+    """An `__import__` for imports that the syntax check has allowed."""
 
     class Names:
-        """Stands in for a module, so that no module object is ever seen by a recipe."""
+        """Stands in for a module, so that a recipe never gets a module object."""
 
     def import_names(
         module: str, _globals: object = None, _locals: object = None, names: tuple[str, ...] = (), _level: int = 0

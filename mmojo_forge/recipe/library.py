@@ -1,13 +1,13 @@
-"""The library: modules of functions in `recipes/lib` that recipes share, behind the same fence.
+"""The library: modules in `recipes/lib` that recipes share, behind the same fence as recipes.
 
-A recipe, or a module of the library, says `from recipes.lib.MODULE import NAME`. What holds for recipes holds here:
+A recipe or a module imports from it by `from recipes.lib.MODULE import NAME`. Three rules:
 
-1. the source is checked and run like a recipe's (`fence.py`), so that a module is a function of nothing;
-2. a module has no state that lasts: each recipe file gets modules of its own, run once and frozen before it sees them;
-3. modules import each other as they like, but not in a circle.
+1. forge checks and runs a module's source like a recipe's (`fence.py`), so a module depends on nothing outside it;
+2. modules keep no state: each recipe file gets its own copy, run once and frozen before the recipe sees it;
+3. modules may import each other, but not in a cycle.
 
-`Files` in a module means what lies in the library's folder, and not beside the recipe that calls it. A module gives
-away what it defines itself, and nothing that it imported: otherwise that would hold for the recipe's own `Files`.
+`Files` in a module means a file in the library's folder, not beside the recipe that calls it. A module exports only
+names that it defines itself. Otherwise a recipe could import the library's `Files` and get files from the wrong folder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LIB_API: Mapping[str, object] = MappingProxyType({**API, "Files": LibFiles})
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """A module's compiled source, and the names that it only imports."""
+    """A module's compiled source, and the names that it imports and so does not export."""
 
     file: Path
     code: CodeType
@@ -40,25 +40,25 @@ class _Module:
 
 
 class Library:
-    """The modules of one workspace. Each file is read once, however many recipes import it."""
+    """The modules of one workspace. Each file is read once, even if several recipes import it."""
 
     def __init__(self, workspace: Path) -> None:
         self.folder = workspace / FOLDER
         self._modules: dict[str, _Module] = {}
 
     def files_read(self) -> list[Path]:
-        """The modules that were read so far, and the folder if there were any."""
+        """The modules read so far, and the folder if any module was read."""
         return [self.folder, *(module.file for module in self._modules.values())] if self._modules else []
 
     def imports_of(self, recipe: Path) -> Imports:
-        """The modules as the recipe file imports them."""
+        """The recipe file's own copies of the modules."""
         return Imports(self, recipe)
 
     def module(self, name: str, asking: Path, line: int) -> _Module:
         """The module that the file `asking` imports in `line`; raises RecipeError (`no-such-module`, …)."""
         if name not in self._modules:
             file = self.folder / f"{name}.py"
-            # A link could lead out of the workspace, where no stamp of ours sees a change.
+            # A link could lead out of the workspace. The evaluation cache would not notice a change there.
             if not file.is_file() or file.resolve() != self.folder.resolve() / file.name:
                 raise _unknown_module(name, self.folder, asking, line)
             source = read(file)
@@ -68,7 +68,7 @@ class Library:
 
 
 class Imports:
-    """What one recipe file has imported from the library: modules that no other file sees."""
+    """The modules that one recipe file imports. No other file sees these copies."""
 
     def __init__(self, library: Library, recipe: Path) -> None:
         self._library = library
@@ -77,7 +77,7 @@ class Imports:
         self._running: list[str] = []
 
     def answer(self, module: str, names: tuple[str, ...], line: int) -> Mapping[str, object]:
-        """What the module gives away; raises RecipeError (`no-such-module`, `no-such-name`, `lib-cycle`)."""
+        """The module's exports, with `names`; raises RecipeError (`no-such-module`, `no-such-name`, `lib-cycle`)."""
         asking = self._library.folder / f"{self._running[-1]}.py" if self._running else self._recipe
         exports = self._exports.get(module)
         if exports is None:
@@ -91,7 +91,10 @@ class Imports:
         if name in self._running:
             path = [*self._running[self._running.index(name) :], name]
             raise RecipeError(
-                f"import {fence.LIB}.{name}: cycle {' → '.join(path)}", reason="lib-cycle", file=asking, line=line
+                f"import {fence.LIB}.{name}: import cycle {' → '.join(path)}",
+                reason="lib-cycle",
+                file=asking,
+                line=line,
             )
         module = self._library.module(name, asking, line)
         names = fence.recipe_globals(module.file, _LIB_API, self.answer)
@@ -101,8 +104,8 @@ class Imports:
         finally:
             self._running.pop()
         freeze(names)
-        given = {key: value for key, value in names.items() if not key.startswith("_") and key not in module.imported}
-        return MappingProxyType(given)
+        exports = {key: value for key, value in names.items() if not key.startswith("_") and key not in module.imported}
+        return MappingProxyType(exports)
 
 
 def read(file: Path) -> bytes:
@@ -114,8 +117,10 @@ def read(file: Path) -> bytes:
 
 
 def freeze(names: dict[str, Any]) -> None:
-    """Makes the tables and lists among a file's global names immutable: evaluation must not depend on its own order,
-    so no file keeps state."""
+    """Make the dicts and lists among a file's globals immutable, in place.
+
+    A recipe that changed them would make the result depend on the order of evaluation.
+    """
     for name, value in names.items():
         if isinstance(value, dict) and name != "__builtins__":
             names[name] = MappingProxyType(value)
@@ -124,9 +129,9 @@ def freeze(names: dict[str, Any]) -> None:
 
 
 def places_in(trace: TracebackType | None, recipe: Path, library: Path) -> list[tuple[Path, int | None]]:
-    """Where a traceback passed through the recipe and through modules of the library, the innermost first.
+    """The (file, line) pairs at which a traceback passed through the recipe and the library, the innermost first.
 
-    Of each file the innermost line.
+    Each file occurs once, with its innermost line.
     """
     lines: dict[Path, int | None] = {}
     while trace is not None:
@@ -147,7 +152,7 @@ def _unknown_module(name: str, folder: Path, asking: Path, line: int) -> RecipeE
     known = sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_"))
     return RecipeError(
         f"import {fence.LIB}.{name}: {FOLDER} has no file {name}.py",
-        detail=_hint(name, known, "Modules there"),
+        detail=_hint(name, known, f"Modules in {FOLDER}"),
         reason="no-such-module",
         file=asking,
         line=line,
@@ -156,8 +161,8 @@ def _unknown_module(name: str, folder: Path, asking: Path, line: int) -> RecipeE
 
 def _unknown_name(module: str, name: str, exports: Mapping[str, object], asking: Path, line: int) -> RecipeError:
     return RecipeError(
-        f"import {fence.LIB}.{module}: it defines no {name}",
-        detail=_hint(name, sorted(exports), "It defines"),
+        f"import {fence.LIB}.{module}: the module does not define {name}",
+        detail=_hint(name, sorted(exports), "The module defines"),
         reason="no-such-name",
         file=asking,
         line=line,

@@ -1,6 +1,7 @@
-"""Recipe files: `recipes/<package>/recipe.py` and `toolchains/<package>/recipe.py`, loaded when first asked for.
+"""Finds and runs recipe files: `recipes/<package>/recipe.py` and `toolchains/<package>/recipe.py`.
 
-`recipes/lib` is no package, but what recipes share: library.py.
+A file is loaded when one of its targets is first asked for. `recipes/lib` is not a package; it holds the modules that
+recipes share (library.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FILE = "recipe.py"
 
 
 class Loader:
-    """Finds recipes by target name. A folder defines the package of its name and that package's variants only."""
+    """Finds recipes by target name. A folder defines only the package of the same name and its variants."""
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
@@ -46,11 +47,11 @@ class Loader:
         return self._files[_package_of(target)]
 
     def loaded_files(self) -> list[Path]:
-        """The files that were read so far, and the folders whose listing mattered."""
+        """The recipe files and library modules read so far, and the library's folder if any module was read."""
         return [*(self._files[package] for package in self._recipes), *self.library.files_read()]
 
     def find(self, target: str) -> tuple[Recipe, Mapping[str, OptionValue]]:
-        """The target's recipe and the options it presets; raises RecipeError (`unknown-target`) with near names."""
+        """The target's recipe and the options it presets; raises RecipeError (`unknown-target`) with similar names."""
         package = _package_of(target)
         if package in self._files:
             found = self._package(package).get(target)
@@ -80,7 +81,9 @@ def _recipe_files(workspace: Path) -> dict[str, Path]:
                 continue
             if package in files:
                 raise RecipeError(
-                    f"load recipe {package}: defined twice, also in {files[package]}", reason="recipe-twice", file=file
+                    f"load recipe {package}: the package is also defined in {files[package]}",
+                    reason="recipe-twice",
+                    file=file,
                 )
             files[package] = file
     return files
@@ -93,7 +96,7 @@ def _load(package: str, file: Path, lib: Library) -> dict[str, tuple[Recipe, Map
         if isinstance(value, Recipe):
             _declare(recipes, package, value, file)
     if not recipes:
-        raise RecipeError("load recipe: no @recipe function in it", reason="recipe-empty", file=file)
+        raise RecipeError("load recipe: the file has no @recipe function", reason="recipe-empty", file=file)
     return recipes
 
 
@@ -101,11 +104,11 @@ def _declare(
     recipes: dict[str, tuple[Recipe, Mapping[str, OptionValue]]], package: str, recipe: Recipe, file: Path
 ) -> None:
     targets = {recipe.name: {}, **{f"{package}.{variant}": preset for variant, preset in recipe.variants.items()}}
-    _check_told(recipe, targets, file)
+    _check_listing(recipe, targets, file)
     for target, preset in targets.items():
         if _package_of(target) != package:
             raise RecipeError(
-                f"load recipe: {target} belongs in a folder called {_package_of(target)}",
+                f"load recipe: {target} must be defined in a folder called {_package_of(target)}",
                 reason="recipe-misplaced",
                 file=file,
             )
@@ -114,11 +117,11 @@ def _declare(
         recipes[target] = (recipe, preset)
 
 
-def _check_told(recipe: Recipe, targets: Iterable[str], file: Path) -> None:
-    """What it says for `forge list` is about targets of its own."""
+def _check_listing(recipe: Recipe, targets: Iterable[str], file: Path) -> None:
+    """Raise RecipeError unless `group` is known and `ran` names only the recipe's own targets (for `forge list`)."""
     if recipe.group not in GROUPS:
         raise RecipeError(
-            f"load recipe {recipe.name}: there is no group {recipe.group}",
+            f"load recipe {recipe.name}: unknown group {recipe.group!r}",
             detail=f"Groups: {', '.join(GROUPS)}.",
             reason="recipe-bad-group",
             file=file,
@@ -126,7 +129,7 @@ def _check_told(recipe: Recipe, targets: Iterable[str], file: Path) -> None:
     for target in recipe.ran:
         if target not in targets:
             raise RecipeError(
-                f"load recipe {recipe.name}: it says where {target} has been run, which is none of its targets",
+                f"load recipe {recipe.name}: `ran` names {target}, which the recipe does not define",
                 detail=f"Its targets: {', '.join(targets)}.",
                 reason="recipe-ran-unknown",
                 file=file,
@@ -134,10 +137,7 @@ def _check_told(recipe: Recipe, targets: Iterable[str], file: Path) -> None:
 
 
 def run_recipe_file(file: Path, lib: Library | None = None) -> dict[str, Any]:
-    """The global names that a recipe file defines, frozen, after it was run inside the fence.
-
-    `lib` is the library of its workspace.
-    """
+    """The frozen globals of a recipe file after running it inside the fence. `lib` is the library of its workspace."""
     lib = lib or Library(file.parents[2])
     source = library.read(file)
     names = fence.recipe_globals(file, library.API, lib.imports_of(file).answer)
@@ -153,7 +153,7 @@ def run_recipe_file(file: Path, lib: Library | None = None) -> dict[str, Any]:
 
 
 def failure(operation: str, error: Exception, file: Path, lib: Path) -> RecipeError:
-    """The error of a recipe that raised, with where it did; `lib` is the library's folder."""
+    """The error for an exception that a recipe raised, with its file and line; `lib` is the library's folder."""
     if isinstance(error, BadOption):
         found = RecipeError(f"{operation}: {error}", detail=error.hint, reason="bad-option")
     else:
@@ -163,7 +163,7 @@ def failure(operation: str, error: Exception, file: Path, lib: Path) -> RecipeEr
 
 
 def locate(found: ForgeError, raised: Exception, file: Path, lib: Path) -> None:
-    """Says where a recipe raised: its line in the recipe, or in a module of the library and the line that led there."""
+    """Add to `found` where `raised` came from: file and line, and the callers if that was a module of the library."""
     if isinstance(found, RecipeError):
         places = library.places_in(raised.__traceback__, file, lib)
         found.found_at(*(places[0] if places else (file, None)))
@@ -173,4 +173,4 @@ def locate(found: ForgeError, raised: Exception, file: Path, lib: Path) -> None:
 def _unknown(target: str, known: Iterable[str]) -> RecipeError:
     near = difflib.get_close_matches(target, list(known), n=4, cutoff=0.4)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`forge list` shows all targets."
-    return RecipeError(f"find target {target}: there is none", detail=hint, reason="unknown-target")
+    return RecipeError(f"unknown target {target!r}", detail=hint, reason="unknown-target")

@@ -1,4 +1,4 @@
-"""Workspace files as inputs: the tree a file or folder would be stored as."""
+"""Workspace files as inputs: the tree of a file or folder, as the store would hold it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from mmojo_forge.model.tree import EntryKind, Tree, TreeEntry
 from mmojo_forge.recipe.errors import RecipeError
 
 _CHUNK = 1 << 20
+# Tools write these beside sources. They would change the tree, and so the action keys, after each run of a tool.
 IGNORED = frozenset({"__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
 
 
 def read_local_tree(path: Path) -> Tree:
-    """The tree of a workspace file or folder, caches of the interpreter left out; raises RecipeError."""
+    """The tree of a workspace file or folder, without the entries in IGNORED; raises RecipeError."""
     try:
         return Tree.of(_entries(path, ""))
     except OSError as error:
@@ -38,7 +39,7 @@ def _entries(path: Path, name: str) -> Iterator[TreeEntry]:
             if child not in IGNORED:
                 yield from _entries(path / child, f"{name}/{child}" if name else child)
     else:
-        raise RecipeError(f"read {path}: neither file, folder nor symlink", reason="local-files-kind")
+        raise RecipeError(f"read {path}: not a file, folder or symlink", reason="local-files-kind")
 
 
 def _digest(path: Path) -> BlobDigest:

@@ -1,6 +1,7 @@
-"""Source trees with patches of ours on them: the recipe function, and how the engine knows what it made.
+"""Specs for two kinds of source trees: a source with our patches, and the node_modules of an npm closure.
 
-npm packages as inputs: from a locked closure to sources, and to what the builder of a node_modules is told.
+For patches: `apply_patches` makes the spec, and `is_patched` recognises its derivation. For npm: `node_modules` makes
+the spec, Declaration compares a closure with the lock, and `inputs_of` turns the locked packages into inputs.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ _PROGRAM = "recipe/patcher.py"
 
 
 def apply_patches(name: str, source: Wanted, *, userland: Wanted, patches: Wanted = Files("patches")) -> Spec:
-    """The tree of `source` with our patches on it: `patches/*.patch` in the order of their names, each headed by
-    Subject:, Why: and Upstream:, and then the new files in `patches/files`, which lie there as in the tree.
+    """A spec for the tree of `source` with our patches applied.
 
-    Nothing is guessed. If any does not apply, the build fails after the last and names each, with file and hunk;
-    `forge lock` tries them whenever a source of the tree changes.
+    The build applies `patches/*.patch` in the order of their names; each begins with the lines Subject:, Why: and
+    Upstream:. Then it copies the new files in `patches/files`, which have the same paths as in the tree.
+
+    Patches must apply without fuzz. The build tries all of them, then fails and names each file and hunk that does not
+    apply. `forge lock` tries the patches whenever a source of the tree changes.
     """
     return build(
         name,
@@ -33,7 +36,7 @@ def apply_patches(name: str, source: Wanted, *, userland: Wanted, patches: Wante
 
 
 def is_patched(node: Derivation) -> bool:
-    """Whether the derivation is one that `apply_patches` described; its input `source` is what the patches are for."""
+    """Whether the derivation comes from a spec of `apply_patches`. Its input `source` is the unpatched source."""
     program = node.inputs.get("program")
     return program is not None and isinstance(program.node, LocalSource) and program.node.path.endswith(f"/{_PROGRAM}")
 
@@ -42,20 +45,22 @@ BUILDER = "builtin:node-modules"
 
 
 def node_modules(name: str, closure: NpmClosure) -> Spec:
-    """The content of a node_modules: each package of the closure where its package-lock.json has it, and links to
-    commands in .bin. No script of a package is ever run."""
+    """A spec for a node_modules folder: the closure's packages at the paths in package-lock.json, and commands in .bin.
+
+    forge never runs the packages' scripts.
+    """
     return Spec(name=name, builder=BUILDER, args=(), inputs={"package": closure})
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A closure that a recipe declares, and the source in which its package-lock.json is, as that is pinned now."""
+    """A closure that a recipe declares, and the currently pinned source that has its package-lock.json."""
 
     wanted: NpmClosure
     origin: Source | LocalSource
 
     def is_met_by(self, locked: NodeModules) -> bool:
-        """Whether what is locked was read from this source and chosen in this way."""
+        """Whether `locked` was read from this source, with the same path and exclusions."""
         return (locked.source, locked.path, locked.exclude, locked.tree) == (
             name_of(self.wanted.lock),
             self.wanted.path,
@@ -64,7 +69,7 @@ class Declaration:
         )
 
     def locked(self, packages: Iterable[NpmPackage]) -> NodeModules:
-        """The closure with these packages, for the lock."""
+        """The closure with these packages, as forge.lock holds it."""
         wanted = self.wanted
         return NodeModules.of(
             wanted.name, name_of(wanted.lock), wanted.path, self.origin.tree, wanted.exclude, packages
@@ -72,17 +77,17 @@ class Declaration:
 
 
 def name_of(lock: Fixed | Files) -> str:
-    """What forge.lock calls the source of a package-lock.json."""
+    """The name in forge.lock of the source that has a package-lock.json."""
     return lock.path if isinstance(lock, Files) else lock.name
 
 
 def source_of(package: NpmPackage) -> Source:
-    """The package's tarball."""
+    """The package's tarball as a source."""
     return Source(package.source_name, package.locator, package.blake3, package.size, package.sha256)
 
 
 def inputs_of(packages: Iterable[NpmPackage], name: str) -> tuple[dict[str, Input], str]:
-    """The tarballs as inputs whose names begin with `name`, and the argument that says where each is unpacked."""
+    """The tarballs as inputs whose names begin with `name`, and the builder's argument: where to unpack each (JSON)."""
     layout = lay_out(packages)
     inputs = {
         f"{name}-{tarball}": Input(source_of(package), "out", f"/forge/{name}-{tarball}")

@@ -1,7 +1,13 @@
-"""The collection of trees and what they were built from: one protocol, several stores.
+"""The store: file trees by content, and the build trace that says what each action key was built to.
 
-Read README.md (the steps and the invariants), `protocol` (what a store can do), `layout` (where things lie), then
-`local`, which puts the parts together: `db` (rows), `add` (how trees come in), `objects` (how they are checked out),
-`maintain` (collecting, verifying, repairing) and `bundle` (one file for machines without a network). `memory` is the
-store of tests; `noop_lookup` alone serves the no-op path and is cheap to import.
+Start with README.md (the steps and the invariants). Then read `protocol` (what a store can do), `layout` (where files
+lie) and `local`, the store on this machine, which puts the parts together:
+
+    db          the database: rows, leases, locks
+    add         how trees come in
+    objects     how trees are checked out
+    maintain    collecting, verifying, repairing
+    bundle      one file that carries trees to a machine without a network
+
+`memory` is the store that tests use. `noop_lookup` serves the no-op path alone, so it imports almost nothing.
 """

@@ -1,4 +1,4 @@
-"""How failing system calls and SQLite errors become StoreErrors with a reason."""
+"""Turns failing system calls and SQLite errors into StoreErrors with a reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 @contextmanager
 def reported(operation: str, place: str, *, needed: int | None = None) -> Iterator[None]:
-    """Raise OSError and SQLite errors of the body as StoreErrors. `needed` is bytes, where that is known."""
+    """Raises OSErrors and SQLite errors of the body as StoreErrors.
+
+    `operation` begins the message; `place` is the store; `needed` is the bytes the operation needs, if known.
+    """
     try:
         yield
     except OSError as error:
@@ -30,19 +33,22 @@ def _of_system(error: OSError, operation: str, place: str, needed: int | None) -
         return disk_full(operation, place, needed)
     message = f"{operation}: {error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
     if error.errno in _FORBIDDEN:
-        detail = f"The store {place} must belong to and be writable for the user who runs forge."
+        detail = f"The user who runs forge must own the store {place} and be able to write to it."
         return StoreUnusableError(message, detail=detail, reason="store-permission")
     return StoreUnusableError(message, detail=f"The store is {place}.", reason="store-io")
 
 
 def _of_database(error: sqlite3.Error, operation: str, place: str) -> StoreError:
+    # The low byte is the primary result code; extended codes add detail above it.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return disk_full(operation, place, None)
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return StoreUnusableError(f"{operation}: the database of {place} stays locked", reason="store-busy")
+        return StoreUnusableError(
+            f"{operation}: another process keeps the database of {place} locked", reason="store-busy"
+        )
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-        detail = f"Move {place} aside; what caches and mirrors hold is fetched again, the rest is built anew."
+        detail = f"Move {place} aside. Forge then fetches what caches and mirrors have, and builds the rest again."
         return StoreUnusableError(
             f"{operation}: the database of {place} is damaged", detail=detail, reason="store-corrupt"
         )
@@ -50,11 +56,11 @@ def _of_database(error: sqlite3.Error, operation: str, place: str) -> StoreError
 
 
 def disk_full(operation: str, place: str, needed: int | None) -> StoreError:
-    """The error for a full disk or quota; says what is free, and what was needed where that is known."""
-    wanted = f" of the {needed:,} bytes it needs at most" if needed is not None else ""
+    """The error for a full disk or quota, with the free space and, if known, the space needed (bytes)."""
+    wanted = f", and up to {needed:,} bytes are needed" if needed is not None else ""
     return StoreUnusableError(
-        f"{operation}: no space left for {place}{wanted}, {_free(place):,} bytes are free",
-        detail="Free some space, or let FORGE_STORE point to a larger disk, and start again: nothing is lost.",
+        f"{operation}: no space left for {place}: {_free(place):,} bytes are free{wanted}",
+        detail="Free some space, or set FORGE_STORE to a folder on a larger disk, and start again. Nothing is lost.",
         reason="disk-full",
     )
 

@@ -1,13 +1,13 @@
-"""Where things lie in a store directory. Text only: the no-op path imports this, so nothing heavy does it import.
+"""The layout of a store directory, as text. The no-op path imports this module, so it imports nothing itself.
 
 blobs/ab/cdef…[.x]    content; `.x` where the file is executable
 trees/<id>            canonical manifests
 objects/<id>-<name>   trees checked out by hard links
-db.sqlite             what is valid; a blob or tree without a row does not exist
+db.sqlite             the rows; a blob or tree is valid only if it has one
 logs/ab/cdef….zst     build logs by action key
 roots/<link>          symlinks to the links that keep trees alive
-locks                 one file, one byte of it for each key that is locked
-tmp/<process>/        everything unfinished; the directory is locked by the process it belongs to
+locks                 one file; each locked key is one byte of it
+tmp/<process>/        unfinished files; the process that owns the directory holds a lock on it
 damaged/              blobs that `repair` set aside; nothing reads them
 """
 
@@ -24,26 +24,29 @@ TMP = "tmp"
 DIRECTORIES = (BLOBS, TREES, OBJECTS, LOGS, ROOTS, TMP)
 
 OPEN_LOCK = "open.lock"
-"""In tmp/: held while a process makes or cleans its place in the store."""
+"""In tmp/: a process holds it while it makes its directory in tmp/ or removes those of dead processes."""
 PUBLISH_LOCK = "publish.lock"
-"""In tmp/: held shared from the first rename into blobs/ until the rows are committed, and exclusively, for moments,
-by whoever must see no such half-way state (clean-up of dead processes, verify, garbage collection)."""
+"""In tmp/: a publisher holds it shared from the first rename into blobs/ until it has committed the rows. Cleaning up
+dead processes, verify and garbage collection hold it exclusively, for moments: they must see no half-published state.
+"""
 INTENT = "intent"
-"""In tmp/<process>/<this>-<n>: the paths that are being renamed into place and have no row yet."""
+"""In tmp/<process>/<this>-<n>: the paths that the process is renaming into place and that have no row yet."""
 
 USING = "using"
-"""In tmp/<process>/: the trees that the process was told are valid; they are not collected while it lives."""
+"""In tmp/<process>/: the lease of the process, which lists trees. They are not collected while the process lives."""
 UNLEASED = "unleased"
-"""Instead of its start in the name of a process's directory: nothing is kept for this process's sake."""
+"""Replaces the start time in the name of a process's directory: this process leases nothing."""
 MAINTENANCE_KEY = "store maintenance"
-"""The key (no build's, as it is no digest) that is held exclusively to collect or repair, shared to look at it all."""
+"""The key that collecting and repairing hold exclusively, and verifying and counting hold shared. It is no digest, so
+it cannot clash with the key of a build."""
 DAMAGED = "damaged"
 DOWNLOADS, FAILED, CHECKS, CACHE = "downloads", "failed", "checks", "cache"
 
 EXECUTABLE_SUFFIX = ".x"
+# A file name has at most 255 bytes; the tree id and a dash take 65.
 MAX_OBJECT_NAME = 190
 EPOCH = 1
-"""Modification time, in seconds, of everything that is stored: no build can see when its inputs were made."""
+"""Modification time, in seconds, of every stored file, so that no build can see when its inputs were made."""
 
 
 def blob_path(digest: str, executable: bool) -> str:

@@ -1,7 +1,7 @@
-"""A store in memory, for tests of what works on stores: the same protocol, nothing to clean up or to recover.
+"""A store in memory, for tests: the same protocol, with nothing to clean up or recover.
 
-Objects, scratch space and logs are files all the same, because executors look at them: they lie below the directory
-that the constructor is given. The build trace is the local store's, on a database in memory.
+Objects, scratch space and logs are files nevertheless, because executors read them. They lie below the directory that
+the constructor gets. The build trace is the local store's, with an in-memory database.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mmojo_forge.store.scratch import remove_tree
 
 
 class MemoryStore:
-    """A store whose trees live as long as it does. Thread-safe as far as tests need: locks, traces, whole additions."""
+    """A store whose trees live as long as the object. Locks, traces and checkouts are thread-safe, which tests need."""
 
     name = "memory"
 
@@ -61,7 +61,7 @@ class MemoryStore:
 
     @property
     def path(self) -> Path:
-        """The folder for what has to be files."""
+        """The directory for objects, scratch space and logs."""
         return self._directory
 
     def has_tree(self, tree: TreeId) -> bool:
@@ -87,11 +87,11 @@ class MemoryStore:
             raise objects.missing("memory", digest) from error
 
     def read_part(self, entry: TreeEntry, offset: int, count: int) -> bytes:
-        """Some bytes of a file's content."""
+        """Up to `count` bytes of a file's content; none if the file is missing."""
         return self._blobs.get(cast(BlobDigest, entry.digest), b"")[offset : offset + count]
 
     def file_digests(self, digests: Iterable[BlobDigest | Sha256]) -> list[FileDigests]:
-        """Of each file here whose BLAKE3 or SHA-256 is among the digests, both."""
+        """Both digests of each file in the store whose BLAKE3 or SHA-256 is among `digests`."""
         wanted = set(digests)
         files = (
             FileDigests(digest, Sha256(hashlib.sha256(data).hexdigest()), len(data))
@@ -128,7 +128,7 @@ class MemoryStore:
         executable: bool = False,
         move: bool = False,
     ) -> Tree:
-        """The tree of one file; raises StoreError (`blob-mismatch`) unless it is what is expected."""
+        """The tree of one file; raises StoreError (`blob-mismatch`) unless it has the given digest and size."""
         if isinstance(source, Path):
             with open_source(source) as file:
                 data = file.read()
@@ -142,7 +142,7 @@ class MemoryStore:
         return self._keep(Tree.of_file(got, len(data), executable=executable))
 
     def add_tree(self, tree: Tree, open_blob: OpenBlob) -> None:
-        """Take in a tree whose content is elsewhere."""
+        """Add a tree and read its content from another store."""
         taken = {}
         for entry in tree.entries:
             if entry.digest is not None and entry.digest not in self._blobs:
@@ -154,23 +154,23 @@ class MemoryStore:
         self._keep(tree)
 
     def receive(self, tree: Tree, fetch: Fetch) -> None:
-        """Take in a tree that `fetch` brings in pieces."""
-        arrival = _Arrival({one.digest for one in tree.files() if one.digest} - self._blobs.keys())
+        """Add a tree that `fetch` brings in pieces; raises StoreError (`blob-missing`) if it leaves content out."""
+        arrival = _Arrival({file.digest for file in tree.files() if file.digest} - self._blobs.keys())
         fetch(arrival, self._directory / layout.TMP / f"receive-{tree.id}")
         if arrival.missing:
-            raise StoreError("receive tree: something did not come", reason="blob-missing")
+            raise StoreError("receive tree: the fetch left content out", reason="blob-missing")
         self._blobs.update(arrival.taken)
         self._keep(tree)
 
     def object_path(self, tree: TreeId, name: str) -> Path:
-        """Where the object lies, or would."""
+        """The path of the object, whether or not it exists."""
         check_name(name)
         if len(name.encode()) > layout.MAX_OBJECT_NAME or not is_hex_digest(tree):
             raise StoreError(f"check out {name}: not a valid object name", reason="object-bad-name")
         return self._directory / layout.OBJECTS / layout.object_name(tree, name)
 
     def checkout(self, tree: TreeId, name: str) -> Path:
-        """The object, made if need be."""
+        """The path of the object, made if missing."""
         path = self.object_path(tree, name)
         with self._adding:
             if not os.path.lexists(path):
@@ -179,12 +179,12 @@ class MemoryStore:
         return path
 
     def lock(self, key: str, *, on_wait: OnWait | None = None) -> _KeyLock:
-        """Hold the key's lock, against threads."""
+        """Holds the key's lock, against threads."""
         return _KeyLock(self._held, self._changed, key, on_wait)
 
     @contextmanager
     def scratch(self, prefix: str) -> Iterator[Path]:
-        """An empty directory that is gone afterwards."""
+        """An empty directory, removed afterwards."""
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=self._directory / layout.TMP))
         try:
             yield path
@@ -192,7 +192,7 @@ class MemoryStore:
             remove_tree(str(path.parent), path.name)
 
     def log_path(self, key: str) -> Path:
-        """Where the zstd-compressed log of a build belongs."""
+        """The path for the zstd-compressed log of a build."""
         return self._directory / layout.LOGS / f"{key}.zst"
 
     @contextmanager
@@ -201,16 +201,16 @@ class MemoryStore:
         try:
             file = self.log_path(key).open("rb")
         except FileNotFoundError as error:
-            raise StoreError(f"read log {key}: there is none", reason="log-missing") from error
+            raise StoreError(f"read log {key}: the store has no such log", reason="log-missing") from error
         with file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader:
             yield cast(BinaryIO, reader)
 
     def add_root(self, link: Path, tree: TreeId, name: str) -> Path:
-        """Point the symlink `link` at the object and remember it."""
+        """The checked-out object, with the symlink `link` pointing to it and registered as a root."""
         target = self.checkout(tree, name)
         link.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(link) and not link.is_symlink():
-            raise StoreError(f"link {link}: it exists and is no symlink", reason="root-not-a-link")
+            raise StoreError(f"link {link}: the path exists and is not a symlink", reason="root-not-a-link")
         link.unlink(missing_ok=True)
         link.symlink_to(target.absolute())
         self._roots[link.absolute()] = (tree, target)
@@ -223,7 +223,7 @@ class MemoryStore:
             yield GcRoot(link, target if points else None, tree if points else None)
 
     def close(self) -> None:
-        """Forget the traces."""
+        """Close the database, which drops the traces."""
         self._database.close()
 
     def _keep(self, tree: Tree) -> Tree:
@@ -271,7 +271,7 @@ class _Arrival:
 
 
 class _KeyLock:
-    """Holds one key among those that are held."""
+    """Holds one key, against the threads that share `held`."""
 
     def __init__(self, held: set[str], changed: threading.Condition, key: str, on_wait: OnWait | None) -> None:
         self._held = held

@@ -1,8 +1,8 @@
-"""The no-op path: what derivations were realised to, asked of the database and of nothing else.
+"""The no-op path: what derivations were realised to before, read from the database alone.
 
-A second `forge realize` should cost little more than starting Python, so this module imports only sqlite3 and os, and
-deals in plain text: no store is opened, nothing is cleaned up and nothing is written unless a root link has changed.
-Everything here may answer "not known": the caller then opens a LocalStore and goes the long way.
+A second `forge realize` should cost little more than starting Python. So this module imports only sqlite3 and os, and
+deals in plain text. It opens no LocalStore, cleans nothing up, and writes only the time of last use.
+Every function here may answer "not known"; the caller then opens a LocalStore.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from mmojo_forge.store import layout
 
 SCHEMA = 1
+# "forg" in ASCII. SQLite keeps it in the file's header, so forge can refuse a database of another program.
 APPLICATION_ID = 0x666F7267
 USE_GRANULARITY = 3600.0
-"""Seconds within which a second use of a tree is not written down."""
+"""Seconds within which a second use of a tree is not recorded: most no-ops then write nothing at all."""
 
 _RESOLVED = """
 SELECT resolved.derivation, resolved.output, resolved.tree, trees.used
@@ -27,8 +28,9 @@ WHERE resolved.derivation = ? AND (epochs.durable OR epochs.boot = ?)
 
 
 def lookup_resolved(store: str, derivations: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The valid trees, by output, of each derivation that was realised before in the store at this path."""
+    """The valid trees, by output, of each derivation that was realised in the store at this path before."""
     try:
+        # mode=rw: a lookup must not create an empty database.
         connection = sqlite3.connect(f"file:{_quoted(store)}/{layout.DATABASE}?mode=rw", uri=True, timeout=10)
     except sqlite3.Error:
         return {}
@@ -55,8 +57,9 @@ def lookup_resolved(store: str, derivations: Iterable[str]) -> dict[str, dict[st
 
 
 def _touch(connection: sqlite3.Connection, trees: list[str]) -> None:
-    """Remember that the trees are used; not worth waiting for where somebody else is writing."""
+    """Record that the trees are used now. Gives up when another process is writing."""
     try:
+        # 20 ms: losing one time of last use is cheaper than making a no-op wait.
         connection.execute("PRAGMA busy_timeout = 20")
         connection.execute("PRAGMA synchronous = NORMAL")
         with connection:
@@ -66,13 +69,13 @@ def _touch(connection: sqlite3.Connection, trees: list[str]) -> None:
 
 
 def object_path(store: str, tree: str, name: str) -> str | None:
-    """The checked-out object, or None where it is not there."""
+    """The path of the checked-out object, or None if it does not exist."""
     path = os.path.join(store, layout.OBJECTS, layout.object_name(tree, name))
     return path if os.path.lexists(path) else None
 
 
 def has_root(store: str, link: str, target: str) -> bool:
-    """Whether the link points to the target already and is registered as a root."""
+    """Whether the link already points to the target and is registered as a root."""
     link = settled(link)
     try:
         return os.readlink(link) == link_text(store, link, target) and os.readlink(root_path(store, link)) == link
@@ -81,15 +84,16 @@ def has_root(store: str, link: str, target: str) -> bool:
 
 
 def settled(link: str) -> str:
-    """The absolute path of a link, with symlinks above it (not the link itself) followed."""
+    """The absolute path of a link, with symlinks resolved in its parent directories but not in its last part."""
     directory, name = os.path.split(os.path.abspath(link))
     return os.path.join(os.path.realpath(directory), name)
 
 
 def root_path(store: str, link: str) -> str:
-    """The entry in roots/ for a link outside; its name is the link's path, or a digest where that is too long."""
+    """The entry in roots/ for a link outside the store: the link's path, escaped, or a digest if it is too long."""
     name = link.strip("/").replace("%", "%25").replace("/", "%2F")
     if len(os.fsencode(name)) > 255:
+        # Imported here because it would slow down every no-op.
         import hashlib
 
         name = hashlib.sha256(os.fsencode(link)).hexdigest()
@@ -97,7 +101,7 @@ def root_path(store: str, link: str) -> str:
 
 
 def link_text(store: str, link: str, target: str) -> str:
-    """What a root link says: a relative path where link and store lie in one folder that may be moved as a whole."""
+    """The text of a root link: relative if link and store share a folder, so that the folder can be moved."""
     home = os.path.dirname(os.path.realpath(store))
     directory = os.path.dirname(link)
     if directory == home or directory.startswith(home.rstrip("/") + "/"):
@@ -106,7 +110,7 @@ def link_text(store: str, link: str, target: str) -> str:
 
 
 def boot_id() -> str:
-    """Which start of the kernel this is; files written before another one may not have reached the disk."""
+    """The kernel's boot id. Files written under another id may not have reached the disk before a power cut."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()

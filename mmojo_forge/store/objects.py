@@ -1,6 +1,7 @@
-"""Checking trees out: directories of hard links to blobs, made in tmp and renamed into place.
+"""Objects: checked-out trees, made of hard links to blobs; and blobs that are verified while they are read.
 
-Content that is verified while it is read.
+`check_out` makes an object in tmp and renames it into place, so that an object is complete or absent. `read_manifest`
+and `open_verified` read the store and raise if the content does not match its id.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from mmojo_forge.store.add.scan import DIRECTORY_FLAGS, open_beneath
 from mmojo_forge.store.protocol import StoreError
 
 Row = list[Any]
-"""A manifest's row: path, kind, then digest and size, or target."""
+"""A row of a manifest: path, kind, then digest and size (file) or target (symlink)."""
 
 _TIMES = (layout.EPOCH, layout.EPOCH)
 _COPY_CHUNK = 1 << 20
 _LINK_ATTEMPTS = 5
+# For fewer rows, starting threads takes longer than it saves.
 _SERIAL_ROWS = 256
 
 
 def read_manifest(root: str, tree: TreeId) -> bytes:
-    """The tree's manifest; raises StoreError unless it is the one its id names."""
+    """The manifest of the tree; raises StoreError (`tree-missing`, `tree-corrupt`) unless it hashes to the id."""
     try:
         with open(os.path.join(root, layout.TREES, tree), "rb") as file:
             manifest = file.read()
@@ -43,6 +45,7 @@ def read_manifest(root: str, tree: TreeId) -> bytes:
     except OSError as error:
         if error.errno not in {errno.EISDIR, errno.ELOOP, errno.EIO}:
             raise
+        # A directory or symlink in the manifest's place, or a disk error: damage that `repair` handles.
         raise _corrupt_tree(root, tree) from error
     if blake3_hex(manifest) != tree:
         raise _corrupt_tree(root, tree)
@@ -52,31 +55,33 @@ def read_manifest(root: str, tree: TreeId) -> bytes:
 def _corrupt_tree(root: str, tree: str) -> StoreError:
     return StoreError(
         f"read tree {tree}: its manifest in {root} has changed",
-        detail="`forge store repair` mends it, or makes what it was of anew.",
+        detail="`forge store repair` restores it from a copy, or makes the tree again.",
         reason="tree-corrupt",
     )
 
 
 def rows_of(manifest: bytes) -> list[Row]:
-    """The rows of a manifest whose id was checked, and which therefore keeps every rule of trees."""
+    """The rows of a manifest. The caller has checked its id, so the manifest keeps every rule of trees."""
+    # Tree.parse would check the rules again, which takes too long for large trees.
     rows: list[Row] = json.loads(manifest)["entries"]
     return rows
 
 
 def check_out(root: str, manifest: bytes, temporary: str, target: str, shuffle: int | None = None) -> None:
-    """Make the object `target` by way of the path `temporary`; does nothing when somebody else is first.
+    """Make the object at the path `temporary` and rename it to `target`. Another process may make it first.
 
-    `shuffle` is the seed of another order to make files in, which some file systems then list them in.
+    `shuffle` seeds another order in which to make files; some file systems list files in the order they were made.
     """
     rows = rows_of(manifest)
     if shuffle is not None:
-        # What is no deeper comes first, so that directories are there before what lies in them.
+        # Shuffle only within each depth, so that a directory is made before its content.
         rows[1:] = sorted(random.Random(shuffle).sample(rows[1:], len(rows) - 1), key=lambda row: row[0].count("/"))
     with _Blobs(root) as blobs:
         if rows[0][1] == EntryKind.DIRECTORY:
             _check_out_directory(rows, blobs, temporary, target)
         else:
-            # A rename onto another name of the same file leaves both: then somebody else was first.
+            # rename(2) does nothing if both names are the same file. Then another process was first, and the caller
+            # removes `temporary`.
             folder, name = os.path.split(temporary)
             _link_files(blobs, _Directory(files=[[name, *rows[0][1:]]]), os.open(folder, DIRECTORY_FLAGS), loose=True)
             os.rename(temporary, target)
@@ -99,7 +104,7 @@ def _check_out_directory(rows: list[Row], blobs: _Blobs, temporary: str, target:
                 for _ in pool.map(fill, directories):
                     pass
         _rename_directory(temporary, target)
-        # Only now: an ordinary user cannot move a directory that is read-only to another one.
+        # After the rename: without write permission on a directory, an ordinary user cannot move it to another parent.
         os.utime(top_fd, _TIMES)
         os.fchmod(top_fd, 0o555)
     finally:
@@ -110,20 +115,21 @@ def _rename_directory(temporary: str, target: str) -> None:
     try:
         os.rename(temporary, target)
     except OSError as error:
+        # The object exists: another process was first, and both have the same content.
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
 
 
 @dataclass(slots=True)
 class _Directory:
-    """What lies directly in one directory."""
+    """The files and symlinks that lie directly in one directory."""
 
     files: list[Row] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
 
 
 def _by_directory(rows: list[Row], top_fd: int) -> dict[str, _Directory]:
-    """Make the directories; what belongs in each, parents first."""
+    """The files and symlinks of each directory, parents first. Makes the directories themselves."""
     directories = {"": _Directory()}
     for row in rows[1:]:
         path, kind = row[0], row[1]
@@ -139,7 +145,7 @@ def _by_directory(rows: list[Row], top_fd: int) -> dict[str, _Directory]:
 
 
 def _link_files(blobs: _Blobs, directory: _Directory, fd: int, *, loose: bool) -> None:
-    """Fill the directory `fd`, which is closed, and finish it; one that is `loose` stays writable."""
+    """Fill the directory `fd`, set its final time and mode, and close it. A `loose` directory stays writable."""
     try:
         for name, kind, digest, size in directory.files:
             blobs.link(digest, kind == EntryKind.EXECUTABLE, size, name, fd)
@@ -154,7 +160,7 @@ def _link_files(blobs: _Blobs, directory: _Directory, fd: int, *, loose: bool) -
 
 
 class _Blobs:
-    """The blobs, to be linked from."""
+    """The open blobs/ directory, from which objects are linked."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -167,8 +173,9 @@ class _Blobs:
         os.close(self._fd)
 
     def link(self, digest: str, executable: bool, size: int, name: str, directory_fd: int) -> None:
-        """Put the blob at `name`; a blob of another size is corrupt, which costs nothing to see."""
+        """Link the blob to `name`; raises StoreError (`blob-missing`, `blob-corrupt`)."""
         path = layout.blob_path(digest, executable)
+        # Checking the size costs one stat. Hashing every blob at each checkout would cost far more; `verify` does it.
         try:
             if os.stat(path, dir_fd=self._fd, follow_symlinks=False).st_size != size:
                 raise corrupt(self._root, digest)
@@ -176,14 +183,14 @@ class _Blobs:
         except FileNotFoundError as error:
             raise missing(self._root, digest) from error
         except OSError as error:
-            # The empty file alone reaches the limit of 65,000 links that ext4 has.
+            # ext4 allows 65,000 links to a file. In practice only the empty file reaches that.
             if error.errno != errno.EMLINK:
                 raise
             self._copy(path, executable, name, directory_fd)
 
     def _link_present(self, path: str, name: str, directory_fd: int) -> None:
-        """Link a file that was there a moment ago. While it is being replaced by a whole one (a rename over it), the
-        kernel says ENOENT: the file it found has lost its last name."""
+        """Link a file that existed a moment ago, with a few attempts."""
+        # A rename over the file (a repair) makes link(2) fail with ENOENT: the inode it found has lost its last name.
         for attempt in range(_LINK_ATTEMPTS):
             try:
                 os.link(path, name, src_dir_fd=self._fd, dst_dir_fd=directory_fd, follow_symlinks=False)
@@ -209,7 +216,7 @@ class _Blobs:
 
 
 def missing(root: str, digest: str) -> StoreError:
-    """The error for a blob that is not there."""
+    """The error for a missing blob."""
     return StoreError(f"read blob {digest}: not in the store {root}", reason="blob-missing")
 
 
@@ -217,7 +224,7 @@ def corrupt(root: str, digest: str) -> StoreError:
     """The error for a blob whose content has changed."""
     return StoreError(
         f"read blob {digest}: its content in {root} has changed",
-        detail="`forge store repair` mends it, or makes what has it anew.",
+        detail="`forge store repair` restores it from a copy, or makes the trees that have it again.",
         reason="blob-corrupt",
     )
 
@@ -232,7 +239,7 @@ _BUFFER = 1 << 18
 
 
 class _VerifiedFile(io.RawIOBase):
-    """A file that raises at its end unless its content was what the digest says."""
+    """A file that raises at its end unless its content matches the digest."""
 
     def __init__(self, root: str, digest: BlobDigest, file: io.FileIO) -> None:
         self._root = root
@@ -241,11 +248,11 @@ class _VerifiedFile(io.RawIOBase):
         self._hasher = blake3()
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: object) -> int:
-        """Read the next bytes; they may be used only once the end was reached without an error."""
+        """The number of bytes read. Callers must not trust the bytes until they reach the end without an error."""
         view = memoryview(cast(bytearray, buffer))
         count = self._file.readinto(view)
         if count:
@@ -261,7 +268,10 @@ class _VerifiedFile(io.RawIOBase):
 
 
 def open_verified(root: str, path: str, digest: BlobDigest) -> BinaryIO:
-    """The file's content; reading to the end raises StoreError (`blob-corrupt`) where it is not what it should be."""
+    """The content of the file at `path`; reading to its end raises StoreError (`blob-corrupt`) on a wrong digest.
+
+    Raises StoreError (`blob-missing`) if the file does not exist.
+    """
     try:
         file = io.FileIO(path, "rb")
     except FileNotFoundError as error:
@@ -270,7 +280,7 @@ def open_verified(root: str, path: str, digest: BlobDigest) -> BinaryIO:
 
 
 def read_part(path: str, offset: int, count: int) -> bytes:
-    """Some bytes of a file; fewer at its end, none where it is not there."""
+    """Up to `count` bytes of a file; fewer at its end, none if it does not exist."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,6 +1,8 @@
-"""What stores can do, split by ability. A substituter is a store behind a store and only reads.
+"""The protocols of stores, split by ability: read, write, check out, record builds.
 
-What takes a fetched tree in: a small protocol, which a store's batch or a folder fulfils.
+`Store` is all of them together; it is what the engine works on. `ReadableStore` is the part that a substituter (another
+store, asked before building) needs. `Sink` takes the content of a tree while it is fetched; a batch of the store
+implements it, and so does a plain folder.
 """
 
 from __future__ import annotations
@@ -20,38 +22,38 @@ from mmojo_forge.model.tree import Tree, TreeEntry
 
 
 class Sink(Protocol):
-    """Takes verified content, each once, however often the tree has it; called from several threads.
+    """Takes verified content, from several threads. Content that occurs several times in a tree comes once.
 
-    The entry that comes with content is the first that has it; others may be of another kind. Whether the tree as a
-    whole became valid is for the caller to see to, when the fetch returned.
+    The content comes with the first entry that has it; other entries with the same content may be of another kind.
+    The caller checks that the tree is complete after the fetch returns.
     """
 
     def lacking(self, files: Sequence[TreeEntry]) -> set[BlobDigest]:
-        """The digests whose content is needed."""
+        """The digests of the files whose content the sink still needs."""
 
     def take_small(self, files: Sequence[tuple[TreeEntry, bytes]]) -> None:
-        """Take some files, whole and verified."""
+        """Take some files with their whole, verified content."""
 
     def take_file(self, file: TreeEntry, path: Path) -> None:
-        """Take one large file, verified, which lies at `path` and may be moved away."""
+        """Take the large, verified file at `path`; the sink may move it away."""
 
 
 class StoreError(ForgeError):
-    """A store that cannot do what it was asked: content missing, corrupt or not what was expected."""
+    """The store cannot do what the caller asked: content is missing, corrupt or not what was expected."""
 
 
 class StoreUnusableError(StoreError):
-    """A store that this machine cannot provide: disk full, no permission, foreign schema, failing disk."""
+    """This machine cannot provide the store: disk full, no permission, foreign schema, failing disk."""
 
     exit_code = ExitCode.ENVIRONMENT_ERROR
 
 
 class UnstorableOutput(StoreError):
-    """A file tree that must not become a store object: a device, a socket, a setuid bit, too large."""
+    """A file tree must not become a store object: it has a device, a socket or a setuid bit, or is too large."""
 
 
 class Recorded(StrEnum):
-    """What became of a trace that was recorded. `CONFLICT`: another output is known for the key, and stays."""
+    """The result of recording a trace. `CONFLICT`: the store knows another output for the key, and keeps that one."""
 
     NEW = "new"
     SAME = "same"
@@ -60,7 +62,7 @@ class Recorded(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What past builds of one name took: the medians of the last few."""
+    """The time and memory that past builds of one name took: medians of the last few."""
 
     seconds: float
     peak_memory_bytes: int
@@ -76,25 +78,25 @@ class GcRoot:
 
 
 OpenBlob = Callable[[TreeEntry], AbstractContextManager[BinaryIO]]
-"""Opens the content of a tree's entry, somewhere else."""
+"""Opens the content of a tree's entry in another store."""
 
 Fetch = Callable[[Sink, Path], None]
-"""Puts all that a sink lacks of a tree into it, verified. The folder is for what arrived so far: it is this tree's own,
-and kept when the fetch fails, so that the next one goes on from there."""
+"""Puts everything that a sink lacks of a tree into it, verified. The folder belongs to this tree and holds the pieces
+that arrived so far. It stays when the fetch fails, so that the next fetch resumes there."""
 
 OnWait = Callable[[float], None]
-"""Called now and then while a lock is waited for, with the seconds so far. It may raise to give up."""
+"""Called from time to time while forge waits for a lock, with the seconds so far. It may raise to give up."""
 
 
 class TreeReader(Protocol):
     """Trees and their content, by id."""
 
     def has_tree(self, tree: TreeId) -> bool:
-        """Whether the tree is valid here: registered, with all its content."""
+        """Whether the tree is valid in this store: registered, with all its content."""
 
     def valid_trees(self, trees: Iterable[TreeId]) -> set[TreeId]:
-        """Which of the trees are valid here, in one question. A store that collects leaves them alone while it is open
-        in this process."""
+        """The trees that are valid in this store, in one query. A local store does not collect them while this process
+        has it open."""
 
     def read_tree(self, tree: TreeId) -> Tree:
         """The manifest; raises StoreError (`tree-missing`, `tree-corrupt`)."""
@@ -103,32 +105,32 @@ class TreeReader(Protocol):
         """The content, verified as it is read; raises StoreError (`blob-missing`, `blob-corrupt`)."""
 
     def read_part(self, entry: TreeEntry, offset: int, count: int) -> bytes:
-        """Some bytes of a file's content, which nobody verified; fewer where there are no more, or no such file."""
+        """Up to `count` bytes of a file's content, unverified; fewer at its end, none if the file is missing."""
 
 
 class TraceReader(Protocol):
     """Build traces, by action key."""
 
     def lookup(self, keys: Sequence[ActionKey]) -> dict[ActionKey, Trace]:
-        """The traces that are known, in one question however many keys."""
+        """The traces that this store knows for the keys, in one query."""
 
 
 class ReadableStore(TreeReader, TraceReader, Protocol):
-    """A store that is asked before building."""
+    """A store that forge asks before it builds."""
 
     name: str
 
 
 class TreeWriter(Protocol):
-    """Takes trees in. Each of these leaves the tree valid, or raises and leaves nothing."""
+    """Takes trees in. Each method leaves the tree valid, or raises and leaves nothing."""
 
     def add_path(
         self, path: Path, *, move: bool = False, limits: Limits | None = None, ignored: frozenset[str] = frozenset()
     ) -> Tree:
         """The tree of the files at `path`, which no process may be changing.
 
-        `move` says that the files belong to the caller and may be taken (the rest stays to be removed); `ignored`
-        names are left out. Raises OutputError or TreeError where it cannot be a tree.
+        With `move` the store may take the files away; the caller removes what remains. The tree leaves out `ignored`
+        names. Raises UnstorableOutput or TreeError if the files cannot become a tree.
         """
 
     def add_file(
@@ -140,19 +142,21 @@ class TreeWriter(Protocol):
         executable: bool = False,
         move: bool = False,
     ) -> Tree:
-        """The tree of one file; raises StoreError (`blob-mismatch`) unless it is what is expected."""
+        """The tree of one file; raises StoreError (`blob-mismatch`) unless it has the given digest and size."""
 
     def add_tree(self, tree: Tree, open_blob: OpenBlob) -> None:
-        """Take in a tree whose content is elsewhere, verified as it streams in (`blob-mismatch`)."""
+        """Add a tree and read its content from another store; raises StoreError (`blob-mismatch`) on wrong content."""
 
     def receive(self, tree: Tree, fetch: Fetch) -> None:
-        """Take in a tree that `fetch` brings in pieces; raises what that raises, and StoreError (`blob-missing`) if it
-        leaves something out. Nobody else may be receiving the same tree."""
+        """Add a tree that `fetch` brings in pieces. Nobody else may be receiving the same tree.
+
+        Raises what `fetch` raises, and StoreError (`blob-missing`) if `fetch` leaves content out.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class FileDigests:
-    """What the store recorded of a file's content. `size` in bytes."""
+    """Both digests that the store recorded of a file's content. `size` in bytes."""
 
     blake3: BlobDigest
     sha256: Sha256
@@ -163,39 +167,41 @@ class ObjectStore(Protocol):
     """Checks trees out."""
 
     def checkout(self, tree: TreeId, name: str) -> Path:
-        """The object, read-only; made if need be. Raises StoreError (`tree-missing`, `blob-corrupt`)."""
+        """The path of the read-only object, made if missing. Raises StoreError (`tree-missing`, `blob-corrupt`)."""
 
     def object_path(self, tree: TreeId, name: str) -> Path:
-        """Where the object lies, or would."""
+        """The path of the object, whether or not it exists."""
 
 
 class BuildTrace(TraceReader, Protocol):
-    """What was built to what, and what it took."""
+    """The build trace: outputs by action key, outputs by derivation, and the time and memory that builds took."""
 
     def record(self, trace: Trace) -> Recorded:
-        """Keep the trace, unless the key is known already; what it took is remembered in any case."""
+        """Record the trace, unless the key has one already; the time and memory of the build are recorded anyway."""
 
     def signed(self, trace: Trace) -> Trace:
-        """The trace with every signature that was recorded for what it claims."""
+        """The trace with every signature that the store has for the same claim."""
 
     def forget_signed_only_by(self, keys: Sequence[str]) -> int:
-        """Forget the traces that these public keys, in base64, vouch for and no other; how many."""
+        """Delete the traces that only these public keys (base64) signed; the number of traces deleted."""
 
     def conflicts(self, key: ActionKey) -> list[Trace]:
-        """The traces that were recorded for the key after the first, and claim something else."""
+        """The traces that came after the first one for the key and claim other outputs."""
 
     def lookup_resolved(self, derivations: Sequence[DerivationId]) -> dict[DerivationId, dict[str, TreeId]]:
-        """The trees, by output, that derivations were realised to before."""
+        """The trees, by output, that forge realised the derivations to before."""
 
     def record_resolved(self, resolved: Mapping[DerivationId, Mapping[str, TreeId]]) -> None:
-        """Remember what derivations were realised to."""
+        """Record the trees that derivations were realised to."""
 
     def history(self, names: Iterable[str]) -> dict[str, Observation]:
-        """What past builds took, for the names that were built before."""
+        """The time and memory of past builds, for those of the names that were built before."""
 
     def earlier(self, name: str, output: str) -> list[TreeId]:
-        """The last few trees of that output of what has this name, whatever its version, newest first; whether they
-        are valid is another question."""
+        """The last few trees of one output, for builds of this name in any version, newest first.
+
+        The trees need not be valid any more.
+        """
 
 
 class Store(TreeReader, TreeWriter, ObjectStore, BuildTrace, Protocol):
@@ -203,29 +209,31 @@ class Store(TreeReader, TreeWriter, ObjectStore, BuildTrace, Protocol):
 
     @property
     def path(self) -> Path:
-        """Where the store lies."""
+        """The directory of the store."""
 
     def file_digests(self, digests: Iterable[BlobDigest | Sha256]) -> list[FileDigests]:
-        """Of each file here whose BLAKE3 or SHA-256 is among the digests, both."""
+        """Both digests of each stored file whose BLAKE3 or SHA-256 is among `digests`."""
 
     def lock(self, key: str, *, on_wait: OnWait | None = None) -> AbstractContextManager[None]:
-        """Hold the key's lock, against threads and processes."""
+        """Holds the key's lock, against threads and processes."""
 
     def scratch(self, prefix: str) -> AbstractContextManager[Path]:
-        """An empty directory on the store's file system. Afterwards it is removed, whatever was left in it; that may
-        go on for a while in the background, until `close` at the latest."""
+        """An empty directory on the store's file system. The store removes it afterwards with all its content.
+
+        The removal may go on in the background until `close` returns.
+        """
 
     def log_path(self, key: str) -> Path:
-        """Where the zstd-compressed log of a build belongs."""
+        """The path for the zstd-compressed log of a build."""
 
     def open_log(self, key: str) -> AbstractContextManager[BinaryIO]:
-        """The text of a log, also of one that is cut off; raises StoreError (`log-missing`)."""
+        """The text of a log, even of a truncated one; raises StoreError (`log-missing`)."""
 
     def add_root(self, link: Path, tree: TreeId, name: str) -> Path:
-        """Point the symlink `link` at the object, checked out, and keep it alive as long as it does."""
+        """The checked-out object, with the symlink `link` pointing to it. The link keeps the object alive."""
 
     def roots(self) -> Iterator[GcRoot]:
-        """The links that keep objects alive, and those that are gone."""
+        """All registered links: those that keep objects alive, and those that are gone."""
 
     def close(self) -> None:
-        """Make durable what was added."""
+        """Make everything durable that was added, and close the store."""

@@ -1,7 +1,7 @@
-"""Unfinished business: a directory in tmp/ per process, locked while the process lives, and its removal.
+"""The scratch directory that each process has in tmp/, and the removal of directories with arbitrary content.
 
-What a process was about to publish stands in an *intent* below its directory, so that whoever finds the directory
-unlocked, its owner being dead, knows which files in blobs/ and trees/ may lack a row.
+A process holds a lock on its directory while it lives. Before it publishes files it names them in an *intent* there.
+When a process finds a directory unlocked, the owner is dead, and the intents say which files may lack a row.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from contextlib import contextmanager
 from mmojo_forge.store import layout
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Each level takes a descriptor and a stack frame, and a build may nest directories without limit.
 _DEEPEST = 64
 _SWEEPERS = 2
 
 
 class ProcessScratch:
-    """The process's own directory in tmp/. It is locked from before anybody could look at it until `close`.
+    """The process's own directory in tmp/, locked until `close`. Needs `open.lock` while it is made.
 
-    Names and intents are used again and again rather than made and removed: ext4 is slow to give out inodes while
-    others were freed a moment ago.
+    The process empties intents and uses them again instead of removing them: ext4 is slow to allocate inodes right
+    after others were freed.
     """
 
     def __init__(self, tmp: str, *, leasing: bool = True) -> None:
@@ -43,16 +44,17 @@ class ProcessScratch:
         self.path = os.path.join(tmp, self._name)
         os.mkdir(self.path, 0o700)
         self.fd = os.open(self.path, _DIRECTORY)
+        # The kernel releases the lock when the process dies. A pid file would not do: pids are used again.
         fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def new_name(self, prefix: str) -> str:
-        """A name in the directory that nobody else uses and at which nothing lies yet."""
+        """A name in the directory that nothing uses yet."""
         with self._lock:
             self._count += 1
             return f"{prefix}-{self._count}"
 
     def note_intent(self, paths: Iterable[str]) -> str:
-        """Write down what is about to be published; the name of the intent."""
+        """The name of a new intent, which lists the paths that the process is about to publish or remove."""
         with self._lock:
             name = self._idle_intents.pop() if self._idle_intents else None
         name = name or self.new_name(layout.INTENT)
@@ -64,14 +66,14 @@ class ProcessScratch:
         return name
 
     def drop_intent(self, name: str) -> None:
-        """It is published, or undone."""
+        """Empty the intent: its paths are published, or undone."""
         fd = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
         os.close(fd)
         with self._lock:
             self._idle_intents.append(name)
 
     def note_use(self, trees: Iterable[str]) -> None:
-        """Write down that the process uses these trees; it lasts as long as the directory."""
+        """Add trees to the lease of the process, which lasts as long as the directory."""
         if not self.leasing:
             return
         with self._lock:
@@ -82,16 +84,16 @@ class ProcessScratch:
 
     @property
     def name(self) -> str:
-        """What the directory is called."""
+        """The name of the directory in tmp/."""
         return self._name
 
     def discard(self, name: str) -> None:
-        """Remove what lies at a name, some time before `close` returns: removing a directory may wait for the disk,
-        which on file systems that are mounted with `discard` takes milliseconds each time."""
+        """Remove the file or directory `name` in the background, before `close` returns."""
+        # With the mount option `discard`, removing a directory waits for the disk, for milliseconds each time.
         self._sweepers.submit(remove_tree, self.path, name)
 
     def close(self) -> None:
-        """Remove the directory with all in it."""
+        """Remove the directory with all its content."""
         self._sweepers.shutdown(cancel_futures=True)
         if self._using >= 0:
             os.close(self._using)
@@ -103,7 +105,8 @@ class ProcessScratch:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of it: a short write is what a disk that is nearly full does first."""
+    """Write all of `data`."""
+    # A nearly full disk writes a part before it reports ENOSPC.
     written = os.write(fd, data)
     while written < len(data):
         written += os.write(fd, memoryview(data)[written:])
@@ -111,7 +114,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 @contextmanager
 def locked(tmp: str, name: str, mode: int) -> Iterator[None]:
-    """Hold one of the store's own lock files, which are never removed, shared or exclusively."""
+    """Holds one of the store's lock files in tmp/, shared or exclusively. Lock files are never removed."""
     fd = os.open(os.path.join(tmp, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, mode)
@@ -121,7 +124,11 @@ def locked(tmp: str, name: str, mode: int) -> Iterator[None]:
 
 
 def processes(tmp: str) -> Iterator[tuple[str, float]]:
-    """The names in tmp/ of processes, alive or not cleaned up yet, and since when they have been there."""
+    """The directory names of processes in tmp/, and their start times in seconds since the epoch.
+
+    Includes dead processes that nobody has cleaned up yet. A process without leases has the start time infinity, so it
+    never holds back the collector.
+    """
     for entry in os.scandir(tmp):
         if entry.is_dir(follow_symlinks=False):
             _, _, since = entry.name.partition("-")
@@ -131,7 +138,7 @@ def processes(tmp: str) -> Iterator[tuple[str, float]]:
 
 
 def dead_processes(tmp: str) -> Iterator[str]:
-    """The names in tmp/ whose owners are gone, each locked while the caller has it. Needs `open.lock`."""
+    """The names in tmp/ whose owners are dead, each locked while the caller handles it. Needs `open.lock`."""
     for name in os.listdir(tmp):
         if name in {layout.OPEN_LOCK, layout.PUBLISH_LOCK}:
             continue
@@ -152,7 +159,7 @@ def dead_processes(tmp: str) -> Iterator[str]:
 
 
 def throw_away(root: str, process: ProcessScratch, path: str) -> None:
-    """Take what lies at a path in the store out of it at once; it is removed in the background."""
+    """Move a file or directory out of the store at once; it is removed in the background."""
     source = os.path.join(root, path)
     name = process.new_name("gone")
     target = os.path.join(process.path, name)
@@ -161,14 +168,14 @@ def throw_away(root: str, process: ProcessScratch, path: str) -> None:
     except FileNotFoundError:
         return
     except PermissionError:
-        # An ordinary user can move a directory to another one only if it is writable.
+        # An ordinary user can move a directory to another parent only if it is writable.
         os.chmod(source, 0o700)
         os.rename(source, target)
     process.discard(name)
 
 
 def remove_tree(parent: str, name: str) -> None:
-    """Remove `name` in the directory `parent`, whatever a build left in it; nothing below a symlink is touched."""
+    """Remove `name` in the directory `parent`, whatever a build left in it. Follows no symlink."""
     parent_fd = os.open(parent, _DIRECTORY)
     try:
         status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
@@ -184,7 +191,7 @@ def remove_tree(parent: str, name: str) -> None:
 
 
 def _empty(parent_fd: int, name: str) -> None:
-    """Empty a directory. What lies too deep for recursion and descriptors is first lifted to the top."""
+    """Empty a directory. Moves directories that lie too deep for recursion and descriptors to the top first."""
     top_fd = _open_directory(parent_fd, name)
     try:
         lifted = True
@@ -219,11 +226,11 @@ def _scan(fd: int) -> Iterator[os.DirEntry[str]]:
 
 
 def _open_directory(parent_fd: int, name: str) -> int:
-    """The directory, made writable first: builds leave read-only ones, and objects are read-only."""
+    """A descriptor of the directory, made writable: objects are read-only, and builds leave read-only directories."""
     try:
         fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
     except PermissionError:
-        # Follows a symlink that is put here at this very moment, but whoever could do that is dead or ourselves.
+        # chmod would follow a symlink that appears here at this moment. Only the dead owner or we could make one.
         os.chmod(name, 0o700, dir_fd=parent_fd)
         fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
     os.fchmod(fd, 0o700)

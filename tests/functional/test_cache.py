@@ -185,7 +185,7 @@ def test_what_is_built_is_pushed_in_the_background_if_that_is_set(forge: Forge, 
     (forge.root / "out" / "base.top").unlink()
     forge.run("store", "gc", "--older-than", "0", "--forget")
     done = forge.run("realize", "base.top")
-    assert done.stderr.count("nothing more is pushed to team") == 1
+    assert done.stderr.count("push to team is off for the rest of this run") == 1
 
 
 def test_what_is_damaged_is_mended_from_a_cache(forge: Forge, bob: Forge, cache: Path) -> None:

@@ -109,7 +109,7 @@ def test_for_an_image_alone_no_module_is_built(forge: Forge, server: Path) -> No
     done = answer(
         forge.run("package", str(server), "--module", "ggml-test", "-o", "x.ape", "--format", "oci", "--json")
     )
-    assert [one for one in done["warnings"] if "--module is skipped" in one]
+    assert [one for one in done["warnings"] if "--module is ignored" in one]
     command = ["package", str(server), "--module", "ggml-test", "-o", "x.ape", "--format", "oci", "--format", "ape"]
     assert "mmojo-server.hosts" in forge.run(*command, expect=2).stderr  # which would load it
 
@@ -231,7 +231,7 @@ def test_arguments_are_shown_and_changed(forge: Forge, server: Path) -> None:
     (forge.root / "link.ape").symlink_to("x.ape")
     assert forge.error("ape", "args", "link.ape", "--clear")["reason"] == "ape-output"
     assert forge.run("ape", "args", "x.ape", "--clear", "--edit", expect=2)
-    assert "there are no arguments" in forge.run("ape", "args", str(server)).stderr
+    assert "contains no arguments" in forge.run("ape", "args", str(server)).stderr
 
 
 def test_arguments_are_edited(forge: Forge, server: Path) -> None:

@@ -124,7 +124,7 @@ def test_the_server_is_strictly_declared_and_its_notices_are_all_there_are() -> 
     # These two ship no text of their licence.
     missing = asked("--strict", "--notices", "mmojo-server.ape")
     assert missing.returncode == 2
-    assert "there is no licence text of rehype-katex 7.0.1, remark-math 6.0.0\n" in missing.stderr
+    assert "no licence text for rehype-katex 7.0.1, remark-math 6.0.0\n" in missing.stderr
     notices = sbom("--notices", "mmojo-server.ape")
     for holder in (
         "The ggml authors",

@@ -72,7 +72,7 @@ def test_an_environment_of_others_is_left_alone(ours: Environment, monkeypatch: 
     with pytest.raises(ExtraError) as failed:
         ours.require("plot")
     assert failed.value.reason == "extra-missing"
-    assert failed.value.detail == "pip install mmojo-forge[plot]"
+    assert failed.value.detail == "Install it with `pip install 'mmojo-forge[plot]'`."
     ours.require("s3")
     assert calls(ours) == []
 

@@ -1,1 +1,1 @@
-"""The files of a cache. Read `layout` (their names), then `chunks`, `treemap` (content) and `index` (traces)."""
+"""The file formats of a cache. Read `layout` (paths), then `chunks` and `treemap` (content), then `index` (traces)."""

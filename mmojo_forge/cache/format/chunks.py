@@ -1,18 +1,17 @@
-"""What a tree's content is cut into: groups of small files, and content-defined chunks of large ones.
+"""Cuts a tree's content into chunks, and compresses each chunk.
 
-    small (under 64 KiB)   joined in tree order; a group ends after a file whose digest falls below a bound that grows
-                           with the file, so that about every 32 KiB there is an end, and always before 256 KiB
-    large                  FastCDC 2020 (Xia et al., "The Design of Fast Content-Defined Chunking for Data Deduplication
-                           Based Storage Systems", IEEE TPDS 31(9), 2020) with 16, 64 and 256 KiB
+    small files   under 64 KiB. Joined into groups in tree order. A group ends after a file whose digest is below a
+                  bound that grows with the file's size: on average every 32 KiB, and always before 256 KiB.
+    large files   Cut by FastCDC 2020 (Xia et al., "The Design of Fast Content-Defined Chunking for Data Deduplication
+                  Based Storage Systems", IEEE TPDS 31(9), 2020) with 16, 64 and 256 KiB.
 
-A file that changes changes its own group, or the few chunks around the change; ends depend on nothing else, so that the
-next version of a tree has the rest in common. Each small file lies in one chunk: whoever unpacks that has all of it.
-Every content occurs once, where it occurs first; empty files need no chunk.
+Where a group or chunk ends depends on nearby content only. So a changed file changes its own group, or a few chunks,
+and the next version of a tree shares the rest. Each small file lies in one chunk. Equal files are stored once, at the
+first of them; empty files need no chunk.
 
-Zstandard frames (RFC 8878) of known size, which cannot be made to unpack to more than that.
-
-A frame that does not say its content's size, or says another one, is refused before anything is allocated for it; the
-library writes no more than that size, and refuses a frame that has more, or has anything after it.
+A chunk is compressed to one Zstandard frame (RFC 8878) that declares its content's size. `Codec` refuses a frame
+without a size, or with an unexpected one, before it allocates memory. The library writes no more than the declared
+size, and refuses a frame with more content or with data after it. So a frame cannot be a decompression bomb.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ LEVEL = 2
 
 
 class Codec:
-    """Compresses and unpacks, with one context per thread; they are costly to make."""
+    """Compresses and unpacks frames. It keeps one context per thread, because contexts are expensive to create."""
 
     def __init__(self, level: int = LEVEL) -> None:
         self._level = level
         self._local = threading.local()
 
     def compress(self, content: bytes | bytearray | memoryview) -> bytes:
-        """One frame, with its content's size and without a checksum: BLAKE3 says more."""
+        """One frame with its content's size. It has no checksum, because the BLAKE3 of the chunk is stronger."""
         compressor = getattr(self._local, "compressor", None)
         if compressor is None:
             compressor = zstandard.ZstdCompressor(level=self._level, write_checksum=False, write_content_size=True)
@@ -51,7 +50,7 @@ class Codec:
     def unpack(self, frame: bytes, size: int, place: str, path: str) -> bytes:
         """The content, of exactly `size` bytes; raises CacheError (`cache-frame`)."""
         if content_size(frame, place, path) != size:
-            raise lying(place, path, f"a frame is not of {size:,} bytes", "cache-frame")
+            raise lying(place, path, f"a frame does not hold {size:,} bytes", "cache-frame")
         return self._unpack(frame, place, path)
 
     def unpack_at_most(self, frame: bytes, most: int, place: str, path: str) -> bytes:
@@ -72,18 +71,18 @@ class Codec:
 
 
 def content_size(frame: bytes, place: str, path: str) -> int:
-    """What the frame's header says that it unpacks to; raises CacheError (`cache-frame`)."""
+    """The content size in the frame's header; raises CacheError (`cache-frame`) where there is none."""
     try:
         header = zstandard.get_frame_parameters(frame)
     except zstandard.ZstdError as error:
         raise lying(place, path, "not compressed by Zstandard", "cache-frame") from error
     if header.content_size == zstandard.CONTENTSIZE_UNKNOWN:
-        raise lying(place, path, "a frame does not say its size", "cache-frame")
+        raise lying(place, path, "a frame does not declare its content's size", "cache-frame")
     return int(header.content_size)
 
 
 def longest_frame(size: int) -> int:
-    """The longest frame that `size` bytes compress to: ZSTD_compressBound, and some."""
+    """An upper bound for the frame of `size` bytes: a little more than ZSTD_compressBound."""
     return size + (size >> 8) + 128
 
 
@@ -94,7 +93,7 @@ CHUNK_LEAST, CHUNK_AVERAGE, CHUNK_MOST = 16 << 10, 64 << 10, 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class ChunkLayout:
-    """The files of a tree that have content, each content once, in tree order: those that are empty, small, large."""
+    """The distinct files of a tree, in tree order, sorted into empty, small and large ones."""
 
     empty: tuple[TreeEntry, ...]
     small: tuple[TreeEntry, ...]
@@ -102,7 +101,7 @@ class ChunkLayout:
 
 
 def layout_of(tree: Tree, small: int = SMALL) -> ChunkLayout:
-    """The tree's contents; raises TreeError (`tree-entry`) where one digest has two sizes."""
+    """The tree's distinct files; raises TreeError (`tree-entry`) where one digest has two sizes."""
     seen: dict[BlobDigest, int] = {}
     parts: tuple[list[TreeEntry], list[TreeEntry], list[TreeEntry]] = ([], [], [])
     for entry in tree.files():
@@ -117,7 +116,7 @@ def layout_of(tree: Tree, small: int = SMALL) -> ChunkLayout:
 
 
 def groups(files: tuple[TreeEntry, ...]) -> Iterator[tuple[TreeEntry, ...]]:
-    """Small files, joined into groups."""
+    """Groups of small files. Each group becomes one chunk."""
     group: list[TreeEntry] = []
     size = 0
     for file in files:
@@ -134,12 +133,15 @@ def groups(files: tuple[TreeEntry, ...]) -> Iterator[tuple[TreeEntry, ...]]:
 
 
 def chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """A large file, in chunks."""
+    """The chunks of a large file."""
     for chunk in FastCDC(CHUNK_AVERAGE, min_size=CHUNK_LEAST, max_size=CHUNK_MOST).cut_stream(stream):
         yield bytes(chunk.data)
 
 
 def _ends(file: TreeEntry) -> bool:
-    """Whether a group ends after the file: with a chance of its size to the average, told from its digest alone."""
+    """Whether a group ends after the file. The chance is the file's size divided by the average group size.
+
+    The digest alone decides, so that a change elsewhere in the tree does not move the end.
+    """
     assert file.digest is not None
     return int(file.digest[:8], 16) * GROUP_AVERAGE < file.size << 32

@@ -1,17 +1,18 @@
-"""Indexes: the traces of everything below one derivation in one object, so that planning is one request.
+"""Indexes and signed trace entries, and how a reader verifies them.
+
+An index holds the traces of a derivation's whole closure in one object, so that planning takes one request:
 
     {"root":"<derivation id>","schema":1,"traces":[<entry>,…],"trees":["<tree id>",…]}
 
-An index is named by the id of a derivation, which a client knows before it knows anything else, and by who wrote it. It
-is the one kind of object that is written anew when there is more to say; each writer has its own, so none is lost. What
-is in it is signed entry by entry, so an old or foreign index can only say less. `trees` are those whose content was
-pushed: nobody signs for that, and whoever finds that it is not so has a miss.
+Its path has the derivation id, which a client knows before it asks anything, and the writer's signer id. An index is
+the only kind of object that is rewritten. Each writer has its own, so that writers do not overwrite each other.
+Every entry is signed on its own, so an old or foreign index can omit entries but cannot forge them. `trees` lists
+the trees whose content was pushed. Nobody signs that list; if it is wrong, the reader has a miss.
 
-Signed trace entries (model/trace_entry.py): what a builder says an action key was built to, and how that is checked.
-
-The signature covers `Trace.fingerprint()`: builder, key, label, outputs. The preimage is checked by the key, which is
-its BLAKE3; name and label are taken from it. Times and memory are nobody's promise and only shown. An entry in
-`traces/` has one signature, by the signer in its name; the same in an index has any number of them.
+A trace entry (model/trace_entry.py) is a builder's signed claim about the outputs of an action key. The signature
+covers `Trace.fingerprint()`: builder, key, label and outputs. The key is the BLAKE3 of the preimage, and so verifies
+it; name and label come from the preimage. Times and memory are unsigned, and only displayed. An entry in `traces/`
+has one signature, by the signer in its path; an entry in an index can have several.
 """
 
 from __future__ import annotations
@@ -32,14 +33,17 @@ from mmojo_forge.model.trace_entry import EntryError
 
 @dataclass(frozen=True, slots=True)
 class TraceChecker:
-    """Reads what a cache gives as traces. Callers may assume that each has one signature or more, all of them by
-    `trusted` keys and valid, and that key, preimage and name belong together."""
+    """Parses and verifies trace entries from a cache.
+
+    Each returned trace has at least one signature, and only valid ones by `trusted` keys. Its key matches its preimage
+    and name.
+    """
 
     trusted: tuple[PublicKey, ...]
     place: str
 
     def parse(self, encoded: bytes, path: str, key: ActionKey, signer: str) -> Trace:
-        """The trace of an entry for `key` by the signer with that id; raises CacheError (`trace-…`)."""
+        """The trace in an entry for `key` by the signer with the id `signer`; raises CacheError (`trace-…`)."""
         try:
             document = json.loads(encoded)
         except (ValueError, RecursionError) as error:
@@ -47,12 +51,12 @@ class TraceChecker:
         trace = self.read(document, path)
         if trace.key != key:
             raise lying(self.place, path, f"it is an entry for {trace.key}", "trace-wrong-key")
-        if all(layout.signer_id(PublicKey.parse(one.key)) != signer for one in trace.signatures):
-            raise lying(self.place, path, "it is signed by another", "trace-wrong-signer")
+        if all(layout.signer_id(PublicKey.parse(signature.key)) != signer for signature in trace.signatures):
+            raise lying(self.place, path, "another key signed it", "trace-wrong-signer")
         return trace
 
     def read(self, document: Any, path: str) -> Trace:
-        """The trace that a JSON value is; raises CacheError (`trace-…`)."""
+        """The trace in a JSON value; raises CacheError (`trace-…`)."""
         try:
             trace = trace_entry.from_json(document)
             return replace(trace, signatures=tuple(self._signatures(trace, path)))
@@ -64,27 +68,28 @@ class TraceChecker:
             raise self._malformed(path, error) from error
 
     def _signatures(self, trace: Trace, path: str) -> Iterable[TraceSignature]:
-        """Those by trusted keys, under the names that these have here; all of them have to hold."""
+        """The signatures by trusted keys, with the local names of these keys; raises CacheError if one is invalid."""
         known = {key.key: key for key in self.trusted}
         fingerprint = trace.fingerprint()
         found = {}
-        for one in trace.signatures:
-            key = known.get(PublicKey.parse(one.key).key)
+        for signature in trace.signatures:
+            key = known.get(PublicKey.parse(signature.key).key)
             if key is None:
                 continue
-            if not key.holds(fingerprint, one.value):
-                raise lying(self.place, path, f"the signature of {key.name} does not hold", "trace-bad-signature")
-            found[key.key] = TraceSignature(str(key), one.value)
+            if not key.holds(fingerprint, signature.value):
+                raise lying(self.place, path, f"the signature by {key.name} is invalid", "trace-bad-signature")
+            # The signer chooses the name in the entry, so the name from our own configuration replaces it.
+            found[key.key] = TraceSignature(str(key), signature.value)
         if not found:
-            raise lying(self.place, path, "it is signed by nobody who is trusted here", "trace-unknown-signer")
+            raise lying(self.place, path, "no trusted key signed it", "trace-unknown-signer")
         return found.values()
 
     def _malformed(self, path: str, error: Exception) -> CacheError:
-        return lying(self.place, path, f"no trace entry: {error!r}"[:300], "trace-malformed")
+        return lying(self.place, path, f"malformed trace entry: {error!r}"[:300], "trace-malformed")
 
 
 def encode(root: DerivationId, traces: Iterable[Trace], trees: Iterable[TreeId] = ()) -> bytes:
-    """The index, not compressed."""
+    """The index as uncompressed JSON."""
     rows = [trace_entry.to_json(trace) for trace in sorted(traces, key=lambda trace: trace.key)]
     document = {"schema": layout.SCHEMA, "root": root, "traces": rows, "trees": sorted(set(trees))}
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
@@ -92,7 +97,7 @@ def encode(root: DerivationId, traces: Iterable[Trace], trees: Iterable[TreeId] 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The traces by key, what is wrong with others, and the trees that are said to be there."""
+    """A parsed index: the valid traces by key, the errors of the others, and the trees that it claims were pushed."""
 
     traces: dict[ActionKey, list[Trace]]
     errors: list[CacheError]
@@ -106,10 +111,10 @@ def parse(encoded: bytes, root: DerivationId, checker: TraceChecker, path: str) 
         if document["schema"] != layout.SCHEMA:
             raise lying(checker.place, path, f"schema {document['schema']!r} is not {layout.SCHEMA}", "cache-schema")
         if document["root"] != root or not isinstance(document["traces"], list):
-            raise ValueError("it is another one's")
+            raise ValueError("it belongs to another root, or has no list of traces")
         trees = frozenset(TreeId(tree) for tree in document.get("trees", ()) if is_hex_digest(tree))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise lying(checker.place, path, f"no index: {error!r}"[:300], "cache-malformed") from error
+        raise lying(checker.place, path, f"malformed index: {error!r}"[:300], "cache-malformed") from error
     traces: dict[ActionKey, list[Trace]] = {}
     errors = []
     for row in document["traces"]:

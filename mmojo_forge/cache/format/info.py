@@ -1,4 +1,4 @@
-"""What a cache says about itself: `cache-info.json`. Nothing in it is believed, only checked and shown.
+"""`cache-info.json`, a cache's description of itself. forge checks the schema and displays the rest; it trusts nothing.
 
 {"digest":"blake3","keys":["NAME:BASE64",…],"pack_bytes":4194304,"schema":1}
 """
@@ -20,13 +20,13 @@ PACK_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class CacheInfo:
-    """A cache's own words. `keys` are those it suggests to trust, after asking their owners."""
+    """The description. `keys` are suggestions: a user should ask the keys' owners before trusting them."""
 
     keys: tuple[PublicKey, ...] = ()
     pack_bytes: int = PACK_BYTES
 
     def encode(self) -> bytes:
-        """The file."""
+        """The content of the file."""
         document: canonical.Json = {
             "schema": layout.SCHEMA,
             "digest": "blake3",
@@ -37,7 +37,7 @@ class CacheInfo:
 
 
 def read_info(transport: Transport) -> CacheInfo:
-    """What the cache says; raises CacheError (`cache-missing` where there is none, `cache-schema`)."""
+    """The cache's description; raises CacheError (`cache-missing` where there is none, `cache-schema`)."""
     encoded = read_whole(transport, layout.INFO, layout.MAX_INFO)
     try:
         document = json.loads(encoded)

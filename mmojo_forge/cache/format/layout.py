@@ -1,4 +1,4 @@
-"""Where things lie in a cache, and how large each may be. README.md tells what they are."""
+"""Paths of objects in a cache, and their maximum sizes in bytes. README.md describes the objects."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ MAX_TRACE = 8 << 20
 MAX_MANIFEST = 128 << 20
 MAX_INDEX = 128 << 20
 MAX_COMPRESSED = 64 << 20
-"""Of any manifest, map or index, as it travels."""
+"""The limit for a compressed manifest, map or index."""
 MAX_PACK = 64 << 20
 
 
 def trace_path(key: ActionKey, signer: str) -> str:
-    """A signed trace entry, by whom it is signed."""
+    """The path of a trace entry by the signer with the id `signer`."""
     return f"{TRACES}/{key[:2]}/{key}.{signer}.json"
 
 
 def tree_path(tree: TreeId) -> str:
-    """A tree's manifest."""
+    """The path of a tree's manifest."""
     return f"{TREES}/{tree[:2]}/{tree}.zst"
 
 
 def map_path(tree: TreeId) -> str:
-    """Where a tree's content is."""
+    """The path of a tree's map, which locates its content in packs."""
     return f"{MAPS}/{tree[:2]}/{tree}.zst"
 
 
 def pack_path(pack: str) -> str:
-    """Chunks, one after the other."""
+    """The path of a pack, which holds chunks."""
     return f"{PACKS}/{pack[:2]}/{pack}"
 
 
 def index_path(root: DerivationId, signer: str) -> str:
-    """The traces of everything that one derivation needs, as one builder knows them."""
+    """The path of one writer's index for a derivation."""
     return f"{INDEX}/{root[:2]}/{root}.{signer}.zst"
 
 
 def names_folder(name: str) -> str:
-    """The folder that lists the trees of one name, whatever its version."""
+    """The folder that lists the trees of one name, in all versions."""
     return f"{NAMES}/{stem(name)}"
 
 
 def name_path(name: str, tree: TreeId) -> str:
-    """Says that the cache has a tree of this name."""
+    """The path of the object that records that the cache has a tree of this name."""
     return f"{names_folder(name)}/{tree}"
 
 
 def signer_id(key: PublicKey) -> str:
-    """What a signer is called in paths: the beginning of the BLAKE3 of the public key, whatever its name."""
+    """The id of a signer in paths: the first 16 digits of the BLAKE3 of the public key. The key's name is no part."""
     return blake3_hex(key.key)[:16]

@@ -1,16 +1,17 @@
-"""Tree maps: where in which packs the content of a tree is. Nobody has to trust one.
+"""Tree maps locate the content of a tree in packs. A reader does not have to trust them.
 
 A map is canonical JSON, compressed:
 
     {"chunks":[["<blake3>",0,0,9120,32768],…],"files":[[1,2,3],…],"groups":[[14,0],…],
      "packs":["<id>",…],"schema":1,"small":65536,"tree":"<id>"}
 
-`chunks` has for each chunk its BLAKE3, the number of its pack, and in that the offset and length of its frame, and the
-length of its content. `groups` and `files` go through the small and the large files of the manifest in the order of
-`chunking.layout_of`: how many small files lie in a chunk, and of which chunks a large file is made.
+`chunks` has a row for each chunk: its BLAKE3, the number of its pack, the offset and length of its frame in the pack,
+and the length of its content. `groups` and `files` follow the manifest's small and large files in the order of
+`chunks.layout_of`. A row of `groups` is a number of small files and their chunk; a row of `files` is a large file's
+chunks.
 
-What a map says is used only where it agrees with the manifest, which is known to be the tree's; so a wrong map can
-lead to nothing but an error, and to no more bytes than the tree has.
+A reader uses a map only as far as it agrees with the manifest, whose hash is the tree id. So a wrong map causes an
+error at worst, and never makes a reader fetch more content than the tree has.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mmojo_forge.model.tree import Tree, TreeEntry
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some content: its BLAKE3, the pack it is in, its frame's place there, and the content's size."""
+    """A chunk: its BLAKE3, its pack, the offset and length of its frame there, and its content's size."""
 
     digest: str
     pack: str
@@ -41,7 +42,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Small files that one chunk holds, one after the other."""
+    """The small files that one chunk holds, in order."""
 
     files: tuple[TreeEntry, ...]
     chunk: Chunk
@@ -57,7 +58,7 @@ class Large:
 
 @dataclass(frozen=True, slots=True)
 class TreeMap:
-    """Where a tree's content is. Callers may assume that sizes add up to those of the manifest."""
+    """The location of a tree's content. The sizes of the chunks add up to the sizes in the manifest."""
 
     tree: TreeId
     empty: tuple[TreeEntry, ...]
@@ -65,18 +66,18 @@ class TreeMap:
     files: tuple[Large, ...]
 
     def chunks(self) -> Iterator[Chunk]:
-        """Every chunk, as often as it occurs."""
+        """All chunks, with repetitions."""
         for group in self.groups:
             yield group.chunk
         for file in self.files:
             yield from file.chunks
 
     def packs(self) -> list[str]:
-        """The packs that are needed."""
+        """The ids of the packs that hold the chunks, each once."""
         return list(dict.fromkeys(chunk.pack for chunk in self.chunks()))
 
     def encode(self, small: int) -> bytes:
-        """The canonical bytes, not compressed."""
+        """The map as uncompressed canonical JSON; `small` is the size at which a file is large."""
         distinct = list(dict.fromkeys(self.chunks()))
         number = {chunk: at for at, chunk in enumerate(distinct)}
         packs = {pack: at for at, pack in enumerate(self.packs())}
@@ -85,7 +86,7 @@ class TreeMap:
             "tree": self.tree,
             "small": small,
             "packs": list(packs),
-            "chunks": [[one.digest, packs[one.pack], one.offset, one.length, one.size] for one in distinct],
+            "chunks": [[chunk.digest, packs[chunk.pack], chunk.offset, chunk.length, chunk.size] for chunk in distinct],
             "groups": [[len(group.files), number[group.chunk]] for group in self.groups],
             "files": [[number[chunk] for chunk in file.chunks] for file in self.files],
         }
@@ -100,20 +101,20 @@ def parse(encoded: bytes, tree: Tree, place: str) -> TreeMap:
         if document["schema"] != layout.SCHEMA:
             raise lying(place, reader.path, f"schema {document['schema']!r} is not {layout.SCHEMA}", "cache-schema")
         if document["tree"] != tree.id:
-            raise lying(place, reader.path, "it is another tree's", "map-mismatch")
+            raise lying(place, reader.path, "it belongs to another tree", "map-mismatch")
         return reader.read(document)
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise lying(place, reader.path, f"malformed: {error!r}"[:300], "map-invalid") from error
 
 
 def longest(tree: Tree) -> int:
-    """More bytes than any map of the tree has: a chunk holds a small file at least, or so much of a large one."""
+    """An upper bound in bytes for a map of the tree. Each chunk holds a small file or CHUNK_LEAST of a large one."""
     chunks = sum(2 + file.size // CHUNK_LEAST for file in tree.files())
     return 4096 + 256 * chunks
 
 
 class _Reader:
-    """Reads one map against the manifest."""
+    """Reads one map, and checks it against the manifest."""
 
     def __init__(self, tree: Tree, place: str) -> None:
         self.path = layout.map_path(tree.id)
@@ -121,9 +122,9 @@ class _Reader:
         self._place = place
 
     def read(self, document: dict[str, Any]) -> TreeMap:
-        """The map that the document is."""
+        """The map in a JSON document."""
         small = _number(document["small"], CHUNK_MOST + 1)
-        packs = [pack if is_hex_digest(pack) else self._refuse("a pack has no name") for pack in document["packs"]]
+        packs = [pack if is_hex_digest(pack) else self._refuse("a pack id is malformed") for pack in document["packs"]]
         found = [self._chunk(row, packs) for row in document["chunks"]]
         content = layout_of(self._tree, small)
         groups = tuple(self._groups(document["groups"], content, found))
@@ -136,7 +137,7 @@ class _Reader:
         length = _number(length, longest_frame(size))
         offset = _number(offset, layout.MAX_PACK - length)
         if not size or not length or not is_hex_digest(digest):
-            self._refuse("a chunk is none")
+            self._refuse("a chunk is empty, or its digest is malformed")
         return Chunk(digest, packs[_number(pack, len(packs))], offset, length, size)
 
     def _groups(self, rows: list[list[Any]], content: ChunkLayout, found: list[Chunk]) -> Iterator[Group]:
@@ -145,7 +146,7 @@ class _Reader:
             files = content.small[at : at + _number(count, len(content.small))]
             chunk = found[_number(number, len(found))]
             if not files or sum(file.size for file in files) != chunk.size:
-                self._refuse("a group is not of the size of its files")
+                self._refuse("a group and its files differ in size")
             at += len(files)
             yield Group(files, chunk)
         if at != len(content.small):
@@ -155,7 +156,7 @@ class _Reader:
         for file, numbers in zip(content.large, rows, strict=True):
             chunks = tuple(found[_number(number, len(found))] for number in numbers)
             if sum(chunk.size for chunk in chunks) != file.size:
-                self._refuse("a file is not of the size of its chunks")
+                self._refuse("a file and its chunks differ in size")
             yield Large(file, chunks)
 
     def _refuse(self, cause: str) -> NoReturn:
@@ -163,7 +164,7 @@ class _Reader:
 
 
 def _number(value: object, most: int) -> int:
-    """A whole number from 0 to `most`; raises ValueError for anything else, booleans too."""
+    """The value, if it is an integer from 0 to `most`; raises ValueError for anything else, including booleans."""
     if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"{value!r} is no number up to {most}")
+        raise ValueError(f"{value!r} is not an integer from 0 to {most}")
     return value

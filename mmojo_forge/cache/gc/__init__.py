@@ -1,4 +1,4 @@
-"""Removing old content from a cache. Read `inventory` (what is there), `selection` (what may go), then `collect`.
+"""Removes old content from a cache. Read `inventory` (the objects), `selection` (those that may go), then `collect`.
 
-`gc_marker` is what collections and pushes that run at the same time leave for each other.
+`gc_marker` coordinates collections and pushes that run at the same time.
 """

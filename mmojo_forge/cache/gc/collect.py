@@ -1,11 +1,11 @@
-"""Removing what is old from a cache, so that whatever stays is whole, and a push may run meanwhile.
+"""Removes old objects from a cache. The rest stays complete, and pushes may run meanwhile.
 
-    plan      look at everything ──▶ units, oldest first ──▶ what goes, what waits, what stays
+    plan      read everything ──▶ units, oldest first ──▶ remove, wait or keep
     collect   mark ──▶ indexes ──▶ traces ──▶ names, maps ──▶ manifests, packs ──▶ mark
-                 each only if it is as it was, and nothing above it, looked at anew, names it
+                 each only if it is unchanged, and no referring object, read again, names it
 
-A manifest or pack goes when no map has named it for `grace` seconds, which is longer than any push takes: a push may
-have found it by a map that is gone by now. README.md has the whole of it.
+A manifest or pack is removed when no map has named it for `grace` seconds, which is longer than any push takes: a
+running push may have found it through a map that was removed since. README.md explains this in full.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from mmojo_forge.model.digest import TreeId
 from mmojo_forge.net.settings import Clock
 
 GRACE = 86400.0
-"""Longer than any push takes, in seconds."""
+"""The default grace in seconds. It is longer than any push takes."""
 
 OnProgress = Callable[[int, int], None]
-"""Called with the bytes that are removed and the bytes that will be; from several threads, one at a time."""
+"""Called with the bytes removed so far and in total, from several threads, but never from two at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheRoot:
-    """One index: the derivation it is about, the id of its signer, when it or what it needs was written last."""
+    """One index: its derivation, its signer's id, and the time of the last write to it or to what it needs."""
 
     derivation: str
     signer: str
@@ -46,11 +46,11 @@ class CacheRoot:
 
 @dataclass(frozen=True, slots=True)
 class CacheGcPlan:
-    """What may go from a cache, by kind, and what stays; nothing has happened yet.
+    """The objects to remove from a cache, by kind, and a summary of the rest. Nothing has been removed yet.
 
-    `waits` are manifests and packs that no map names that stays, and since when: they go in a later collection.
-    `broken` are the maps, among those that go, of trees that nobody can fetch. `problems` is what is wrong with what
-    there is: what cannot be read, or is not ours, stays.
+    `waits` has the manifests and packs that no remaining map names, with the time since when. A later collection
+    removes them. `broken` are the paths of the maps to remove because their trees cannot be fetched. `problems`
+    describes unreadable and foreign objects, which are kept.
     """
 
     now: float
@@ -68,35 +68,35 @@ class CacheGcPlan:
 
     @property
     def freed(self) -> Mapping[CacheFileKind, int]:
-        """Bytes that go, by kind."""
-        return {kind: sum(one.size for one in several) for kind, several in self.goes.items()}
+        """The bytes to remove, by kind."""
+        return {kind: sum(file.size for file in files) for kind, files in self.goes.items()}
 
     @property
     def total(self) -> int:
-        """Bytes that go."""
+        """The bytes to remove."""
         return sum(self.freed.values())
 
     @property
     def size_before(self) -> int:
-        """Bytes that there are."""
+        """The size of the cache in bytes."""
         return sum(self.sizes.values())
 
 
 @dataclass(frozen=True, slots=True)
 class CacheGcResult:
-    """What went, by kind; and what did not, since somebody came to need it or wrote it anew."""
+    """The removed objects by kind, and those spared because somebody needed or rewrote them since the plan."""
 
     removed: Mapping[CacheFileKind, tuple[CacheFile, ...]]
     spared: tuple[CacheFile, ...]
 
     @property
     def freed(self) -> Mapping[CacheFileKind, int]:
-        """Bytes that went, by kind."""
-        return {kind: sum(one.size for one in several) for kind, several in self.removed.items()}
+        """The removed bytes, by kind."""
+        return {kind: sum(file.size for file in files) for kind, files in self.removed.items()}
 
     @property
     def total(self) -> int:
-        """Bytes that went."""
+        """The removed bytes."""
         return sum(self.freed.values())
 
 
@@ -109,19 +109,20 @@ def plan_collection(
     *,
     connections: int = 8,
 ) -> CacheGcPlan:
-    """What may go: what was written `older_than` seconds ago, but no more than needed for a cache of `target_size`.
+    """A plan to remove what is older than `older_than` seconds, oldest first, until `target_size` bytes are left.
 
-    Nothing that is younger than `grace` seconds goes. Raises CacheError where the cache fails, does not list its
-    folders (`cache-no-listing`), or is of another schema (`cache-schema`).
+    Nothing younger than `grace` seconds is removed. Raises CacheError if the cache fails, cannot list its folders
+    (`cache-no-listing`), or has another schema (`cache-schema`).
     """
     inventory = Inventory(transport, connections=connections)
     inventory.look(*CacheFileKind)
     since = read_unnamed(transport)
     selection = Selection(inventory, now)
     selected = list(_select(selection, inventory, now - max(older_than, grace), target_size))
-    broken = [one for one in selection.useless_maps(now - grace) if not _can_be_fetched(transport, inventory, one)]
-    for one in broken:
-        selection.drop_tree(one.id)
+    useless = selection.useless_maps(now - grace)
+    broken = [tree_map for tree_map in useless if not _can_be_fetched(transport, inventory, tree_map)]
+    for tree_map in broken:
+        selection.drop_tree(tree_map.id)
     goes, waits, waiting = _unnamed(selection, since, now, grace)
     taken = {id(unit) for unit in selected}
     return CacheGcPlan(
@@ -130,11 +131,11 @@ def plan_collection(
         goes=by_kind([*selection.gone, *goes]),
         waits=waits,
         waiting_bytes=waiting,
-        sizes={kind: sum(one.size for one in inventory.of(kind).values()) for kind in CacheFileKind},
+        sizes={kind: sum(file.size for file in inventory.of(kind).values()) for kind in CacheFileKind},
         counts={kind: len(inventory.of(kind)) for kind in CacheFileKind},
         roots=tuple(_roots(selected)),
         roots_kept=tuple(_roots(unit for unit in selection.units if id(unit) not in taken)),
-        broken=frozenset(one.path for one in broken),
+        broken=frozenset(tree_map.path for tree_map in broken),
         problems=tuple(inventory.problems.values()),
         known=inventory.known,
     )
@@ -148,27 +149,27 @@ def collect(
     clock: Clock = time.time,
     connections: int = 8,
 ) -> CacheGcResult:
-    """Remove what may go, as far as nobody needs it by now. Raises CacheError; what is there then is whole.
+    """Remove the planned objects, except those that something needs by now.
 
-    A collection that was cut off is finished by the next one.
+    Raises CacheError; the cache is consistent then too. The next collection finishes an interrupted one.
     """
     if not any(collection.goes.values()):
-        # No push has to be told of that.
+        # Nothing is removed, so pushes need no mark.
         if collection.waits != read_unnamed(transport):
             write_unnamed(transport, collection.waits)
         return CacheGcResult(by_kind(()), ())
     run = _Run(transport, collection, on_progress, connections)
     with _marked(transport, clock):
-        # Before anything goes: what waits begins to wait now, whatever becomes of us.
+        # Record the waiting times before anything is removed, so that they are not lost if this process dies.
         unneeded = [*collection.goes[CacheFileKind.MANIFEST], *collection.goes[CacheFileKind.PACK]]
-        write_unnamed(transport, {**dict.fromkeys((one.path for one in unneeded), 0.0), **collection.waits})
+        write_unnamed(transport, {**dict.fromkeys((file.path for file in unneeded), 0.0), **collection.waits})
         done = run.run()
         write_unnamed(transport, collection.waits)
     return done
 
 
 class _Run:
-    """One collection that is under way."""
+    """One running collection."""
 
     def __init__(
         self, transport: Transport, collection: CacheGcPlan, on_progress: OnProgress | None, connections: int
@@ -182,7 +183,10 @@ class _Run:
         self._bytes = 0
 
     def run(self) -> CacheGcResult:
-        """Each kind after what names it."""
+        """Remove each kind after the kinds that refer to it, and return the result.
+
+        Before each kind, the referring objects are read again: a push may have added some.
+        """
         now = self._inventory
         now.see(CacheFileKind.INDEX)
         self._remove(CacheFileKind.INDEX, lambda index: True)
@@ -202,19 +206,21 @@ class _Run:
         self._remove(CacheFileKind.MANIFEST, lambda manifest: manifest.id not in mapped)
         self._remove(CacheFileKind.PACK, lambda pack: pack.id not in packs)
         removed = by_kind(self._removed)
-        spared = [one for kind in CacheFileKind for one in self._collection.goes[kind] if one not in set(removed[kind])]
+        goes = self._collection.goes
+        spared = [file for kind in CacheFileKind for file in goes[kind] if file not in set(removed[kind])]
         return CacheGcResult(removed, tuple(spared))
 
     def _named_trees(self) -> set[str]:
-        several = [*self._inventory.of(CacheFileKind.INDEX).values(), *self._inventory.of(CacheFileKind.TRACE).values()]
-        return {tree for one in several for tree in self._inventory.named(one).trees}
+        indexes = self._inventory.of(CacheFileKind.INDEX).values()
+        traces = self._inventory.of(CacheFileKind.TRACE).values()
+        return {tree for file in (*indexes, *traces) for tree in self._inventory.named(file).trees}
 
     def _broken(self) -> list[CacheFile]:
-        return [one for one in self._collection.goes[CacheFileKind.MAP] if one.path in self._collection.broken]
+        return [file for file in self._collection.goes[CacheFileKind.MAP] if file.path in self._collection.broken]
 
     def _remove(self, kind: CacheFileKind, may_go: Callable[[CacheFile], bool]) -> None:
         there = self._inventory.of(kind)
-        going = [one for one in self._collection.goes[kind] if there.get(one.path) == one and may_go(one)]
+        going = [file for file in self._collection.goes[kind] if there.get(file.path) == file and may_go(file)]
         self._inventory.each(self._delete, going)
 
     def _delete(self, found: CacheFile) -> None:
@@ -227,9 +233,12 @@ class _Run:
 
 
 def _select(selection: Selection, inventory: Inventory, oldest: float, target_size: int | None) -> Iterator[Unit]:
-    """Take off what is older than that, oldest first, as long as there is too much; gives what was taken off."""
+    """Drop units last used before `oldest`, oldest first, until `target_size` is reached; yields the dropped units.
+
+    A unit with an unreadable index or trace is kept, because nobody knows what it refers to.
+    """
     unreadable = inventory.unreadable
-    keys = {one.id for one in inventory.of(CacheFileKind.TRACE).values() if one.path in unreadable}
+    keys = {trace.id for trace in inventory.of(CacheFileKind.TRACE).values() if trace.path in unreadable}
     for unit in selection.units:
         if unit.used > oldest or (target_size is not None and selection.bytes_left <= target_size):
             return
@@ -241,8 +250,10 @@ def _select(selection: Selection, inventory: Inventory, oldest: float, target_si
 def _unnamed(
     selection: Selection, since: Mapping[str, float], now: float, grace: float
 ) -> tuple[list[CacheFile], dict[str, float], int]:
-    """Manifests and packs that go; those that wait, and how many bytes these have. What is young may be a push's that
-    is running, and does neither."""
+    """The manifests and packs to remove, those that wait, and the bytes of the latter.
+
+    Young ones are in neither: they may belong to a running push.
+    """
     goes, waits, waiting = [], {}, 0
     for found, was_named in selection.unnamed():
         if found.modified > now - grace or found.modified <= 0:
@@ -257,7 +268,7 @@ def _unnamed(
 
 
 def _can_be_fetched(transport: Transport, inventory: Inventory, found: CacheFile) -> bool:
-    """Whether what a listing lacks is there nonetheless."""
+    """Whether the tree's manifest and packs exist. A listing can lag behind, so this asks for each object."""
     packs = [layout.pack_path(pack) for pack in inventory.named(found).packs]
     return all(transport.size(path) is not None for path in (layout.tree_path(TreeId(found.id)), *packs))
 
@@ -270,17 +281,17 @@ def _roots(units: Iterable[Unit]) -> Iterator[CacheRoot]:
 
 @contextmanager
 def _marked(transport: Transport, clock: Clock) -> Iterator[None]:
-    """While things are removed, the mark says so; raises CacheError where another collection is under way."""
+    """Mark the cache during a collection; raises CacheError (`cache-refused`) if another one is running."""
     now = clock()
     before = read_mark(transport)
     if before.is_under_way(now):
         raise CacheError(
-            f"collect in {transport.place}: another collection is under way",
-            detail=f"It began {now - before.began:.0f} s ago; one that died is forgotten after some hours.",
+            f"collect in {transport.place}: another collection is running",
+            detail=f"It began {now - before.began:.0f} s ago. If it died, forge ignores it some hours after it began.",
             reason="cache-refused",
             fault=CacheFault.REFUSING,
         )
-    # Later than the last one, whatever the clocks say, so that it differs.
+    # Later than the last mark even if clocks disagree, because a push compares marks.
     began = max(now, before.began + 1, before.ended + 1)
     write_mark(transport, Mark(began, before.ended))
     try:

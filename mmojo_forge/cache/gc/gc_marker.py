@@ -1,11 +1,11 @@
-"""What collections leave in a cache for each other, and for pushes that run beside them.
+"""The marks by which collections and pushes of one cache coordinate.
 
     collection.json           {"began":1795268000.0,"ended":1795268031.5,"schema":1}
     collection-unnamed.json   {"schema":1,"unnamed":{"packs/ab/abcd…":1795181600.0,…}}
 
-`began` and `ended` tell a push, which reads them before and after, whether anything was removed while it ran: a
-collection writes the one before it looks for the last time at what is there, the other after it removed the last.
-`unnamed` has since when no map names a pack, or goes with a manifest, that is still there.
+A collection writes `began` before it reads the cache for the last time, and `ended` after it removed the last object.
+A push compares both before and after its run, and so finds out whether anything was removed meanwhile. `unnamed` has
+the manifests and packs that no map names any more, each with the time since when.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mmojo_forge.cache.write.writer import PushMode
 MARK = "collection.json"
 UNNAMED = "collection-unnamed.json"
 LONGEST = 6 * 3600.0
-"""A collection that began so many seconds ago and did not end has died."""
+"""Seconds after which a collection that has not ended is taken for dead."""
 _MAX_MARK = 64 << 10
 _MAX_UNNAMED = 256 << 20
 _POLL_SECONDS = 1.0
@@ -34,18 +34,18 @@ _Done = TypeVar("_Done")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """When the last collection began and ended, in seconds since the epoch; differs after each."""
+    """When the last collection began and ended, in seconds since the epoch. It differs after each collection."""
 
     began: float = 0.0
     ended: float = 0.0
 
     def is_under_way(self, now: float) -> bool:
-        """Whether a collection is running."""
+        """Whether a collection is running at the time `now`."""
         return self.ended < self.began and now - self.began < LONGEST
 
 
 def read_mark(transport: Transport) -> Mark:
-    """The mark of the last collection; that of none where it cannot be read."""
+    """The mark of the last collection; an empty mark if there is none that can be read."""
     document = _read(transport, MARK, _MAX_MARK)
     try:
         return Mark(float(document["began"]), float(document["ended"]))
@@ -54,12 +54,12 @@ def read_mark(transport: Transport) -> Mark:
 
 
 def write_mark(transport: Transport, mark: Mark) -> None:
-    """Tell pushes; raises CacheError where the cache cannot be written."""
+    """Write the mark; raises CacheError if the cache cannot be written."""
     _write(transport, MARK, {"began": mark.began, "ended": mark.ended})
 
 
 def read_unnamed(transport: Transport) -> Mapping[str, float]:
-    """Since when what is unnamed, by path; nothing where it cannot be read, and then it is kept for longer."""
+    """The time since when each path is unnamed. Empty if unreadable; then the objects are only kept longer."""
     document = _read(transport, UNNAMED, _MAX_UNNAMED)
     try:
         return {str(path): float(since) for path, since in document["unnamed"].items()}
@@ -68,7 +68,7 @@ def read_unnamed(transport: Transport) -> Mapping[str, float]:
 
 
 def write_unnamed(transport: Transport, unnamed: Mapping[str, float]) -> None:
-    """Tell the next collection."""
+    """Write these times for the next collection; raises CacheError."""
     _write(transport, UNNAMED, {"unnamed": dict(unnamed)})
 
 
@@ -81,11 +81,11 @@ def push_beside(
     sleep: Callable[[float], None] = time.sleep,
     patience: float = 120.0,
 ) -> _Done:
-    """What `push` gives, with that mode at first, and again for as long as a collection removed things while it ran.
+    """The result of `push`, which is repeated as long as a collection removed objects while it ran.
 
-    What a push trusts to be there may go before its index is. Either the collection sees the index when it looks for
-    the last time; or it began before the index was written, and then the push sees that here. The end of a collection
-    is waited for, for so many seconds as there is `patience`.
+    A collection may remove objects that the push relies on before the push has written its index. Either the
+    collection sees the index when it reads the cache for the last time, or it began earlier; then the mark differs, and
+    the push runs again in a thorough mode. The push first waits up to `patience` seconds for the collection to end.
     """
     before = read_mark(transport)
     done = push(mode)

@@ -1,10 +1,10 @@
-"""What lies in a cache, and what names what; listed and read without believing anybody.
+"""Lists the objects of a cache, and reads which objects they refer to.
 
     index ──▶ keys ──▶ traces ──▶ trees ──▶ names, manifests, maps ──▶ packs
       └──────────────────────────────▲
 
-Signatures are not looked at: what a stranger's index names is kept like all else. What cannot be read names nothing,
-for readers cannot read it either; but for another schema, which is a reason to leave the whole cache alone.
+It does not check signatures, so a stranger's index keeps what it names. An unreadable object names nothing, because
+readers cannot read it either. An object of another schema is an error, so that a collection leaves the cache alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class CacheFileKind(StrEnum):
-    """What an object is; the folder it lies in. In the order in which they are removed."""
+    """The kinds of objects, by their folders, in the order in which a collection removes them."""
 
     INDEX = layout.INDEX
     TRACE = layout.TRACES
@@ -54,8 +54,10 @@ _NAMED_LIKE: Mapping[CacheFileKind, re.Pattern[str]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class CacheFile:
-    """One object as its folder lists it. `id` is the derivation, key, tree or pack that it is about; `modified` is 0
-    where the cache does not tell."""
+    """One object as its folder lists it.
+
+    `id` is its derivation, key, tree or pack. `modified` is in seconds since the epoch, or 0 if unknown.
+    """
 
     kind: CacheFileKind
     path: str
@@ -67,8 +69,10 @@ class CacheFile:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What an object needs: an index its keys and trees, a trace its trees, a map its packs. `flaw` is what is wrong
-    with a part of it that nobody can read, while the rest counts."""
+    """What an object refers to: an index to keys and trees, a trace to trees, a map to packs.
+
+    `flaw` describes an unreadable part of the object. The readable rest counts.
+    """
 
     keys: frozenset[str] = frozenset()
     trees: frozenset[str] = frozenset()
@@ -77,12 +81,14 @@ class Named:
 
 
 Known = Mapping[str, tuple[CacheFile, Named]]
-"""What was read before, by path: what has not changed since is not read again."""
+"""The objects read earlier, by path. Unchanged ones are not read again."""
 
 
 class Inventory:
-    """A cache as it was when it was looked at last. Raises CacheError where the cache fails, does not list
-    (`cache-no-listing`), or has another schema (`cache-schema`)."""
+    """The objects of a cache as of the last `see` or `look`.
+
+    Raises CacheError if the cache fails, cannot list (`cache-no-listing`), or has another schema (`cache-schema`).
+    """
 
     def __init__(self, transport: Transport, known: Known = MappingProxyType({}), *, connections: int = 8) -> None:
         self._transport = transport
@@ -91,13 +97,13 @@ class Inventory:
         self._known = dict(known)
         self._found: dict[CacheFileKind, dict[str, CacheFile]] = {}
         self.problems: dict[str, CacheError] = {}
-        """What is wrong with what there is, by path."""
+        """Errors of single objects, by path."""
         self.unreadable: set[str] = set()
-        """Paths of what cannot be read at all; it is left alone, as is what is not ours."""
+        """Paths of objects that cannot be read at all. A collection keeps them, and foreign files too."""
 
     @property
     def known(self) -> Known:
-        """What was read, for another one."""
+        """The objects read so far, for another inventory of the same cache."""
         return self._known
 
     def of(self, kind: CacheFileKind) -> Mapping[str, CacheFile]:
@@ -105,24 +111,24 @@ class Inventory:
         return self._found.get(kind, {})
 
     def named(self, found: CacheFile) -> Named:
-        """What an object names; nothing where it could not be read."""
+        """What an object refers to; nothing if it could not be read."""
         known = self._known.get(found.path)
         return known[1] if known is not None and known[0] == found else Named()
 
     def see(self, *kinds: CacheFileKind) -> None:
-        """See anew what there is of these kinds."""
+        """List these kinds again."""
         for kind in kinds:
             self._found[kind] = {found.path: found for found in self._listed(kind)}
 
     def look(self, *kinds: CacheFileKind) -> None:
-        """The same, and read those of them that name others, as far as they are new."""
+        """List these kinds again, and read the new objects that can refer to others."""
         self.see(*kinds)
         for kind in kinds:
             if kind in {CacheFileKind.INDEX, CacheFileKind.TRACE, CacheFileKind.MAP}:
                 self._read_new(kind)
 
     def each(self, work: Callable[[_Given], _Done], given: Iterable[_Given]) -> list[_Done]:
-        """What `work` gives for each, over several connections; the first error ends it."""
+        """The results of `work` over several connections; raises the first error."""
         with ThreadPoolExecutor(self._connections, "forge-collect") as pool:
             try:
                 return list(pool.map(work, given))
@@ -131,21 +137,22 @@ class Inventory:
                 raise
 
     def _listed(self, kind: CacheFileKind) -> Iterator[CacheFile]:
-        folders = [one.name for one in self._transport.entries(kind) if one.is_folder and _is_part(one.name)]
-        several = self.each(self._transport.entries, [f"{kind}/{folder}" for folder in folders])
-        for folder, listed in zip(folders, several, strict=True):
-            for one in listed:
-                path = f"{kind}/{folder}/{one.name}"
-                match = _NAMED_LIKE[kind].fullmatch(one.name)
-                if one.is_folder or match is None or (kind is not CacheFileKind.NAME and match[1][:2] != folder):
-                    self.problems[path] = lying(self._transport.place, path, "nothing that forge writes", "cache-path")
+        entries = self._transport.entries(kind)
+        folders = [entry.name for entry in entries if entry.is_folder and _is_part(entry.name)]
+        listings = self.each(self._transport.entries, [f"{kind}/{folder}" for folder in folders])
+        for folder, listed in zip(folders, listings, strict=True):
+            for entry in listed:
+                path = f"{kind}/{folder}/{entry.name}"
+                match = _NAMED_LIKE[kind].fullmatch(entry.name)
+                if entry.is_folder or match is None or (kind is not CacheFileKind.NAME and match[1][:2] != folder):
+                    self.problems[path] = lying(self._transport.place, path, "forge does not write this", "cache-path")
                 else:
-                    yield CacheFile(kind, path, match[1], match[2], one.size, one.modified)
+                    yield CacheFile(kind, path, match[1], match[2], entry.size, entry.modified)
 
     def _read_new(self, kind: CacheFileKind) -> None:
-        # Every trace, too: what one says may differ from what its signer's index says by now.
+        # Traces are read too, although indexes repeat them: an index may differ from its signer's trace by now.
         known = self._known
-        new = [one for one in self.of(kind).values() if one.path not in known or known[one.path][0] != one]
+        new = [file for file in self.of(kind).values() if file.path not in known or known[file.path][0] != file]
         for found, named in zip(new, self.each(self._read, new), strict=True):
             if named is None:
                 del self._found[kind][found.path]
@@ -153,7 +160,7 @@ class Inventory:
                 self._known[found.path] = (found, named)
 
     def _read(self, found: CacheFile) -> Named | None:
-        """What it names; None where it is gone by now."""
+        """What an object refers to; None if it was removed since."""
         for last in (False, True):
             try:
                 return self._parse(found)
@@ -162,7 +169,7 @@ class Inventory:
                     return None
                 if error.fault is not CacheFault.LYING or error.reason == "cache-schema":
                     raise
-                # Read once more: for an answer that was garbled on its way nothing must be taken for unneeded.
+                # Read once more: an answer garbled in transit must not make other objects look unneeded.
                 if last:
                     self.problems[found.path] = error
                     self.unreadable.add(found.path)
@@ -216,12 +223,12 @@ _PARSERS: Mapping[CacheFileKind, Callable[[Any], Named]] = MappingProxyType(
 
 
 def _row(row: Any) -> tuple[str, set[str]]:
-    return _digest(row["key"]), {_digest(one["tree"]) for one in row["outputs"].values()}
+    return _digest(row["key"]), {_digest(output["tree"]) for output in row["outputs"].values()}
 
 
 def _digest(value: Any) -> str:
     if not isinstance(value, str) or not is_hex_digest(value):
-        raise ValueError(f"{value!r} is no digest"[:200])
+        raise ValueError(f"{value!r} is not a digest"[:200])
     return value
 
 

@@ -1,12 +1,12 @@
-"""Which of what lies in a cache is old enough to go, so that what stays is whole.
+"""Selects the objects of a cache that are old enough to be removed, so that the rest stays complete.
 
-Whoever needs something keeps it, and is as old as the youngest of itself and the maps of the trees that it names:
+A unit keeps the objects that it needs:
 
-    an index      keeps traces and trees
-    a trace       keeps itself, those for the same key, and its trees
-    a tree        that none of these names, itself
+    an index                          keeps its traces and trees
+    the traces for a key              keep themselves and their trees
+    a tree that none of these names   keeps itself
 
-Manifests and packs are kept by maps, whoever brought these.
+A unit is as old as its youngest part: its own objects and the maps of its trees. Maps keep manifests and packs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mmojo_forge.cache.gc.inventory import CacheFile, CacheFileKind, Inventory
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Who keeps something: an index, the traces for a key, a tree by itself."""
+    """An index, the traces for a key, or a single tree, with the keys and trees that it keeps."""
 
     index: CacheFile | None
     keys: frozenset[str]
@@ -29,9 +29,9 @@ class Unit:
 
 
 class Selection:
-    """A cache's units, taken away one by one; it knows at any time how many bytes are left.
+    """The units of a cache, from which units are dropped one by one. It keeps count of the bytes that are left.
 
-    `now` counts as the time of what the cache has no time for.
+    `now` stands in for an unknown modification time.
     """
 
     def __init__(self, inventory: Inventory, now: float) -> None:
@@ -39,25 +39,26 @@ class Selection:
         self._now = now
         self._traces = _by_id(inventory.of(CacheFileKind.TRACE).values())
         self._names = _by_id(inventory.of(CacheFileKind.NAME).values())
-        self._maps = {one.id: one for one in inventory.of(CacheFileKind.MAP).values()}
-        self._manifests = {one.id: one for one in inventory.of(CacheFileKind.MANIFEST).values()}
-        self._packs = {one.id: one for one in inventory.of(CacheFileKind.PACK).values()}
+        self._maps = {file.id: file for file in inventory.of(CacheFileKind.MAP).values()}
+        self._manifests = {file.id: file for file in inventory.of(CacheFileKind.MANIFEST).values()}
+        self._packs = {file.id: file for file in inventory.of(CacheFileKind.PACK).values()}
         self.units = sorted(self._units(), key=lambda unit: (unit.used, unit.index.path if unit.index else ""))
         self._keys = Counter(key for unit in self.units for key in unit.keys)
         self._trees = Counter(tree for unit in self.units for tree in unit.trees)
-        self._named_packs = Counter(pack for one in self._maps.values() for pack in inventory.named(one).packs)
+        self._named_packs = Counter(pack for file in self._maps.values() for pack in inventory.named(file).packs)
         self.gone: list[CacheFile] = []
-        """Indexes, traces, names and maps."""
+        """The dropped indexes, traces, names and maps."""
         self.bytes_left = sum(
-            one.size
+            file.size
             for kind in (CacheFileKind.INDEX, CacheFileKind.TRACE, CacheFileKind.NAME, CacheFileKind.MAP)
-            for one in inventory.of(kind).values()
+            for file in inventory.of(kind).values()
         )
-        self.bytes_left += sum(one.size for one in self._manifests.values() if one.id in self._maps)
-        self.bytes_left += sum(one.size for one in self._packs.values() if one.id in self._named_packs)
+        # Manifests and packs without a map are left out: they are removed anyway.
+        self.bytes_left += sum(file.size for file in self._manifests.values() if file.id in self._maps)
+        self.bytes_left += sum(file.size for file in self._packs.values() if file.id in self._named_packs)
 
     def drop(self, unit: Unit) -> None:
-        """Let it go, with what nothing else needs."""
+        """Drop a unit and everything that no other unit keeps."""
         if unit.index is not None:
             self._go(unit.index)
         for key in _last(unit.keys, self._keys):
@@ -67,7 +68,7 @@ class Selection:
             self.drop_tree(tree)
 
     def drop_tree(self, tree: str) -> None:
-        """Let a tree's names and map go; its manifest, and packs that no other map names, are not needed then."""
+        """Drop a tree's names and map. Its manifest, and packs that no other map names, become unnamed."""
         for name in self._names.pop(tree, ()):
             self._go(name)
         found = self._maps.pop(tree, None)
@@ -79,17 +80,17 @@ class Selection:
             self.bytes_left -= self._packs[pack].size if pack in self._packs else 0
 
     def useless_maps(self, oldest: float) -> Iterator[CacheFile]:
-        """Maps of trees that cannot be fetched, for a manifest or a pack is not there; none written since `oldest`."""
+        """Maps written before `oldest` whose trees cannot be fetched, because the manifest or a pack is missing."""
         for found in self._maps.values():
             packs = self._inventory.named(found).packs
             if 0 < found.modified < oldest and not (found.id in self._manifests and packs <= self._packs.keys()):
                 yield found
 
     def unnamed(self) -> Iterator[tuple[CacheFile, bool]]:
-        """Manifests and packs that no map needs which stays; and whether one that goes does."""
-        gone = [one for one in self.gone if one.kind is CacheFileKind.MAP]
-        packs = {pack for one in gone for pack in self._inventory.named(one).packs}
-        trees = {one.id for one in gone}
+        """Manifests and packs that no remaining map names, each with whether a dropped map names it."""
+        gone = [file for file in self.gone if file.kind is CacheFileKind.MAP]
+        packs = {pack for file in gone for pack in self._inventory.named(file).packs}
+        trees = {file.id for file in gone}
         for found in self._manifests.values():
             if found.id not in self._maps:
                 yield found, found.id in trees
@@ -120,26 +121,26 @@ class Selection:
         maps = [self._maps[tree] for tree in trees if tree in self._maps]
         return Unit(index, keys, trees, self._youngest([*itself, *maps]))
 
-    def _youngest(self, several: Iterable[CacheFile]) -> float:
-        return max((one.modified if one.modified > 0 else self._now for one in several), default=self._now)
+    def _youngest(self, files: Iterable[CacheFile]) -> float:
+        return max((file.modified if file.modified > 0 else self._now for file in files), default=self._now)
 
 
-def _by_id(several: Iterable[CacheFile]) -> dict[str, list[CacheFile]]:
+def _by_id(files: Iterable[CacheFile]) -> dict[str, list[CacheFile]]:
     found: defaultdict[str, list[CacheFile]] = defaultdict(list)
-    for one in several:
-        found[one.id].append(one)
+    for file in files:
+        found[file.id].append(file)
     return found
 
 
 def _last(needed: Iterable[str], count: Counter[str]) -> Iterator[str]:
-    """Those that nobody else needs, once these needs are taken off."""
-    for one in needed:
-        count[one] -= 1
-        if not count[one]:
-            yield one
+    """Take one reference off each id, and yield the ids that have none left."""
+    for name in needed:
+        count[name] -= 1
+        if not count[name]:
+            yield name
 
 
-def by_kind(several: Iterable[CacheFile]) -> Mapping[CacheFileKind, tuple[CacheFile, ...]]:
-    """The objects by kind, in the order in which they are removed."""
-    listed = list(several)
-    return {kind: tuple(one for one in listed if one.kind is kind) for kind in CacheFileKind}
+def by_kind(files: Iterable[CacheFile]) -> Mapping[CacheFileKind, tuple[CacheFile, ...]]:
+    """The objects by kind, in the order in which a collection removes them."""
+    listed = list(files)
+    return {kind: tuple(file for file in listed if file.kind is kind) for kind in CacheFileKind}

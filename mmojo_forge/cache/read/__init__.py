@@ -1,1 +1,1 @@
-"""Reading a cache of which nothing is believed. Read `reader` (questions), then `transfer` (content of one tree)."""
+"""Reads from an untrusted cache. Read `reader` (traces, manifests and maps), then `transfer` (a tree's content)."""

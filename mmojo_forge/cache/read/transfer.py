@@ -1,16 +1,14 @@
-"""Fetching the content of one tree: ranges of packs over several connections, each chunk verified, each file too.
+"""Fetches the content of one tree: ranges of packs over several connections, with each chunk and each file verified.
 
-    map ──▶ chunks that are needed ──▶ runs: parts of packs, up to 1 MiB ──▶ threads ──▶ frame ──▶ chunk ──▶ files
+    map ──▶ needed chunks ──▶ runs: parts of packs, up to 1 MiB ──▶ threads ──▶ frame ──▶ chunk ──▶ files
 
-Memory is a few buffers per connection, whatever is fetched: small files come out of one chunk each; a large one is put
-together in the partial area, at its chunks' offsets, in whatever order these arrive, and handed over when the whole of
-it has the digest that the manifest says. A connection that breaks is tried again with what is left of its run.
+Memory is a few buffers per connection, whatever the size of the tree. A small file comes out of one chunk. A large file
+is assembled in the partial folder, at its chunks' offsets, in the order in which they arrive. The sink gets it once its
+digest matches the manifest. After a broken connection, the rest of the run is requested again.
 
-The partial area: chunks that arrived and were verified, kept until the tree they belong to is complete.
-
-Each thread appends to a file of its own: BLAKE3 (32 bytes), length (4 bytes, little endian), frame; and again. What a
-killed process left is read by the next one; a record that is cut off is where reading stops, and every chunk is
-verified once more when it is used.
+The `Spool` keeps verified chunks in the partial folder until the tree is complete, so that a fetch can resume. Each
+thread appends records to its own file: BLAKE3 (32 bytes), length (4 bytes, little endian), frame. The next process
+reads what a killed one left, up to the first truncated record, and verifies every chunk again when it uses it.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ class _Place:
 
 
 class Spool:
-    """A folder that belongs to one fetch at a time. Raises CacheError (`cache-io`) where it cannot be written."""
+    """Verified chunks in a folder that one fetch at a time uses. Raises CacheError (`cache-io`) if it cannot write."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -67,14 +65,14 @@ class Spool:
         return digest in self._found
 
     def get(self, digest: str) -> bytes:
-        """The frame that was kept, or as much as there is of it."""
+        """The stored frame. It may be short or empty if the file is damaged."""
         place = self._found[digest]
         with contextlib.suppress(OSError), open(place.path, "rb", buffering=0) as file:
             return os.pread(file.fileno(), place.length, place.offset)
         return b""
 
     def add(self, digest: str, frame: bytes) -> None:
-        """Keep the frame of a verified chunk."""
+        """Store the frame of a verified chunk."""
         try:
             fd = self._own()
             os.writev(fd, [bytes.fromhex(digest), len(frame).to_bytes(4, "little"), frame])
@@ -82,7 +80,7 @@ class Spool:
             raise self._failed(error) from error
 
     def close(self, *, remove: bool) -> None:
-        """Close the files; with `remove`, they have done their duty."""
+        """Close the files, and delete them if `remove` is set."""
         with self._lock:
             for fd in self._open:
                 os.close(fd)
@@ -115,10 +113,11 @@ class Spool:
                 file.seek(at)
 
     def _failed(self, error: OSError) -> CacheError:
-        message = f"keep a download in {self._folder}: {error.strerror or error}"
+        message = f"keep a partial download in {self._folder}: {error.strerror or error}"
         return CacheError(message, reason="cache-io", fault=CacheFault.FAILING)
 
 
+# The longest range of one request, and the longest gap that is read and dropped: a new request costs more.
 _RUN = 1 << 20
 _GAP = 32 << 10
 _READ = 256 << 10
@@ -126,16 +125,18 @@ _HASHED = 1 << 20
 _RETRY_SECONDS = 0.5
 
 Known = Callable[[str], bytes | None]
-"""The content of the chunk with this BLAKE3, where it is at hand; verified like any other."""
+"""Returns the content of the chunk with this BLAKE3, or None. The transfer verifies it."""
 
 OnProgress = Callable[[int, int], None]
-"""Called with the bytes that arrived and those that are to arrive, from several threads. It may raise to give up."""
+"""Called with the bytes that arrived and the bytes expected, from several threads. It may raise to end the fetch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a tree is fetched. `resume` keeps what arrived for another attempt; of no use where reading is cheap.
-    A connection that breaks `attempts` times without having brought anything is given up."""
+    """Options of a fetch. `resume` keeps the chunks that arrived for another attempt; a local cache does not need it.
+
+    A run fails after `attempts` broken connections without progress.
+    """
 
     connections: int = 8
     attempts: int = 3
@@ -145,7 +146,7 @@ class Options:
 
 @dataclass(slots=True)
 class _Delivery:
-    """One chunk, and where its content goes."""
+    """One chunk, and the groups and large files that its content belongs to."""
 
     chunk: Chunk
     groups: list[Group] = field(default_factory=list)
@@ -154,7 +155,7 @@ class _Delivery:
 
 @dataclass(slots=True)
 class _Assembly:
-    """A large file that is being put together."""
+    """A large file that is being assembled; `left` chunks are still to be written."""
 
     file: TreeEntry
     path: Path
@@ -163,7 +164,7 @@ class _Assembly:
 
 
 class Transfer:
-    """One fetch of one tree; the partial folder is its own while it lasts."""
+    """One fetch of one tree. No other fetch may use the partial folder meanwhile."""
 
     def __init__(
         self,
@@ -193,15 +194,16 @@ class Transfer:
         self._stop = threading.Event()
 
     def run(self) -> None:
-        """Return when the sink has everything that it lacked; raises CacheError, and what the sink raises."""
+        """Return when the sink has every file that it lacked; raises CacheError, and what the sink raises."""
         done = False
         try:
             deliveries = self._plan()
-            rest = self._in_threads(self._from_hand, [[one] for one in deliveries if self._at_hand(one)])
-            served = {one.chunk.digest for one in deliveries if self._at_hand(one)}
-            missing = [one for one in deliveries if one.chunk.digest not in served]
-            missing += [one for several in rest for one in several]
-            self._expected = sum(one.chunk.length for one in missing)
+            local = [delivery for delivery in deliveries if self._may_be_local(delivery)]
+            rest = self._in_threads(self._from_local, [[delivery] for delivery in local])
+            tried = {delivery.chunk.digest for delivery in local}
+            missing = [delivery for delivery in deliveries if delivery.chunk.digest not in tried]
+            missing += [delivery for failed in rest for delivery in failed]
+            self._expected = sum(delivery.chunk.length for delivery in missing)
             self._in_threads(self._from_cache, list(_runs(missing)))
             done = True
         finally:
@@ -232,11 +234,11 @@ class Transfer:
                     offset += chunk.size
         return list(planned.values())
 
-    def _at_hand(self, delivery: _Delivery) -> bool:
+    def _may_be_local(self, delivery: _Delivery) -> bool:
         return delivery.chunk.digest in self._spool or self._known is not None
 
-    def _from_hand(self, deliveries: list[_Delivery]) -> list[_Delivery]:
-        """Those of the deliveries that could not be made from what is at hand."""
+    def _from_local(self, deliveries: list[_Delivery]) -> list[_Delivery]:
+        """Make the deliveries from the spool or from `known`, and return those for which neither has the chunk."""
         rest = []
         for delivery in deliveries:
             self._check_stop()
@@ -264,7 +266,7 @@ class Transfer:
         return True
 
     def _from_cache(self, run: list[_Delivery]) -> list[_Delivery]:
-        """Nothing: all of the run is delivered."""
+        """Deliver the whole run, and return an empty list, as `_in_threads` expects."""
         rest = list(reversed(run))
         attempts = self._options.attempts
         while rest:
@@ -273,7 +275,7 @@ class Transfer:
             try:
                 self._read(rest)
             except CacheError as error:
-                # What made progress is worth another attempt, however often.
+                # An attempt that made progress does not count, however often that happens.
                 attempts -= len(rest) == before
                 if error.fault is not CacheFault.FAILING or attempts <= 0:
                     raise
@@ -281,7 +283,7 @@ class Transfer:
         return []
 
     def _read(self, rest: list[_Delivery]) -> None:
-        """Deliver the run that `rest` has in reverse, and take off it what is delivered."""
+        """Deliver the run in `rest`, which is reversed so that a delivered chunk can be popped off its end."""
         first, last = rest[-1].chunk, rest[0].chunk
         path = layout.pack_path(first.pack)
         at = first.offset
@@ -304,14 +306,14 @@ class Transfer:
             with self._counting:
                 self._arrived += arrived
                 so_far = self._arrived
-            # What is read again after a broken connection, or between chunks, was not expected.
+            # Gaps, and bytes that are read again after a broken connection, are not part of the expected bytes.
             self._on_progress(min(so_far, self._expected), self._expected)
 
     def _unpack(self, chunk: Chunk, frame: bytes) -> bytes:
         path = layout.pack_path(chunk.pack)
         content = self._codec.unpack(frame, chunk.size, self._transport.place, path)
         if blake3(content).hexdigest() != chunk.digest:
-            raise lying(self._transport.place, path, f"chunk {chunk.digest} is another", "chunk-mismatch")
+            raise lying(self._transport.place, path, f"chunk {chunk.digest} has another digest", "chunk-mismatch")
         return content
 
     def _deliver(self, delivery: _Delivery, content: bytes) -> None:
@@ -337,7 +339,7 @@ class Transfer:
 
     def _write(self, assembly: _Assembly, offset: int, content: bytes) -> None:
         try:
-            # Opened each time: as many files may be under way as share a chunk.
+            # Do not keep the file open: a chunk can belong to any number of files, and descriptors are limited.
             fd = os.open(assembly.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 view = memoryview(content)
@@ -360,16 +362,16 @@ class Transfer:
 
     def _wrong(self, file: TreeEntry) -> CacheError:
         path = layout.map_path(self._map.tree)
-        return lying(self._transport.place, path, f"{file.path or 'the file'} is another", "blob-mismatch")
+        return lying(self._transport.place, path, f"{file.path or 'the file'} has another digest", "blob-mismatch")
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
-            raise CacheError("fetch: stopped", reason="cache-io", fault=CacheFault.FAILING)
+            raise CacheError("fetch: another connection failed", reason="cache-io", fault=CacheFault.FAILING)
 
     def _in_threads(
         self, work: Callable[[list[_Delivery]], list[_Delivery]], jobs: Sequence[list[_Delivery]]
     ) -> list[list[_Delivery]]:
-        """What `work` gives for each job; the first error stops all, and nothing is left running."""
+        """The result of `work` for each job. The first error stops the other threads, and is raised after they end."""
         if not jobs:
             return []
         with ThreadPoolExecutor(min(self._options.connections, len(jobs)), "forge-pull") as pool:
@@ -387,7 +389,7 @@ class Transfer:
 
 
 class _Buffered:
-    """Reads in large pieces, so that small chunks cost no call each."""
+    """Reads in large pieces, because one call for each small chunk would be slow."""
 
     def __init__(self, body: Body, count: Callable[[int], None]) -> None:
         self._body = body
@@ -414,10 +416,10 @@ def _digest(path: Path) -> str:
 
 
 def _runs(deliveries: Iterable[_Delivery]) -> Iterator[list[_Delivery]]:
-    """Deliveries whose chunks lie near each other in one pack, in their order there."""
+    """Deliveries grouped into runs of neighbouring chunks in one pack, in order of offset."""
     run: list[_Delivery] = []
     start = end = 0
-    for delivery in sorted(deliveries, key=lambda one: (one.chunk.pack, one.chunk.offset)):
+    for delivery in sorted(deliveries, key=lambda delivery: (delivery.chunk.pack, delivery.chunk.offset)):
         chunk = delivery.chunk
         new = not run or chunk.pack != run[-1].chunk.pack or chunk.offset + chunk.length - start > _RUN
         if new or not 0 <= chunk.offset - end <= _GAP:

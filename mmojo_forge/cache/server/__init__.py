@@ -1,5 +1,5 @@
-"""The server behind `forge cache serve`: a cache's folder over HTTP, to read and, with a token, to write.
+"""The server behind `forge cache serve`: it serves a cache's folder over HTTP, and accepts writes with a token.
 
-Read `server` (everything put together), `connection`, `handler` (from a request to its answer), then `sending` and
-`receiving`. `folder` and `objects` are what is served, `verify` what is accepted, `tokens` who may.
+Read `server` (the composition), `connection`, `handler` (from a request to its answer), then `sending` and
+`receiving`. `folder` and `objects` are the served files, `verify` checks uploads, and `tokens` controls access.
 """

@@ -1,4 +1,4 @@
-"""Connections: how many there are, how long a request may take to arrive, and what is no request at all."""
+"""Accepts connections, limits their number and the time for a request, and answers malformed requests."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mmojo_forge.cache.server.metrics import Metrics
 from mmojo_forge.cache.server.sending import COMMON_HEADERS
 
 _ENDING_SECONDS = 0.5
-"""For how long cut exchanges may put their things away."""
+"""Seconds that aborted exchanges have to clean up."""
 
 
 class Connection(web.RequestHandler):
-    """One connection: aiohttp's, which reads and parses requests one after the other.
+    """One connection. aiohttp's class reads and parses its requests one after the other.
 
-    What is ours: a first request has to arrive in time (later ones do by the time for idle connections), the answer
-    to what is no request is brief, and `crowded` connections are told to come again.
+    This class adds a deadline for the first request (aiohttp's own applies to later ones), a short answer to malformed
+    requests, and the flag `crowded` for connections that get 503.
     """
 
     def __init__(self, server: web.Server, limits: ServerLimits, metrics: Metrics, *, crowded: bool) -> None:
@@ -42,19 +42,19 @@ class Connection(web.RequestHandler):
         self.gone = self._ours.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for a request."""
+        """Start the deadline for the first request."""
         super().connection_made(transport)
         self._impatience = self._ours.call_later(self._header_seconds, self.force_close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Tell whoever waits for the end."""
+        """Mark the connection as closed."""
         self.begun()
         super().connection_lost(exc)
         if not self.gone.done():
             self.gone.set_result(None)
 
     def begun(self) -> None:
-        """A request has arrived."""
+        """Cancel the deadline, because a request has arrived."""
         if self._impatience is not None:
             self._impatience.cancel()
             self._impatience = None
@@ -62,12 +62,12 @@ class Connection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer what cannot be parsed, without a word in the log: it is a client's fault, or an attack."""
+        """Answer a request that cannot be parsed. It is the client's fault or an attack, so it is not logged."""
         if status >= 500 or request.writer.output_size > 0:
             return super().handle_error(request, status, exc, message)
         self.begun()
         self._metrics.answered("", str(status))
-        document = {"error": {"reason": "bad-request", "message": "this is no HTTP request"}}
+        document = {"error": {"reason": "bad-request", "message": "malformed HTTP request"}}
         body = json.dumps(document).encode() + b"\n"
         response = web.Response(status=status, body=body, content_type="application/json", headers=COMMON_HEADERS)
         response.force_close()
@@ -75,7 +75,7 @@ class Connection(web.RequestHandler):
 
 
 class Listener:
-    """Accepts connections, and keeps count of them from the first byte: while TLS is still being agreed on, too."""
+    """Accepts connections, and counts them from the start, so that TLS handshakes count too."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Listener:
             try:
                 accepted, _ = await loop.sock_accept(self._listener)
             except OSError:
-                # No descriptor is left, or the client has gone: others may have better luck in a while.
+                # No descriptor is left, or the client is gone. Try again in a moment.
                 await asyncio.sleep(0.1)
                 continue
             if self._metrics.connections >= most:
@@ -114,7 +114,7 @@ class Listener:
             task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Let answers end for a while, then cut them."""
+        """Wait a moment for running answers, then abort the rest."""
         self._listener.close()
         await self._server.shutdown(self._limits.stop_seconds)
         if self._busy:
@@ -132,7 +132,7 @@ class Listener:
             await self._connect(accepted, lambda: connection)
             await connection.gone
         except OSError:
-            accepted.close()  # TLS was not agreed on
+            accepted.close()  # The TLS handshake failed.
         finally:
             self._metrics.connections -= 1
 

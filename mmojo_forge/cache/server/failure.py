@@ -1,4 +1,4 @@
-"""How a server fails: it cannot start (ServeError), or does not do what it was asked to (Refusal)."""
+"""Errors of a server: it cannot start (ServeError), refuses a request (RequestRefused), or cannot answer (Hopeless)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmojo_forge.errors import ForgeError
 
 
 class ServeError(ForgeError):
-    """A server that cannot be started as it was told to.
+    """The server cannot start with these settings.
 
     Reasons: serve-folder serve-listen serve-plain serve-tokens serve-tls
     """
@@ -19,7 +19,7 @@ class ServeError(ForgeError):
 
 
 class RequestRefused(Exception):
-    """A request that is not done: a status (RFC 9110), and why, for machines and for people.
+    """The server refuses a request with a status (RFC 9110), a reason for programs and a message for people.
 
     Reasons, by status:
 
@@ -34,7 +34,7 @@ class RequestRefused(Exception):
         415  encoded
         416  range
         417  expectation
-        422  pack-mismatch blob-mismatch manifest-mismatch name-mismatch, and those of CacheError that lie
+        422  pack-mismatch blob-mismatch manifest-mismatch name-mismatch, and reasons of CacheErrors that are `lying`
         500  io
         503  crowded folder
         507  full
@@ -51,4 +51,4 @@ class RequestRefused(Exception):
 
 
 class Hopeless(Exception):
-    """An exchange that cannot be answered any more: the client is gone, too slow, or has half of an answer."""
+    """The exchange cannot be answered any more: the client is gone, too slow, or already has half of an answer."""

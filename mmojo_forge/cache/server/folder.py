@@ -1,13 +1,12 @@
-"""The files below a folder, through descriptors: nothing outside can be reached, no link is followed.
+"""The served folder, the area for unfinished uploads, and the threads that wait for the disk.
 
-Waiting for the disk apart from the event loop.
-
-What is being written: files in a folder of this server alone, out of sight until they have their names.
+`ServedFolder` opens files through directory descriptors and follows no links, so nothing outside the folder can be
+reached. `Threads` keeps disk access off the event loop. `Incoming` holds unfinished uploads until they get their names:
 
     .serving/<random>/<random>
 
-The folder is locked (flock) for as long as its server lives, so the next server to start can tell what a killed one
-left behind from what a running one is busy with.
+Each server locks its own random folder (flock) while it runs. So the next server to start can tell the leftovers of a
+killed server from the files of a running one.
 """
 
 from __future__ import annotations
@@ -33,14 +32,16 @@ _Done = TypeVar("_Done")
 
 
 class Threads:
-    """A few threads that wait for the disk."""
+    """A pool of threads that wait for the disk."""
 
     def __init__(self, count: int) -> None:
         self._pool = ThreadPoolExecutor(count, "forge-serve")
 
     async def run(self, work: Callable[..., _Done], *given: object, **named: object) -> _Done:
-        """What the work gives. Whoever is cancelled meanwhile goes on when the work is done: it may still use a
-        descriptor that would be closed next."""
+        """The result of the work.
+
+        A cancelled caller waits until the work is done: otherwise it could close a descriptor that the work still uses.
+        """
         future = asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(work, *given, **named))
         try:
             return await asyncio.shield(future)
@@ -49,7 +50,7 @@ class Threads:
             raise
 
     def close(self) -> None:
-        """Let go of the threads, when they have done what they are at."""
+        """Stop the threads after their current work."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -74,17 +75,17 @@ class Incoming:
             raise
 
     def create(self) -> tuple[str, int]:
-        """A new empty file: its name here, and a descriptor to write and read it."""
+        """A new empty file: its name in this area, and a descriptor for reading and writing."""
         name = secrets.token_hex(16)
         return name, os.open(name, _NEW, 0o644, dir_fd=self.descriptor)
 
     def remove(self, name: str) -> None:
-        """Remove a file, unless it is gone already: by a rename, or with the server."""
+        """Remove a file if it still exists. It may have been renamed."""
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.descriptor)
 
     def close(self) -> None:
-        """Remove everything, and let go of the folder."""
+        """Remove all unfinished files, and release the folder."""
         _empty(self.descriptor)
         with suppress(OSError):
             os.rmdir(self._name, dir_fd=self._area)
@@ -92,7 +93,7 @@ class Incoming:
         os.close(self._area)
 
     def _claim(self) -> tuple[str, int]:
-        """A folder of our own, locked. Another server that starts may sweep it away before it is."""
+        """A new folder, locked. Another server that starts may remove it before it is locked, so this tries again."""
         for _ in range(_ATTEMPTS):
             name = secrets.token_hex(16)
             with suppress(FileNotFoundError):
@@ -101,7 +102,7 @@ class Incoming:
                 if _lock(descriptor) and self._is_still(name, descriptor):
                     return name, descriptor
                 os.close(descriptor)
-        raise BlockingIOError(f"no folder of our own in {AREA}")
+        raise BlockingIOError(f"cannot make and lock a folder in {AREA}")
 
     def _is_still(self, name: str, descriptor: int) -> bool:
         try:
@@ -110,7 +111,7 @@ class Incoming:
             return False
 
     def _sweep(self) -> None:
-        """Remove the folders of servers that live no more."""
+        """Remove the folders of servers that no longer run."""
         for name in os.listdir(self._area):
             with suppress(FileNotFoundError, NotADirectoryError):
                 descriptor = os.open(name, _BELOW, dir_fd=self._area)
@@ -136,16 +137,16 @@ def _empty(descriptor: int) -> None:
             os.unlink(name, dir_fd=descriptor)
 
 
-# Without O_NONBLOCK, opening a named pipe that somebody put there would wait for ever.
+# Without O_NONBLOCK, opening a named pipe would block for ever.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
 
 
 class ServedFolder:
-    """A cache's folder. Callers may assume that what has a name is whole and on the disk.
+    """A cache's folder. A file with a name in it is complete and on the disk.
 
-    Safe to use from several threads. Raises OSError; what is no plain file below plain folders is not there.
+    Safe to use from several threads. Raises OSError. Only plain files below plain folders count as existing.
     """
 
     def __init__(self, root: Path, *, make: bool) -> None:
@@ -156,19 +157,19 @@ class ServedFolder:
         except OSError as error:
             raise ServeError(
                 f"serve {root}: {error.strerror or error}",
-                detail="Name a folder that can be read, or one to write to with --token-file.",
+                detail="Name a readable folder. With --token-file, name a folder that forge can write to or create.",
                 reason="serve-folder",
             ) from error
 
     def is_there(self) -> bool:
-        """Whether the folder can still be read, and has not been removed."""
+        """Whether the folder still exists and can be read."""
         with suppress(OSError), os.scandir(self.descriptor) as found:
             next(found, None)
             return os.fstat(self.descriptor).st_nlink > 0
         return False
 
     def total(self) -> int:
-        """The bytes of all objects."""
+        """The size of all files in bytes."""
         total = 0
         for _, _, files, folder in os.fwalk(".", dir_fd=self.descriptor):
             for name in files:
@@ -177,7 +178,7 @@ class ServedFolder:
         return total
 
     def open(self, path: str) -> int | None:
-        """A descriptor of the file, if there is one."""
+        """A descriptor of the file, or None if it does not exist."""
         *folders, name = path.split("/")
         try:
             with self._descend(folders) as folder:
@@ -192,7 +193,7 @@ class ServedFolder:
         return None
 
     def size(self, path: str) -> int | None:
-        """The file's size, if there is one."""
+        """The file's size in bytes, or None if it does not exist."""
         *folders, name = path.split("/")
         try:
             with self._descend(folders) as folder:
@@ -203,7 +204,7 @@ class ServedFolder:
             raise
 
     def entries(self, path: str) -> list[Listed] | None:
-        """The objects and folders in a folder, by name, if there is one."""
+        """The objects and folders in a folder, sorted by name, or None if it does not exist."""
         listed: list[Listed] = []
         try:
             with self._descend(path.split("/")) as folder, os.scandir(folder) as found:
@@ -214,10 +215,10 @@ class ServedFolder:
             if error.errno in _ABSENT:
                 return None
             raise
-        return sorted(listed, key=lambda one: one.name)
+        return sorted(listed, key=lambda entry: entry.name)
 
     def remove(self, path: str) -> int | None:
-        """Remove the file; the bytes that it had, if there was one."""
+        """Remove the file, and return its size in bytes, or None if it did not exist."""
         *folders, name = path.split("/")
         try:
             with self._descend(folders) as folder:
@@ -231,8 +232,10 @@ class ServedFolder:
             raise
 
     def publish(self, incoming: Incoming, temporary: str, path: str, *, replace: bool) -> int | None:
-        """Give a finished file its name; the bytes that were there before. None where the name is taken, without
-        `replace`: of several who come at once, one gets it."""
+        """Give a finished file its name, and return the size of the file that it replaced.
+
+        Returns None if the name is taken and `replace` is not set. Of several concurrent writers, one gets the name.
+        """
         *folders, name = path.split("/")
         with self._descend(folders, make=True) as folder:
             if not replace and _link(incoming.descriptor, temporary, folder, name):
@@ -246,12 +249,12 @@ class ServedFolder:
             return before or 0
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the folder's descriptor."""
         os.close(self.descriptor)
 
     @contextmanager
     def _descend(self, folders: list[str], *, make: bool = False) -> Iterator[int]:
-        """A descriptor of a folder below."""
+        """A descriptor of a folder below the root. Each step uses O_NOFOLLOW, so no link can lead outside."""
         descriptor = os.dup(self.descriptor)
         try:
             for name in folders:
@@ -284,7 +287,7 @@ def _size(name: str, folder: int) -> int | None:
 
 
 def _link(incoming: int, temporary: str, folder: int, name: str) -> bool:
-    """Whether the file got the name: not where it is taken, or where the file system has no links."""
+    """Whether the file got the name. It did not if the name is taken, or the file system has no hard links."""
     try:
         os.link(temporary, name, src_dir_fd=incoming, dst_dir_fd=folder, follow_symlinks=False)
     except FileExistsError:

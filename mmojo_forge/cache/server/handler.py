@@ -1,4 +1,4 @@
-"""From a request to its answer: what is asked for, whether it is allowed, who does it; every failure has a status.
+"""Turns a request into an answer: it routes, checks access, and maps every failure to a status.
 
 /health  /metrics    GET, HEAD
 /<object>            GET, HEAD, PUT, DELETE       (objects.py)
@@ -32,7 +32,7 @@ _RETRY = MappingProxyType({"Retry-After": "2"})
 
 
 class Handler:
-    """Answers every request. Callers may assume that no exception leaves it but a cancellation."""
+    """Answers every request. It raises nothing except a cancellation."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Handler:
         self._reporter = reporter
 
     async def answer(self, request: web.BaseRequest, *, crowded: bool) -> web.StreamResponse:
-        """Answer the request, with 503 where there are too many connections."""
+        """The answer to the request, which is 503 on a `crowded` connection."""
         began = asyncio.get_running_loop().time()
         status, reason = 0, ""
         response: web.StreamResponse = web.Response()
@@ -84,7 +84,7 @@ class Handler:
         method = request.method
         path = _ABSOLUTE.sub("", request.raw_path, count=1).removeprefix("/")
         if method not in _READING | _WRITING:
-            raise RequestRefused(405, "method", f"no {method} here", {"Allow": self._allowed()})
+            raise RequestRefused(405, "method", f"the method {method} is not supported", {"Allow": self._allowed()})
         if path == "health" and method in _READING:
             return await self._sender.send(request, await self._health())
         authorization = request.headers.getall("Authorization", [])
@@ -98,16 +98,16 @@ class Handler:
             return await self._sender.send_listing(request, path[:-1])
         wanted = object_at(path)
         if wanted is None:
-            raise missing("what is asked for")
+            raise missing("the requested object")
         return await self._sender.send_object(request, wanted)
 
     async def _write(self, request: web.BaseRequest, path: str, authorization: list[str]) -> web.StreamResponse:
         if self._receiver is None:
-            raise RequestRefused(405, "read-only", "this server only reads", {"Allow": self._allowed()})
+            raise RequestRefused(405, "read-only", "this server is read-only", {"Allow": self._allowed()})
         self._access.check_writing(authorization)
         wanted = object_at(path)
         if wanted is None:
-            raise missing("what is to be written")
+            raise missing("the object to write")
         if request.method == "PUT":
             return await self._sender.send(request, await self._receiver.put(request, wanted))
         return await self._sender.send(request, await self._receiver.delete(wanted))
@@ -127,12 +127,12 @@ class Handler:
             response.force_close()
         await self._sender.send(request, response)
         if refusal.status == 408:
-            # Nobody waits for the rest of a body that came too slowly.
+            # Do not wait for the rest of a body that arrives too slowly.
             request.protocol.force_close()
         return response
 
     def _failure(self, request: web.BaseRequest, error: OSError) -> RequestRefused:
-        """The refusal that an error of the system amounts to; raises what means that the client is gone."""
+        """The refusal for an OSError; raises the error itself if it means that the client is gone."""
         if isinstance(error, ConnectionError):
             raise error
         self._tell(request, error)

@@ -1,7 +1,4 @@
-"""What a server counts, as Prometheus reads it (text exposition format 0.0.4).
-
-Who is told of what a server does.
-"""
+"""Counters of a server for Prometheus (text exposition format 0.0.4), and the interface for its log."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from mmojo_forge.cache.server.objects import ObjectKind
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request and its answer. `target` is as the client wrote it; a `status` of 0 means that it was cut."""
+    """A request and its answer. `target` is the raw request target. A `status` of 0 means an aborted answer."""
 
     client: str
     method: str
@@ -25,13 +22,13 @@ class Exchange:
 
 
 class ServerReporter:
-    """Told of each exchange, and of what went wrong here; this one does not care."""
+    """Receives each exchange and each failure of the server. This class ignores them."""
 
     def answered(self, exchange: Exchange) -> None:
-        """A request was answered, or its answer was cut."""
+        """A request was answered, or its answer was aborted."""
 
     def failed(self, message: str) -> None:
-        """The server could not do what it should, which its operator has to know."""
+        """The server failed in a way that its operator has to know."""
 
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,7 +36,7 @@ _METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 
 class Metrics:
-    """Counts since `started` (seconds since the epoch). Changed by the event loop's thread alone."""
+    """Counters since `started` (seconds since the epoch). Only the event loop's thread changes them."""
 
     def __init__(self, started: float) -> None:
         self._started = started
@@ -53,40 +50,45 @@ class Metrics:
         self.deleted = 0
 
     def answered(self, method: str, status: str) -> None:
-        """A request was answered; `cut` is the status of what was not answered to the end."""
-        # Whatever a client calls its method must not become a time series of its own.
+        """Count a request. The status of an aborted answer is `cut`."""
+        # A client could invent methods, and each would become a time series of its own.
         self._requests[method if method in _METHODS else "other", status] += 1
 
     def wrote(self, kind: ObjectKind) -> None:
-        """An object was written."""
+        """Count a written object."""
         self._written[kind] += 1
 
     def refused_write(self, reason: str) -> None:
-        """A write was refused."""
+        """Count a refused write."""
         self._refused[reason] += 1
 
     def render(self) -> str:
-        """All of it."""
+        """All metrics as text."""
         return "\n".join(self._lines()) + "\n"
 
     def _lines(self) -> Iterator[str]:
         yield from _described("requests_total", "counter", "Requests by method and status.")
         for (method, status), count in sorted(self._requests.items()):
             yield f'forge_cache_requests_total{{method="{method}",status="{status}"}} {count}'
-        yield from _single("received_bytes_total", "counter", "Bytes of bodies that arrived.", self.received)
-        yield from _single("sent_bytes_total", "counter", "Bytes of bodies that were sent.", self.sent)
-        yield from _single("connections", "gauge", "Connections that are open now.", self.connections)
+        yield from _single("received_bytes_total", "counter", "Bytes of request bodies received.", self.received)
+        yield from _single("sent_bytes_total", "counter", "Bytes of response bodies sent.", self.sent)
+        yield from _single("connections", "gauge", "Open connections.", self.connections)
         yield from _single(
-            "connections_turned_away_total", "counter", "Connections that were too many.", self.turned_away
+            "connections_turned_away_total",
+            "counter",
+            "Connections refused because there were too many.",
+            self.turned_away,
         )
-        yield from _described("objects_written_total", "counter", "Objects that were written, by kind.")
+        yield from _described("objects_written_total", "counter", "Objects written, by kind.")
         for kind, count in sorted(self._written.items()):
             yield f'forge_cache_objects_written_total{{kind="{kind}"}} {count}'
-        yield from _single("objects_deleted_total", "counter", "Objects that were removed.", self.deleted)
-        yield from _described("writes_refused_total", "counter", "Writes that were refused, by reason.")
+        yield from _single("objects_deleted_total", "counter", "Objects removed.", self.deleted)
+        yield from _described("writes_refused_total", "counter", "Writes refused, by reason.")
         for reason, count in sorted(self._refused.items()):
             yield f'forge_cache_writes_refused_total{{reason="{reason}"}} {count}'
-        yield from _single("start_time_seconds", "gauge", "When the server started, since the epoch.", self._started)
+        yield from _single(
+            "start_time_seconds", "gauge", "Start time of the server, in seconds since the epoch.", self._started
+        )
 
 
 def _described(name: str, kind: str, text: str) -> Iterator[str]:

@@ -1,11 +1,12 @@
-"""What a path of a cache names: an object that `layout.py` can make a path of, or a result or blob of Bazel's protocol.
+"""Parses paths of a cache. A path names an object of `layout.py`, or a result or blob of Bazel's protocol.
 
-    cache-info.json   and what collections leave for each other (ledger.py)
+    cache-info.json   and the marks of collections (gc_marker.py)
     trees/<xx>/<tree>.zst   maps/<xx>/<tree>.zst   packs/<xx>/<pack>   names/<stem>/<tree>
     traces/<xx>/<key>.<signer>.json   index/<xx>/<derivation>.<signer>.zst
-    ac/<sha256>   cas/<sha256>, which lie in folders by their first two digits
+    ac/<sha256>   cas/<sha256>, stored in folders named by the first two digits
 
-Whatever else is asked for does not exist: paths are not decoded, and their ids are made into a path again to compare.
+Any other path does not exist. Paths are not percent-decoded. The parser builds the path again from its parts, and
+accepts only an exact match, so each object has one path only.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _XX = re.compile(r"[0-9a-f]{2}", re.ASCII)
 
 
 class ObjectKind(StrEnum):
-    """The folder that an object is in, or the file itself where there is but one."""
+    """The top folder of an object, or the path of an object that exists once."""
 
     INFO = layout.INFO
     MARK = gc_marker.MARK
@@ -72,7 +73,7 @@ _TOPS = frozenset(ObjectKind) - _ALONE
 
 @dataclass(frozen=True, slots=True)
 class CacheObject:
-    """One object: `path` is how it is asked for, `digest` what it is named by (nothing, where there is but one)."""
+    """One object. `path` is its path in requests; `digest` is its id, or "" for an object that exists once."""
 
     kind: ObjectKind
     path: str
@@ -81,30 +82,32 @@ class CacheObject:
 
     @property
     def stored(self) -> str:
-        """Where it lies below the folder."""
+        """The object's path below the served folder."""
         if self.kind in _FOREIGN:
             return f"{self.kind}/{self.digest[:2]}/{self.digest}"
         return self.path
 
     @property
     def is_empty_blob(self) -> bool:
-        """Whether it is the blob without a byte, which every cache has (Remote Execution API); clients ask for it to
-        see whether they have found one."""
+        """Whether it is the empty blob, which every Bazel cache has (Remote Execution API).
+
+        Clients request it to find out whether the server is a cache.
+        """
         return self.kind is ObjectKind.BLOBS and self.digest == _EMPTY
 
     @property
     def most(self) -> int:
-        """How long it may be."""
+        """The maximum size in bytes."""
         return _MOST[self.kind]
 
     @property
     def replaceable(self) -> bool:
-        """Whether it may be written again: an index says more, other content is mended; who came first signs."""
+        """Whether it may be rewritten: an index to add entries, content to repair it. A signed trace may not."""
         return self.kind not in _WRITTEN_ONCE
 
 
 def object_at(path: str) -> CacheObject | None:
-    """The object that the path names, if it can name one."""
+    """The object that the path names, or None."""
     if path in _ALONE:
         return CacheObject(ObjectKind(path), path)
     folders, _, file = path.rpartition("/")
@@ -112,12 +115,12 @@ def object_at(path: str) -> CacheObject | None:
     top, _, inner = folders.partition("/")
     if found is None or top not in _TOPS:
         return None
-    one = CacheObject(ObjectKind(top), path, found[1], found[2] or "")
-    return one if path == _made(one, inner) else None
+    named = CacheObject(ObjectKind(top), path, found[1], found[2] or "")
+    return named if path == _path_of(named, inner) else None
 
 
 def folder_at(path: str) -> bool:
-    """Whether the path names a folder that has objects of this layout, or folders of them."""
+    """Whether the path names a folder of the layout, which holds objects or folders of objects."""
     top, slash, inner = path.partition("/")
     if top not in _TOPS - _FOREIGN:
         return False
@@ -128,22 +131,22 @@ def folder_at(path: str) -> bool:
     return _XX.fullmatch(inner) is not None
 
 
-def _made(one: CacheObject, inner: str) -> str:
-    """The path that the layout has for such an object."""
-    match one.kind:
+def _path_of(named: CacheObject, inner: str) -> str:
+    """The path that the layout gives to the object; `inner` is its folder below the top one."""
+    match named.kind:
         case ObjectKind.TRACES:
-            return layout.trace_path(ActionKey(one.digest), one.signer)
+            return layout.trace_path(ActionKey(named.digest), named.signer)
         case ObjectKind.TREES:
-            return layout.tree_path(TreeId(one.digest))
+            return layout.tree_path(TreeId(named.digest))
         case ObjectKind.MAPS:
-            return layout.map_path(TreeId(one.digest))
+            return layout.map_path(TreeId(named.digest))
         case ObjectKind.PACKS:
-            return layout.pack_path(one.digest)
+            return layout.pack_path(named.digest)
         case ObjectKind.NAMES:
-            return layout.name_path(inner, TreeId(one.digest))
+            return layout.name_path(inner, TreeId(named.digest))
         case ObjectKind.INDEX:
-            return layout.index_path(DerivationId(one.digest), one.signer)
+            return layout.index_path(DerivationId(named.digest), named.signer)
         case ObjectKind.RESULTS | ObjectKind.BLOBS:
-            return f"{one.kind}/{one.digest}"
+            return f"{named.kind}/{named.digest}"
         case _:
-            return one.path
+            return named.path

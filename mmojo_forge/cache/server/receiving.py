@@ -1,6 +1,7 @@
-"""Answering PUT and DELETE: bodies go to the disk as they come, within limits, and get their names when verified.
+"""Answers PUT and DELETE.
 
-One object on its way in: written out of sight, verified, and then given its name, or dropped without a trace.
+An upload goes to a hidden file as it arrives, within the limits of size, quota and pace. After verification the file
+gets its name; a failed upload leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -22,27 +23,28 @@ from mmojo_forge.cache.server.verify import Verifier
 
 
 class Quota:
-    """How many bytes the cache may have (any number, without `most`), and how many it has."""
+    """The maximum size of the cache in bytes (unlimited if `most` is None), and the bytes used."""
 
     def __init__(self, most: int | None, used: int = 0) -> None:
         self._most = most
         self._used = used
 
     def take(self, count: int) -> None:
-        """Count bytes in; raises Refusal (507) where they would be too many."""
+        """Reserve bytes; raises RequestRefused (507) if they exceed the quota."""
         if self._most is not None and self._used + count > self._most:
-            raise RequestRefused(507, "full", f"the cache may have {self._most:,} bytes, and has {self._used:,}")
+            raise RequestRefused(507, "full", f"the cache is full: {self._used:,} of {self._most:,} bytes are used")
         self._used += count
 
     def give(self, count: int) -> None:
-        """Count bytes out."""
+        """Release bytes."""
         self._used -= count
 
 
 class Upload:
-    """A context manager: at its end there is nothing but the object, or what was there before.
+    """A context manager for one upload. On exit, the object is complete, or the folder is unchanged.
 
-    Its methods wait for the disk, and raise OSError. The quota belongs to the event loop's thread and is not theirs.
+    Its methods block on the disk, and raise OSError. They run in other threads, so they leave the quota to the event
+    loop's thread.
     """
 
     def __init__(self, folder: ServedFolder, incoming: Incoming, wanted: CacheObject) -> None:
@@ -64,15 +66,17 @@ class Upload:
             self._incoming.remove(self._name)
 
     def write(self, block: bytes) -> None:
-        """Add to it."""
+        """Append bytes."""
         self._verifier.update(block)
         view = memoryview(block)
         while view:
             view = view[os.write(self._descriptor, view) :]
 
     def finish(self, *, replace: bool) -> int | None:
-        """Give it its name, durably; the bytes that were there before, None where the name is taken and it must not
-        `replace`. Raises Refusal (422) for what is not what it must be."""
+        """Verify the upload, give it its name durably, and return the size of the object that it replaced.
+
+        Returns None if the name is taken and `replace` is not set. Raises RequestRefused (422) if verification fails.
+        """
         with open(self._descriptor, "rb", closefd=False) as file:
             file.seek(0)
             self._verifier.verify(file)
@@ -84,7 +88,7 @@ _CREATED, _REPLACED, _REMOVED = 201, 204, 204
 
 
 class UploadReceiver:
-    """Takes what is written to a folder."""
+    """Executes writes to a folder."""
 
     def __init__(
         self,
@@ -103,7 +107,7 @@ class UploadReceiver:
         self._metrics = metrics
 
     async def put(self, request: web.BaseRequest, wanted: CacheObject) -> web.Response:
-        """Write the object; raises Refusal, also where somebody else was first and it must not be replaced."""
+        """Write the object. Raises RequestRefused, also if it exists by now and must not be replaced."""
         if_absent = _only_if_absent(request)
         replace = wanted.replaceable and not if_absent
         _check_body(request, wanted)
@@ -131,7 +135,7 @@ class UploadReceiver:
         return web.Response(status=_REPLACED if before else _CREATED)
 
     async def delete(self, wanted: CacheObject) -> web.Response:
-        """Remove the object; raises Refusal where there is none."""
+        """Remove the object; raises RequestRefused (404) if it does not exist."""
         before = await self._threads.run(self._folder.remove, wanted.stored)
         if before is None:
             raise missing(wanted.path)
@@ -144,7 +148,7 @@ class UploadReceiver:
             async with pace.next_part(so_far):
                 block = await request.content.readany()
         except TimeoutError as error:
-            raise RequestRefused(408, "too-slow", f"the body came too slowly: {so_far:,} bytes") from error
+            raise RequestRefused(408, "too-slow", f"the body arrived too slowly: {so_far:,} bytes") from error
         except web.RequestPayloadError as error:
             raise RequestRefused(400, "bad-request", f"the body is malformed: {error}") from error
         self._metrics.received += len(block)
@@ -152,38 +156,41 @@ class UploadReceiver:
 
 
 def _only_if_absent(request: web.BaseRequest) -> bool:
-    """Whether nothing may be replaced; raises Refusal for conditions that are not known, and must not be ignored."""
+    """Whether the client forbids a replacement; raises RequestRefused (412) for any other condition.
+
+    RFC 9110 does not allow a server to ignore a condition that it does not support.
+    """
     known = request.headers.get("If-None-Match", "*").strip() == "*"
     if not known or "If-Match" in request.headers or "If-Unmodified-Since" in request.headers:
-        raise RequestRefused(412, "precondition", "the only condition for writing is If-None-Match: *")
+        raise RequestRefused(412, "precondition", "writes support only the condition If-None-Match: *")
     return "If-None-Match" in request.headers
 
 
 def _check_body(request: web.BaseRequest, wanted: CacheObject) -> None:
     if "Content-Range" in request.headers:
-        raise RequestRefused(400, "bad-request", "an object is written whole (RFC 9110, 14.5)")
+        raise RequestRefused(400, "bad-request", "partial writes are not supported (RFC 9110, 14.5)")
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise RequestRefused(415, "encoded", "a body is taken as it is", {"Accept-Encoding": "identity"})
+        raise RequestRefused(415, "encoded", "encoded bodies are not supported", {"Accept-Encoding": "identity"})
     if (request.content_length or 0) > wanted.most:
         raise _too_large(wanted)
 
 
 async def _ask_to_go_on(request: web.BaseRequest) -> None:
-    """Answer `Expect: 100-continue`, now that nothing is known that speaks against the body."""
+    """Answer `Expect: 100-continue`, after all checks that do not need the body."""
     expected = request.headers.get("Expect", "")
     if not expected or request.version != HttpVersion11:
         return
     if expected.lower() != "100-continue":
-        raise RequestRefused(417, "expectation", "the only expectation is 100-continue")
+        raise RequestRefused(417, "expectation", "only the expectation 100-continue is supported")
     if request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _too_large(wanted: CacheObject) -> RequestRefused:
-    return RequestRefused(413, "too-large", f"{wanted.path} may have {wanted.most:,} bytes")
+    return RequestRefused(413, "too-large", f"{wanted.path} may have at most {wanted.most:,} bytes")
 
 
 def _taken(wanted: CacheObject, if_absent: bool) -> RequestRefused:
     if if_absent:
-        return RequestRefused(412, "already-there", f"{wanted.path} is there")
-    return RequestRefused(409, "written-once", f"{wanted.path} is there, and nothing of its kind is replaced")
+        return RequestRefused(412, "already-there", f"{wanted.path} already exists")
+    return RequestRefused(409, "written-once", f"{wanted.path} already exists and cannot be replaced")

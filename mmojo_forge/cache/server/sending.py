@@ -1,9 +1,9 @@
-"""Answering GET and HEAD: objects by sendfile(2), whole or in part, and folders as nginx lists them.
+"""Answers GET and HEAD: objects or parts of them by sendfile(2), and folder listings in the format of nginx.
 
-aiohttp's own FileResponse is not used: it opens its path itself and so follows links, answers 404 when it runs out of
-descriptors, and when a file cannot be read to its end it leaves the client waiting for the rest.
+aiohttp's FileResponse does not fit. It opens the path itself and so follows links. It answers 404 when it runs out of
+descriptors. When a file cannot be read to its end, it leaves the client waiting for the rest.
 
-Which part of an object is wanted (RFC 9110, sections 13 and 14): validators, conditions, single ranges.
+`Version`, `is_known` and `wanted_part` implement validators, conditions and single ranges (RFC 9110, sections 13, 14).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))", re
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One state of a file: what tells it from earlier and later ones."""
+    """The size and modification time of a file, which distinguish its versions."""
 
     size: int
     modified_ns: int
 
     @classmethod
     def of(cls, descriptor: int) -> Version:
-        """That of an open file."""
+        """The version of an open file."""
         status = os.fstat(descriptor)
         return cls(status.st_size, status.st_mtime_ns)
 
@@ -51,16 +51,16 @@ class Version:
 
     @property
     def modified(self) -> int:
-        """When it was made, in whole seconds, as headers have it."""
+        """The modification time in whole seconds, the resolution of HTTP headers."""
         return self.modified_ns // 1_000_000_000
 
     def headers(self) -> dict[str, str]:
-        """The headers that tell it."""
+        """The headers with the version's validators."""
         return {"ETag": f'"{self.tag}"', "Last-Modified": formatdate(self.modified, usegmt=True)}
 
 
 def is_known(request: web.BaseRequest, version: Version) -> bool:
-    """Whether the client has this version (304); raises Refusal (412) where it wants only another one."""
+    """Whether the client has this version (304); raises RequestRefused (412) if the client's condition fails."""
     if request.if_match is not None:
         if not _matches(request.if_match, version, weak=False):
             raise _unmet()
@@ -73,9 +73,9 @@ def is_known(request: web.BaseRequest, version: Version) -> bool:
 
 
 def wanted_part(request: web.BaseRequest, version: Version) -> Span | None:
-    """The part that is asked for, None for the whole; raises Refusal (416) where no such part exists.
+    """The requested part, or None for the whole file; raises RequestRefused (416) if no such part exists.
 
-    Several ranges, other units and nonsense are passed over, as they may or must be.
+    Several ranges, other units and malformed ranges are ignored, as RFC 9110 allows or requires.
     """
     header = request.headers.get("Range", "") if request.method == "GET" else ""
     condition = request.headers.get("If-Range")
@@ -95,7 +95,9 @@ def wanted_part(request: web.BaseRequest, version: Version) -> Span | None:
             return None
         length = end - start + 1
     if length <= 0:
-        raise RequestRefused(416, "range", "no such range", {"Content-Range": f"bytes */{version.size}"})
+        raise RequestRefused(
+            416, "range", "the range is outside the file", {"Content-Range": f"bytes */{version.size}"}
+        )
     return Span(start, length)
 
 
@@ -108,7 +110,7 @@ def _seconds(moment: datetime) -> float:
 
 
 def _unmet() -> RequestRefused:
-    return RequestRefused(412, "precondition", "it is another one by now")
+    return RequestRefused(412, "precondition", "the object has changed")
 
 
 COMMON_HEADERS: Mapping[str, str] = MappingProxyType({"Server": "mmojo-forge", "X-Content-Type-Options": "nosniff"})
@@ -117,7 +119,7 @@ _JSON = "application/json"
 
 
 class Sender:
-    """Sends what is in a folder; gives up clients that take it too slowly."""
+    """Sends objects and listings of a folder, and gives up clients that read too slowly."""
 
     def __init__(self, folder: ServedFolder, threads: Threads, limits: ServerLimits, metrics: Metrics) -> None:
         self._folder = folder
@@ -126,7 +128,7 @@ class Sender:
         self._metrics = metrics
 
     async def send_object(self, request: web.BaseRequest, wanted: CacheObject) -> web.StreamResponse:
-        """Answer with the object; raises Refusal where there is none, Hopeless where the answer was cut."""
+        """Answer with the object; raises RequestRefused if it does not exist, Hopeless if the answer was aborted."""
         descriptor = await self._threads.run(self._folder.open, wanted.stored)
         if descriptor is None and wanted.is_empty_blob:
             descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -146,14 +148,14 @@ class Sender:
             return response
 
     async def send_listing(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
-        """Answer with what lies in a folder; raises Refusal where there is none."""
+        """Answer with a folder's entries; raises RequestRefused if the folder does not exist."""
         listed = await self._threads.run(self._folder.entries, path) if folder_at(path) else None
         if listed is None:
             raise missing(f"{path}/")
         return await self.send(request, web.Response(body=_listing(listed), content_type=_JSON))
 
     async def send(self, request: web.BaseRequest, response: web.Response) -> web.StreamResponse:
-        """Send an answer that is in memory."""
+        """Send an answer whose body is in memory."""
         response.headers.update(COMMON_HEADERS)
         size = len(response.body) if isinstance(response.body, bytes) else 0
         async with self._in_time(request, size):
@@ -171,10 +173,10 @@ class Sender:
             raise Hopeless
         try:
             sent = await asyncio.get_running_loop().sendfile(transport, file, part.start, part.length)
-        except RuntimeError as error:  # the transport began to close since
+        except RuntimeError as error:  # The transport began to close meanwhile.
             raise Hopeless from error
         self._metrics.sent += sent
-        if sent != part.length:  # somebody has cut the file meanwhile, and the client waits for the rest
+        if sent != part.length:  # The file was truncated meanwhile, and the client waits for the rest.
             raise Hopeless
 
     def _in_time(self, request: web.BaseRequest, size: int) -> _InTime:
@@ -182,7 +184,7 @@ class Sender:
 
 
 class _InTime:
-    """Sends within a time. Once an answer has begun, every failure means that the connection is cut."""
+    """Limits the time of an answer. Once an answer has begun, any failure can only abort the connection."""
 
     def __init__(self, request: web.BaseRequest, timeout: asyncio.Timeout) -> None:
         self._request = request
@@ -207,8 +209,8 @@ class _InTime:
 
 
 def missing(path: str) -> RequestRefused:
-    """The refusal for what is not there."""
-    return RequestRefused(404, "not-found", f"{path} is not there")
+    """The refusal for an object that does not exist."""
+    return RequestRefused(404, "not-found", f"{path} does not exist")
 
 
 def _head(version: Version, part: Span | None) -> web.StreamResponse:
@@ -221,9 +223,9 @@ def _head(version: Version, part: Span | None) -> web.StreamResponse:
 
 
 def _listing(listed: Sequence[Listed]) -> bytes:
-    """As nginx's `autoindex_format json`."""
+    """The listing in the format of nginx's `autoindex_format json`."""
     rows = []
-    for one in listed:
-        row = {"name": one.name, "mtime": formatdate(one.modified, usegmt=True)}
-        rows.append({**row, "type": "directory"} if one.is_folder else {**row, "type": "file", "size": one.size})
+    for entry in listed:
+        row = {"name": entry.name, "mtime": formatdate(entry.modified, usegmt=True)}
+        rows.append({**row, "type": "directory"} if entry.is_folder else {**row, "type": "file", "size": entry.size})
     return json.dumps(rows, separators=(",", ":")).encode()

@@ -1,8 +1,6 @@
-"""A running server: everything put together, and taken apart again.
+"""The server as a whole: its address, its TLS files, its settings, and its start and stop.
 
-Where a server listens: `HOST:PORT`, on this machine alone unless TLS or the user's word says otherwise.
-
-TLS: a certificate and its key, and, if clients have to show one too, who signs theirs.
+Without TLS it listens on this machine only, unless the user allows other addresses with `plain`.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ _BACKLOG = 512
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A host and a port; port 0 is one that is free."""
+    """A host and a port. Port 0 stands for any free port."""
 
     host: str
     port: int
@@ -47,7 +45,7 @@ class Address:
         if found is None or int(found[3]) > 65535:
             raise ServeError(
                 f"listen on {text!r}: not HOST:PORT",
-                detail="127.0.0.1:8484, [::1]:8484, or 0.0.0.0:8484 for all networks; port 0 takes a free one.",
+                detail="Use 127.0.0.1:8484, [::1]:8484, or 0.0.0.0:8484 for all networks. Port 0 picks a free port.",
                 reason="serve-listen",
             )
         return cls(found[1] or found[2], int(found[3]))
@@ -57,18 +55,17 @@ class Address:
 
 
 def listen(address: Address, *, guarded: bool) -> tuple[socket.socket, Address]:
-    """A socket that listens, and the address that it got.
+    """A listening socket and its address; raises ServeError (`serve-plain`, `serve-listen`).
 
-    Unless `guarded` (by TLS, or because the user says so) only this machine can be listened to: raises ServeError
-    (`serve-plain`, `serve-listen`).
+    Unless `guarded` (by TLS, or by the user's choice), only loopback addresses are allowed.
     """
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, place = found[0]
         if not guarded and not ipaddress.ip_address(str(place[0]).partition("%")[0]).is_loopback:
             raise ServeError(
-                f"listen on {address}: others could reach it, and tokens and content would travel without TLS",
-                detail="Give --tls-cert and --tls-key, or --plain where a proxy or a private network protects it.",
+                f"listen on {address}: other machines could connect, and tokens and content would be sent without TLS",
+                detail="Give --tls-cert and --tls-key, or --plain if a proxy or a private network protects the server.",
                 reason="serve-plain",
             )
         listener = socket.create_server(place, family=family, backlog=_BACKLOG)
@@ -76,7 +73,7 @@ def listen(address: Address, *, guarded: bool) -> tuple[socket.socket, Address]:
         cause = getattr(error, "strerror", None) or str(error)
         raise ServeError(
             f"listen on {address}: {cause}",
-            detail="Name an address of this machine and a port that is free; port 0 takes one that is.",
+            detail="Use an address of this machine and a free port. Port 0 picks a free port.",
             reason="serve-listen",
         ) from error
     listener.setblocking(False)
@@ -85,18 +82,18 @@ def listen(address: Address, *, guarded: bool) -> tuple[socket.socket, Address]:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files: the certificate with those that lead to its root, its key, the roots of clients' certificates."""
+    """PEM files: the certificate with its chain, its key, and the CA of client certificates, if those are required."""
 
     certificate: Path
     key: Path
     client_ca: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """TLS 1.2 or later with these; raises ServeError (`serve-tls`)."""
+        """A context for TLS 1.2 or later with these files; raises ServeError (`serve-tls`)."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            # A password that is given, if only an empty one, is not asked for on the terminal.
+            # Without a password argument, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(self.certificate, self.key, password="")
             if self.client_ca is not None:
                 context.verify_mode = ssl.CERT_REQUIRED
@@ -113,8 +110,10 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """How a folder is served. `plain` allows other addresses than this machine's without TLS; `most_bytes` is what
-    the cache may have in all."""
+    """Settings of a server. `plain` allows addresses other than loopback without TLS.
+
+    `most_bytes` is the maximum size of the cache.
+    """
 
     address: Address = field(default_factory=lambda: Address("127.0.0.1", 0))
     access: Access = field(default_factory=Access)
@@ -125,7 +124,7 @@ class ServerSettings:
 
 
 class CacheServer:
-    """Serves a folder while its context lasts (`async with`); raises ServeError where it cannot begin to."""
+    """Serves a folder inside an `async with` block; raises ServeError if it cannot start."""
 
     def __init__(
         self, folder: Path, settings: ServerSettings | None = None, reporter: ServerReporter | None = None
@@ -138,11 +137,11 @@ class CacheServer:
 
     @property
     def url(self) -> str:
-        """Where it is, once it is there."""
+        """The URL of the running server."""
         return f"{'https' if self._settings.tls else 'http'}://{self._address}"
 
     async def __aenter__(self) -> Self:
-        """Listen, and accept."""
+        """Listen, and start to accept connections."""
         async with contextlib.AsyncExitStack() as stack:
             settings = self._settings
             context = settings.tls.context() if settings.tls else None
@@ -159,7 +158,7 @@ class CacheServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let answers end for a while, cut the rest, leave nothing unfinished."""
+        """Wait a moment for running answers, abort the rest, and remove unfinished uploads."""
         await self._stack.aclose()
 
     async def _make_handler(self, stack: contextlib.AsyncExitStack, metrics: Metrics) -> Handler:
@@ -184,7 +183,7 @@ class CacheServer:
         except OSError as error:
             raise ServeError(
                 f"write to {self._path}: {error.strerror or error}",
-                detail="Serve it without --token-file, only to read, or give it a folder that can be written.",
+                detail="Name a folder that forge can write to, or omit --token-file to serve it read-only.",
                 reason="serve-folder",
             ) from error
 

@@ -1,4 +1,4 @@
-"""Tokens (RFC 6750): who may write, and, if reading is not for everybody, who may read."""
+"""Bearer tokens (RFC 6750), which control who may write and, optionally, who may read."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ _LARGEST = 1 << 20
 
 
 class Tokens:
-    """Some tokens, of which only digests are kept."""
+    """A set of tokens. Only their digests stay in memory."""
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self._digests = [_digest(token) for token in tokens]
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """The tokens in a file, one per line; `#` begins a comment. Raises ServeError (`serve-tokens`), also for a
-        file that others than its owner can read."""
+        """The tokens in a file, one per line; `#` begins a comment.
+
+        Raises ServeError (`serve-tokens`), also if anyone but the file's owner can access it.
+        """
         try:
             with file.open("rb") as opened:
                 status = os.fstat(opened.fileno())
@@ -36,31 +38,31 @@ class Tokens:
             raise _unusable(file, str(error), "Give a text file with one token per line.") from error
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             mode = stat.S_IMODE(status.st_mode)
-            raise _unusable(file, f"its mode is {mode:o}: others can read it", f"chmod 600 {file}")
+            raise _unusable(file, f"other users can access it (mode {mode:o})", f"chmod 600 {file}")
         if status.st_uid not in {0, os.geteuid()}:
             raise _unusable(file, f"it belongs to user {status.st_uid}", f"chown {os.geteuid()} {file}")
         lines = [line.partition("#")[0].strip() for line in content.splitlines()]
         tokens = [line for line in lines if line]
         for at, line in enumerate(lines, 1):
             if line and not _TOKEN.fullmatch(line):
-                raise _unusable(file, f"line {at} is no token", "A token has 16 to 512 letters, digits or ._~+/-")
+                raise _unusable(file, f"line {at} is not a token", "A token has 16 to 512 letters, digits or ._~+/-")
         if not tokens:
             raise _unusable(
-                file, "it has no token", "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+                file, "it contains no token", "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
             )
         return cls(tokens)
 
     def holds(self, token: str) -> bool:
-        """Whether it is one of them; takes as long for any that is not."""
+        """Whether the token is in the set. The time does not depend on the token, so it reveals nothing."""
         digest = _digest(token)
         found = False
-        for one in self._digests:
-            found |= hmac.compare_digest(one, digest)
+        for known in self._digests:
+            found |= hmac.compare_digest(known, digest)
         return found
 
 
 class Access:
-    """What tokens allow: `writers` to read and write, `readers` to read; without these everybody may read."""
+    """Access rules: `writers` may read and write, `readers` may read. Without `readers`, everybody may read."""
 
     def __init__(self, writers: Tokens | None = None, readers: Tokens | None = None) -> None:
         self._writers = writers
@@ -72,23 +74,23 @@ class Access:
         return self._writers is not None
 
     def check_reading(self, authorization: Sequence[str]) -> None:
-        """Raises Refusal unless these Authorization headers allow to read."""
+        """Raise RequestRefused (401) unless these Authorization headers allow reading."""
         if self._readers is not None:
             self._check([self._readers, *([self._writers] if self._writers else [])], authorization)
 
     def check_writing(self, authorization: Sequence[str]) -> None:
-        """Raises Refusal unless these Authorization headers allow to write."""
+        """Raise RequestRefused (401) unless these Authorization headers allow writing."""
         self._check([self._writers] if self._writers else [], authorization)
 
     def _check(self, allowed: Sequence[Tokens], authorization: Sequence[str]) -> None:
         if not authorization:
             challenge = {"WWW-Authenticate": 'Bearer realm="forge cache"'}
-            raise RequestRefused(401, "token-missing", "this needs a token", challenge)
+            raise RequestRefused(401, "token-missing", "this request needs a token", challenge)
         given = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
-        # All are asked, so that the time tells nothing.
+        # Ask all sets, so that the time does not reveal which one has the token.
         if given is None or True not in [tokens.holds(given[1]) for tokens in allowed]:
             challenge = {"WWW-Authenticate": 'Bearer realm="forge cache", error="invalid_token"'}
-            raise RequestRefused(401, "token-wrong", "this token does not allow it", challenge)
+            raise RequestRefused(401, "token-wrong", "the token does not allow this request", challenge)
 
 
 def _digest(token: str) -> bytes:

@@ -1,13 +1,13 @@
-"""Whether what arrives is what its name says; the client is asked for nothing.
+"""Verifies that an uploaded object matches its name. It needs no trust in the client.
 
     packs/…      BLAKE3 of the bytes, as they arrive       cas/…    SHA-256 of the bytes, as they arrive
-    trees/…      one Zstandard frame, BLAKE3 of its content    maps/… index/…   one Zstandard frame that is whole
-    traces/…     key and preimage belong together, the signer in the name has signed it, and that holds
-    names/…      the tree id       cache-info.json   what a client can read
-    ac/…         anything; so are the notes of collections
+    trees/…      one Zstandard frame, BLAKE3 of its content    maps/… index/…   one complete Zstandard frame
+    traces/…     the key matches the preimage, and the signer in the name has a valid signature
+    names/…      the tree id       cache-info.json   a client can parse it
+    ac/…         anything, and so for the marks of collections
 
-Who a trace's signer is, and whether to believe it, is the clients' business. A map or an index can still say what is
-not so: that leads to a miss (README.md of caches, "What is not promised").
+Clients decide which signers to trust. A map or an index can still contain false statements, which lead to a miss
+(cache/README.md, "What is not promised").
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from mmojo_forge.errors import ForgeError
 from mmojo_forge.model.digest import ActionKey
 from mmojo_forge.model.signature import PublicKey
 
-_PLACE = "what was sent"
+_PLACE = "the upload"
 _HEADER = 18
 """The longest header of a Zstandard frame (RFC 8878, 3.1.1.1) and its magic number."""
 _WINDOW = 8 << 20
-"""What is read of the past while unpacking; more than our writer asks for."""
+"""The largest window for unpacking, which limits memory. It is larger than the windows of forge's writer."""
 _BLOCK = 1 << 20
 
 
 class _Hash(Protocol):
     def update(self, data: bytes, /) -> object:
-        """Hash more."""
+        """Hash more bytes."""
 
     def hexdigest(self) -> str:
-        """The digest."""
+        """The digest in hexadecimal."""
 
 
 class Verifier:
-    """Looks at one object while it arrives, and then at the whole of it."""
+    """Verifies one object: it hashes while the object arrives, and checks the rest at the end."""
 
     def __init__(self, wanted: CacheObject) -> None:
         self._wanted = wanted
@@ -58,12 +58,12 @@ class Verifier:
             self._hash = hashlib.sha256()
 
     def update(self, block: bytes) -> None:
-        """More of it has arrived."""
+        """Hash the next bytes of the object."""
         if self._hash is not None:
             self._hash.update(block)
 
     def verify(self, file: BinaryIO) -> None:
-        """Raises Refusal (422) unless the file, of which all has arrived, is what it must be."""
+        """Raise RequestRefused (422) unless the complete file matches its name."""
         try:
             self._verify(file)
         except CacheError as error:
@@ -95,7 +95,7 @@ class Verifier:
                 pass
 
     def _unpack(self, file: BinaryIO, most: int) -> str:
-        """The BLAKE3 of what the one frame unpacks to, which is as long as the frame says; raises CacheError."""
+        """The BLAKE3 of the single frame's content; raises CacheError if the frame is damaged or its size is wrong."""
         path = self._wanted.path
         size = chunks.content_size(file.read(_HEADER), _PLACE, path)
         if size > most:
@@ -104,7 +104,7 @@ class Verifier:
         digest, got = blake3(), 0
         decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
         try:
-            # Reading on after the frame makes an error of whatever comes after it.
+            # `read_across_frames` reads on after the frame, so that trailing data is an error.
             with decompressor.stream_reader(file, read_across_frames=True, closefd=False) as content:
                 while block := content.read(min(_BLOCK, size - got + 1)):
                     digest.update(block)
@@ -112,7 +112,7 @@ class Verifier:
         except zstandard.ZstdError as error:
             raise lying(_PLACE, path, f"damaged: {error}", "cache-frame") from error
         if got != size:
-            raise lying(_PLACE, path, f"a frame is not of {size:,} bytes", "cache-frame")
+            raise lying(_PLACE, path, f"a frame does not hold {size:,} bytes", "cache-frame")
         return digest.hexdigest()
 
     def _check_trace(self, content: bytes) -> None:
@@ -120,9 +120,9 @@ class Verifier:
         try:
             signers = [PublicKey.parse(str(row["key"])) for row in json.loads(content)["signatures"]]
         except (ValueError, KeyError, TypeError, RecursionError, ForgeError) as error:
-            raise lying(_PLACE, path, f"no trace entry: {error!r}"[:300], "trace-malformed") from error
-        # Whom to trust is not known here; the entry itself says who signed, and has to prove it.
+            raise lying(_PLACE, path, f"malformed trace entry: {error!r}"[:300], "trace-malformed") from error
+        # The server trusts no particular key: it checks the signatures of the signers that the entry names.
         TraceChecker(tuple(signers), _PLACE).parse(content, path, ActionKey(self._wanted.digest), self._wanted.signer)
 
     def _other(self, reason: str) -> RequestRefused:
-        return RequestRefused(422, reason, f"write {self._wanted.path}: the content is another one's")
+        return RequestRefused(422, reason, f"write {self._wanted.path}: the content does not match the name")

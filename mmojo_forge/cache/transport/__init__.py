@@ -1,5 +1,5 @@
-"""What holds a cache's files. Read `protocol`, then one of its implementations: `folder`, `web`, `bazel`, `bucket`.
+"""Transports store a cache's files. Read `protocol`, then an implementation: `folder`, `web`, `bazel` or `bucket`.
 
-`open_transport` chooses one from what a user wrote; `client` is what `web` and `bazel` share: what the answers
-of `net` mean for a cache. `fakes` are for tests.
+`open_transport` chooses the implementation by the URL. `web` and `bazel` share `client`, which turns HTTP answers
+into results and errors of a cache. `fakes` are for tests.
 """

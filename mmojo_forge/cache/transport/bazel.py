@@ -1,14 +1,15 @@
-"""Bazel's HTTP cache protocol as what holds a cache's files: bazel-remote, or any server that takes PUT.
+"""Stores a cache's files with Bazel's HTTP cache protocol, on bazel-remote or any server that accepts PUT.
 
-An object at path P is what Bazel calls an action's result, with one output file:
+An object at path P is an action result, as Bazel calls it, with one output file:
 
     /ac/<SHA-256 of "mmojo-forge cache 1\\n" + P>   {"outputFiles":[{"digest":{"hash":H,"sizeBytes":"N"},"path":P}]}
     /cas/<H>                                       the content, whose SHA-256 is H
 
-Such a server validates results and cannot keep anything else, so that ours are ones that Bazel could read; they are in
-JSON, which bazel-remote gives and takes when it is named. It evicts one without the other (bazelbuild/bazel#8250): an
-object is there when both are. It lists nothing, and nothing that it gives is believed: signatures and hashes of the
-layout above say what is right. What is read whole is compared with H nonetheless: it tells rot from lies.
+bazel-remote validates action results and rejects anything else, so forge writes results that Bazel could read. They
+are JSON, which bazel-remote accepts and returns when the headers name it. Such a server evicts results and blobs
+independently (bazelbuild/bazel#8250), so an object exists only if both do. It cannot list. forge trusts nothing that
+it returns, since signatures and hashes verify the content. Whole blobs are also compared with H, which tells a
+damaged blob from a false claim.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ SCHEME = "bazel+"
 _NAMESPACE = b"mmojo-forge cache 1\n"
 _JSON = "application/json"
 _MAX_RESULT = 64 << 10
+# The most action results kept in memory.
 _REMEMBERED = 10_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Blob:
-    """What an action's result says of its file."""
+    """The output file of an action result."""
 
     sha256: str
     size: int
@@ -47,7 +49,7 @@ class _Blob:
 
 
 class BazelTransport:
-    """A cache in a Bazel cache at an http or https URL, with or without `bazel+` before it."""
+    """A transport to a Bazel cache. The http or https URL may begin with `bazel+`."""
 
     def __init__(self, url: str, settings: HttpSettings | None = None) -> None:
         self._client = WebClient(url.removeprefix(SCHEME), settings, kind=SCHEME)
@@ -62,7 +64,7 @@ class BazelTransport:
     @contextmanager
     def open(self, path: str, span: Span | None = None) -> Iterator[Body]:
         """The blob that the path's result names, or a part of it."""
-        # Parts are read of what never changes, many of one object: its result is asked for once.
+        # Only packs are read in parts. They never change and have many parts, so one request for the result will do.
         blob = (self._known.get(path) if span else None) or self._find(path)
         if blob is None:
             raise missing(self.place, path)
@@ -77,7 +79,7 @@ class BazelTransport:
             yield body if span else _Checked(body, blob, self.place, path)
 
     def put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
-        """The blob, then the result that names it. Nobody can tell such a server not to replace: it is looked at."""
+        """Write the blob, then the result. The protocol has no conditional PUT, so `if_absent` looks first."""
         if if_absent and self.size(path) is not None:
             return False
         result = _result_path(path)
@@ -88,21 +90,21 @@ class BazelTransport:
         return True
 
     def size(self, path: str) -> int | None:
-        """The size, where both result and blob are there."""
+        """The object's size, or None unless both its result and its blob exist."""
         blob = self._find(path)
         if blob is None:
             return None
         found = self._client.size(blob.path)
-        # Servers that do not say the length in an answer to HEAD leave it to the result.
+        # Some servers omit the length in an answer to HEAD; the result has it too.
         return found if found is None else found or blob.size
 
     def entries(self, folder: str) -> list[Listed]:
-        """Raises CacheError (`cache-no-listing`)."""
-        message = f"list {check_path(folder)} in {self.place}: Bazel's protocol has no listing"
+        """Always raises CacheError (`cache-no-listing`)."""
+        message = f"list {check_path(folder)} in {self.place}: Bazel's protocol cannot list"
         raise CacheError(message, reason="cache-no-listing", fault=CacheFault.REFUSING)
 
     def delete(self, path: str) -> None:
-        """Remove the result; the blob may be another path's, too, and is for the server to evict."""
+        """Remove the result. The server evicts the blob, which another path may share."""
         result = _result_path(path)
         self._forget(path)
         self._client.delete(result)
@@ -122,7 +124,7 @@ class BazelTransport:
         try:
             blob = _parse(encoded, path)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise lying(self.place, path, f"no result that names it: {error!r}"[:300], "cache-malformed") from error
+            raise lying(self.place, path, f"malformed action result: {error!r}"[:300], "cache-malformed") from error
         with self._lock:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
@@ -135,7 +137,7 @@ class BazelTransport:
 
 
 class _Checked:
-    """A whole blob, whose SHA-256 has to be right at its end."""
+    """A whole blob whose SHA-256 is checked at its end."""
 
     def __init__(self, body: Body, blob: _Blob, place: str, path: str) -> None:
         self._body = body
@@ -149,7 +151,9 @@ class _Checked:
         part = self._body.read(count)
         self._hasher.update(part)
         if count and not part and self._hasher.hexdigest() != self._blob.sha256:
-            raise lying(self._place, self._path, "it is not the blob that its result names", "blob-mismatch")
+            raise lying(
+                self._place, self._path, "the blob does not have the SHA-256 that its result names", "blob-mismatch"
+            )
         return part
 
 
@@ -165,10 +169,10 @@ def _encode(path: str, blob: _Blob) -> bytes:
 
 
 def _parse(encoded: bytes, path: str) -> _Blob:
-    """The blob that a result names for this path; raises ValueError and its like."""
+    """The blob that a result names for this path; raises ValueError, KeyError, TypeError or AttributeError."""
     (file,) = json.loads(encoded)["outputFiles"]
-    # Protocol buffers leave a zero out.
+    # The JSON of protocol buffers omits fields that are zero.
     name, size = file["digest"]["hash"], int(file["digest"].get("sizeBytes", 0))
     if file["path"] != path or not _SHA256.fullmatch(name) or size < 0:
-        raise ValueError("another file, or none")
+        raise ValueError("it names another file, or no valid digest")
     return _Blob(name, size)

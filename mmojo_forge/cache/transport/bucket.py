@@ -1,11 +1,11 @@
-"""A cache in a bucket: Amazon S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
+"""A transport to a bucket: Amazon S3 and compatible stores, Google Cloud Storage, Azure Blob Storage.
 
-The machinery is `obstore`, an optional library; whoever imports this module has to have it. A bucket has no folders:
-what begins with the same names and a slash is one. Writing only what is not there is `If-None-Match: *` in S3 and
-Azure, a generation in Google's; a store that knows neither is looked at first.
+It needs the optional library `obstore`, which `open_transport` checks before it imports this module. A bucket has no
+folders; a common prefix that ends in a slash acts as one. A conditional write uses `If-None-Match: *` on S3 and
+Azure, and a generation on Google Cloud Storage. On a store without conditional writes, `put` looks first.
 
-Credentials come from the environment, under the names that the stores' own tools use (`AWS_ACCESS_KEY_ID`,
-`GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_KEY`, …) or from the machine's own identity.
+Credentials come from the machine's identity, or from the environment variables of the stores' own tools:
+`AWS_ACCESS_KEY_ID`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_KEY` and so on.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from mmojo_forge.cache.failure import CacheError, CacheFault, missing
 from mmojo_forge.cache.transport.protocol import Body, Listed, Span, check_path
 from mmojo_forge.net.settings import HttpSettings, Pace
 
-# Parts are taken as they arrive: to wait for longer ones would hide how slowly they come.
+# Take parts as they arrive. Waiting for longer parts would hide a slow server from `Pace`.
 _PART = 1
 _RETRIES = 2
 _LONGEST = timedelta(hours=1)
-# What the library may be told, by kind of bucket; it takes these names as they are.
+# The variables that are passed to obstore, by URL scheme. obstore accepts the variables' names as option names.
 _VARIABLES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "s3": frozenset(
@@ -64,7 +64,7 @@ _KIND = re.compile(r"\bkind: ([A-Z][A-Za-z]+)")
 
 
 class BucketTransport:
-    """What begins with a prefix in a bucket. Raises CacheError (`cache-url`) for a URL that cannot be used."""
+    """The objects under a prefix of a bucket. Raises CacheError (`cache-url`) for an unusable URL."""
 
     def __init__(
         self,
@@ -76,16 +76,17 @@ class BucketTransport:
         self._place = _place(url)
         self._conditional = True
         kind = url.partition(":")[0].lower()
-        told = {name: value for name, value in environment.items() if name in _VARIABLES.get(kind, ()) and value}
+        config = {name: value for name, value in environment.items() if name in _VARIABLES.get(kind, ()) and value}
         if kind == "s3":
-            # One by one: not every store that speaks like S3 knows the other way.
-            told["AWS_DISABLE_BULK_DELETE"] = "true"
+            # Not every S3-compatible store supports bulk deletion.
+            config["AWS_DISABLE_BULK_DELETE"] = "true"
+            # Amazon's own tools prefer the variable for S3 to the general one.
             if endpoint := environment.get("AWS_ENDPOINT_URL_S3"):
-                told["AWS_ENDPOINT_URL"] = endpoint
-        # The library's own types of these exist for type checkers only.
+                config["AWS_ENDPOINT_URL"] = endpoint
+        # obstore's types for these options exist for type checkers only, and cannot be imported.
         options: Any = {
-            "config": told,
-            "client_options": self._client(told),
+            "config": config,
+            "client_options": self._client(config),
             "retry_config": {
                 "max_retries": _RETRIES,
                 "retry_timeout": timedelta(seconds=3 * self._settings.stall_seconds),
@@ -95,7 +96,7 @@ class BucketTransport:
             self._store: Any = from_url(self._place, **options)
         except (BaseError, ValueError, OSError) as error:
             raise CacheError(
-                f"use cache {self._place}: {_told(error)}", reason="cache-url", fault=CacheFault.REFUSING
+                f"use cache {self._place}: {_cause(error)}", reason="cache-url", fault=CacheFault.REFUSING
             ) from error
 
     @property
@@ -113,11 +114,12 @@ class BucketTransport:
         except (BaseError, OSError) as error:
             if span is None or _status(error) != 416:
                 raise self._failed("read", path, error) from error
+            # 416: the object ends before the span begins.
             parts = iter(())
         yield _BucketBody(self, path, parts, Pace(self._settings))
 
     def put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
-        """Write the object; one that a store cannot be told not to replace is looked for first."""
+        """Write the object. If the store has no conditional writes, `if_absent` looks first."""
         if if_absent and self._conditional:
             try:
                 return self._write(path, content, "create")
@@ -137,17 +139,17 @@ class BucketTransport:
             raise self._failed("look for", path, error) from error
 
     def entries(self, folder: str) -> list[Listed]:
-        """What begins with the folder's name and a slash."""
+        """The names that follow the folder's name and a slash."""
         try:
             found = obstore.list_with_delimiter(self._store, check_path(folder))
         except FileNotFoundError:
             return []
         except (BaseError, OSError) as error:
             raise self._failed("list", folder, error) from error
-        folders = [Listed(one.rstrip("/").rpartition("/")[2], is_folder=True) for one in found["common_prefixes"]]
+        folders = [Listed(prefix.rstrip("/").rpartition("/")[2], is_folder=True) for prefix in found["common_prefixes"]]
         return folders + [
-            Listed(one["path"].rpartition("/")[2], int(one["size"]), one["last_modified"].timestamp())
-            for one in found["objects"]
+            Listed(item["path"].rpartition("/")[2], int(item["size"]), item["last_modified"].timestamp())
+            for item in found["objects"]
         ]
 
     def delete(self, path: str) -> None:
@@ -160,20 +162,20 @@ class BucketTransport:
             raise self._failed("remove", path, error) from error
 
     def close(self) -> None:
-        """The library closes its connections by itself."""
+        """Do nothing: obstore closes its connections by itself."""
 
     def next_part(self, path: str, parts: Iterator[Any]) -> bytes:
-        """What arrives next; nothing at the end."""
+        """The next bytes that arrive; empty at the end."""
         try:
             return bytes(next(parts, b""))
         except (BaseError, OSError) as error:
             failed = self._failed("read", path, error)
             if failed.reason in {"cache-unreachable", "cache-server-error"}:
-                failed = self.failing(path, _told(error), "cache-truncated")
+                failed = self.failing(path, _cause(error), "cache-truncated")
             raise failed from error
 
     def failing(self, path: str, cause: str, reason: str) -> CacheError:
-        """The error for a store that does not answer as it should."""
+        """The error for a store that fails to answer properly."""
         return CacheError(f"reach {path} in {self._place}: {cause}", reason=reason, fault=CacheFault.FAILING)
 
     def _write(self, path: str, content: bytes, mode: Literal["create", "overwrite"]) -> bool:
@@ -183,7 +185,7 @@ class BucketTransport:
         except (AlreadyExistsError, PreconditionError):
             return False
         except FileNotFoundError as error:
-            message = f"write {path} in {self._place}: there is no such bucket"
+            message = f"write {path} in {self._place}: the bucket does not exist"
             raise CacheError(message, reason="cache-refused", fault=CacheFault.REFUSING) from error
         except (BaseError, NotImplementedError, OSError) as error:
             unknown = isinstance(error, NotSupportedError | NotImplementedError) or _status(error) == 501
@@ -195,7 +197,7 @@ class BucketTransport:
         if isinstance(error, FileNotFoundError):
             return missing(self._place, path)
         status = _status(error)
-        message = f"{verb} {path} in {self._place}: {_told(error)}"
+        message = f"{verb} {path} in {self._place}: {_cause(error)}"
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in {401, 403, 404}:
             return CacheError(message, reason="cache-refused", fault=CacheFault.REFUSING)
         if status in {405, 501} and verb != "read":
@@ -204,19 +206,19 @@ class BucketTransport:
             return self.failing(path, "no answer in time", "cache-timeout")
         if status:
             return CacheError(message, reason="cache-server-error", fault=CacheFault.FAILING)
-        return self.failing(path, _told(error), "cache-unreachable")
+        return self.failing(path, _cause(error), "cache-unreachable")
 
-    def _client(self, told: Mapping[str, str]) -> dict[str, Any]:
+    def _client(self, config: Mapping[str, str]) -> dict[str, Any]:
         settings = self._settings
         options: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=settings.connect_seconds),
             "read_timeout": timedelta(seconds=settings.stall_seconds),
-            # For a whole answer, however long: a slow one is given up by its pace.
+            # This limit covers a whole answer. `Pace` gives up a slow answer much earlier.
             "timeout": _LONGEST,
             "user_agent": "mmojo-forge",
-            # What is named on purpose is spoken to as it says; nothing secret travels, for requests are signed.
-            "allow_http": any(told.get(name, "").startswith("http:") for name in _ENDPOINTS)
-            or told.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in {"1", "true"},
+            # Plain HTTP is allowed only for an endpoint that the user names. Requests are signed and carry no secret.
+            "allow_http": any(config.get(name, "").startswith("http:") for name in _ENDPOINTS)
+            or config.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in {"1", "true"},
         }
         if settings.ca_bundle:
             try:
@@ -228,11 +230,11 @@ class BucketTransport:
 
 
 class _Unconditional(Exception):
-    """The store cannot be told not to replace what is there."""
+    """The store has no conditional writes."""
 
 
 class _BucketBody:
-    """What arrives, as it arrives; gives up where that is too slow."""
+    """The content of an object as it arrives; raises CacheError (`cache-slow`) if that is too slow."""
 
     def __init__(self, transport: BucketTransport, path: str, parts: Iterator[Any], pace: Pace) -> None:
         self._transport = transport
@@ -259,11 +261,11 @@ def _place(url: str) -> str:
             return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
     except ValueError:
         pass
-    raise CacheError("use a cache: a bucket's URL names the bucket", reason="cache-url", fault=CacheFault.REFUSING)
+    raise CacheError("use a cache: the URL names no bucket", reason="cache-url", fault=CacheFault.REFUSING)
 
 
 def _status(error: Exception) -> int:
-    """The status of the answer that the error is about, or 0."""
+    """The HTTP status behind the error, or 0. obstore has it only in the error's text."""
     found = _STATUS.search(str(error))
     return int(found[1]) if found else 0
 
@@ -272,8 +274,8 @@ def _kinds(error: Exception) -> set[str]:
     return set(_KIND.findall(str(error)))
 
 
-def _told(error: Exception) -> str:
-    """The cause in short: the library's text has whole answers and URLs, perhaps with a token in their query."""
+def _cause(error: Exception) -> str:
+    """The cause in short. obstore's text can contain whole answers, and URLs with a token in their query."""
     if status := _status(error):
         return f"HTTP {status}"
     first = str(error).partition("\n")[0]

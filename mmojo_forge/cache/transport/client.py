@@ -1,7 +1,7 @@
-"""Files behind HTTP, as all caches there need them: what each answer says of the cache that gave it.
+"""The HTTP client of the web and Bazel transports; it turns answers into results and CacheErrors.
 
-GET, for parts with a Range (RFC 9110, section 14), HEAD, PUT with `If-None-Match: *` (section 13.1.2), DELETE, with a
-bearer token. `net` does the exchange, and never takes it to another server than the cache allows.
+It sends GET (with Range for parts, RFC 9110, section 14), HEAD, PUT (with `If-None-Match: *`, section 13.1.2) and
+DELETE, with a bearer token. `net` makes the exchange, and follows redirects only to hosts that the settings allow.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _REASONS: Mapping[FailureKind, str] = MappingProxyType(
 
 
 class WebClient:
-    """What lies below a URL. Raises CacheError (`cache-url`) for one that cannot be used.
+    """The files below a URL. Raises CacheError (`cache-url`) for an unusable URL.
 
-    `kind` stands before the URL in messages.
+    `kind` is put before the URL in messages.
     """
 
     def __init__(self, url: str, settings: HttpSettings | None = None, *, kind: str = "") -> None:
@@ -44,8 +44,8 @@ class WebClient:
         policy = OwnOrigin(url, settings.redirect_hosts, settings.token, plain_token=settings.plain_token)
         if settings.token and not policy.token(url):
             raise CacheError(
-                f"use cache {self._place}: the token would travel without TLS",
-                detail="Give the cache an https URL.",
+                f"use cache {self._place}: the token would be sent without TLS",
+                detail="Use an https URL for the cache.",
                 reason="cache-url",
                 fault=CacheFault.REFUSING,
             )
@@ -58,23 +58,24 @@ class WebClient:
 
     @contextmanager
     def get(self, path: str, span: Span | None = None, accept: str = "") -> Iterator[Body]:
-        """What lies there or a part of it; from a server that knows no ranges, what is before is read past."""
+        """The file or a part of it. If the server does not support ranges, the bytes before the part are skipped."""
         headers = {"Accept": accept} if accept else {}
         if span is not None:
             headers["Range"] = f"bytes={span.start}-{span.start + span.length - 1}"
         with self._exchange("GET", path, headers) as answer:
+            # 416: the file ends before the span begins.
             if answer.status == 416 and span is not None:
                 yield _WebBody(self, path, answer, 0)
                 return
             self._check(answer, path, "read")
             if answer.status == 206 and answer.first_byte != (span.start if span else 0):
-                raise lying(self._place, path, "another range than was asked for", "cache-malformed")
+                raise lying(self._place, path, "the server sent another range than requested", "cache-malformed")
             if answer.status != 206 and span is not None:
                 skip(_WebBody(self, path, answer), self._place, path, span.start)
             yield _WebBody(self, path, answer, span.length if span else None)
 
     def put(self, path: str, content: bytes, *, if_absent: bool = False, content_type: str = _BYTES) -> bool:
-        """PUT; False where something is there already, must not be replaced, and the server says so."""
+        """PUT the file; False if `if_absent` is set and the server answers that the file exists."""
         headers = {"Content-Type": content_type, **({"If-None-Match": "*"} if if_absent else {})}
         with self._exchange("PUT", path, headers, content) as answer:
             if answer.status == 412 and if_absent:
@@ -83,7 +84,7 @@ class WebClient:
             return True
 
     def size(self, path: str) -> int | None:
-        """How long it is; 0 where the server does not say, None where there is nothing."""
+        """The file's size; 0 if the server does not say, None if the file does not exist."""
         with self._exchange("HEAD", path, {}) as answer:
             if answer.status in {404, 410}:
                 return None
@@ -91,13 +92,13 @@ class WebClient:
             return answer.length or 0
 
     def delete(self, path: str) -> None:
-        """DELETE, if it is there."""
+        """DELETE the file if it exists."""
         with self._exchange("DELETE", path, {}) as answer:
             if answer.status not in {404, 410}:
                 self._check(answer, path, "remove")
 
     def close(self) -> None:
-        """Cut the connections, also those that somebody waits on."""
+        """Cut all connections, including those with a blocked reader."""
         self._client.close()
 
     @contextmanager
@@ -126,7 +127,7 @@ class WebClient:
         raise CacheError(message, reason="cache-server-error", fault=CacheFault.FAILING)
 
     def error(self, path: str, failure: UrlFailure) -> CacheError:
-        """What an exchange that failed says of the cache."""
+        """The CacheError for a failed exchange."""
         if failure.kind in {FailureKind.INSECURE, FailureKind.REDIRECTS}:
             return lying(self._place, path, failure.cause, "cache-redirect")
         message = f"reach {path} in {self._place}: {failure.cause}"
@@ -134,7 +135,7 @@ class WebClient:
 
 
 class _WebBody:
-    """What arrives, as it arrives, but not more than `most`."""
+    """The body of an answer as it arrives, but at most `most` bytes."""
 
     def __init__(self, client: WebClient, path: str, answer: Answer, most: int | None = None) -> None:
         self._client = client

@@ -1,7 +1,4 @@
-"""A cache in memory, for tests.
-
-A transport that misbehaves, for tests: it dies at some operation, or alters what it is asked for.
-"""
+"""Transports for tests: one in memory, and one that fails at a chosen operation or alters what is read."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from mmojo_forge.cache.transport.protocol import Body, Listed, Span, Transport, 
 
 
 class MemoryTransport:
-    """Objects by path; what was put later was modified later."""
+    """A transport in memory. A counter stands in for modification times, so that later objects are newer."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -24,7 +21,7 @@ class MemoryTransport:
 
     @property
     def place(self) -> str:
-        """What messages call it."""
+        """The location for messages."""
         return "memory"
 
     @contextmanager
@@ -36,7 +33,7 @@ class MemoryTransport:
         yield io.BytesIO(content if span is None else content[span.start : span.start + span.length])
 
     def put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
-        """Keep the object."""
+        """Store the object."""
         with self._lock:
             if if_absent and check_path(path) in self.objects:
                 return False
@@ -50,7 +47,7 @@ class MemoryTransport:
         return None if content is None else len(content)
 
     def entries(self, folder: str) -> list[Listed]:
-        """What lies in the folder."""
+        """The entries of a folder."""
         start = f"{check_path(folder)}/"
         found: dict[str, Listed] = {}
         with self._lock:
@@ -66,21 +63,23 @@ class MemoryTransport:
         self.objects.pop(check_path(path), None)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing."""
 
 
 Alter = Callable[[str, Body], Body]
-"""What to read instead of the answer for a path. It may raise CacheError."""
+"""Returns the body to read instead of the original one at a path. It may raise CacheError."""
 
 
 def died() -> CacheError:
-    """The error of a transport that is dead."""
+    """The error of a transport that has died."""
     return CacheError("reach the cache: it is dead", reason="cache-unreachable", fault=CacheFault.FAILING)
 
 
 class FaultyTransport:
-    """A transport in front of another. It dies after `operations` of them, until `revive`; a write that it dies of may
-    have happened. `alter` changes what is read, whatever path it is."""
+    """A transport in front of another one that dies after `operations` operations, until `revive`.
+
+    The write at which it dies may have happened. `alter` changes the body of every object that is read.
+    """
 
     def __init__(self, behind: Transport, *, operations: int | None = None, alter: Alter | None = None) -> None:
         self._behind = behind
@@ -91,11 +90,11 @@ class FaultyTransport:
 
     @property
     def place(self) -> str:
-        """What messages call it."""
+        """The location for messages."""
         return self._behind.place
 
     def revive(self) -> None:
-        """Live on for good."""
+        """Work again, from now on without a limit."""
         self._left = None
 
     @contextmanager
@@ -106,7 +105,7 @@ class FaultyTransport:
             yield self._alter(path, body) if self._alter else body
 
     def put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
-        """Write the object; every second time that it dies of that, the write has happened."""
+        """Write the object. If the transport dies here, every second write happens nonetheless."""
         try:
             self._count("put", path)
         except CacheError:
@@ -121,7 +120,7 @@ class FaultyTransport:
         return self._behind.size(path)
 
     def entries(self, folder: str) -> list[Listed]:
-        """What lies in a folder."""
+        """The entries of a folder."""
         self._count("list", folder)
         return self._behind.entries(folder)
 
@@ -131,7 +130,7 @@ class FaultyTransport:
         self._behind.delete(path)
 
     def close(self) -> None:
-        """Close the one behind."""
+        """Close the transport behind."""
         self._behind.close()
 
     def _count(self, operation: str, path: str) -> None:
@@ -144,7 +143,7 @@ class FaultyTransport:
 
 
 class Altered:
-    """Other bytes than were asked for: what `change` makes of the whole answer."""
+    """A body whose whole content was replaced by the result of `change`."""
 
     def __init__(self, body: Body, change: Callable[[bytes], bytes]) -> None:
         content = b""
@@ -159,8 +158,8 @@ class Altered:
 
 
 class Endless:
-    """An answer that does not end."""
+    """A body that never ends."""
 
     def read(self, count: int, /) -> bytes:
-        """More of the same."""
+        """`count` zero bytes."""
         return b"\0" * count

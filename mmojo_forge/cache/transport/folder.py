@@ -1,4 +1,4 @@
-"""A cache in a folder: a disk, a mounted share, or what a web server serves."""
+"""A transport to a folder, on a local disk or a mounted share. A web server may serve the same folder."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from mmojo_forge.cache.failure import CacheError, CacheFault, missing
 from mmojo_forge.cache.transport.protocol import Body, Listed, Span, check_path
 
 INCOMING = ".incoming"
-"""Where what is being written lies; nothing there is part of the cache."""
+"""The folder for unfinished writes. Its files are not part of the cache."""
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+# Errors of file systems without hard links, such as FAT and some network shares.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
 
 
 class FolderTransport:
-    """The files below `root`. An object appears under its name when all of it is on the disk."""
+    """The files below `root`. An object appears under its name only after all of it is on the disk."""
 
     def __init__(self, root: Path) -> None:
         self._root = os.path.abspath(root)
 
     @property
     def place(self) -> str:
-        """What messages call it."""
+        """The location for messages."""
         return self._root
 
     @contextmanager
@@ -41,7 +42,7 @@ class FolderTransport:
             os.close(fd)
 
     def put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
-        """Write the file, durably."""
+        """Write the file, and return when it is on the disk."""
         target = self._path(path)
         with self._reported("write", path):
             if if_absent and os.path.lexists(target):
@@ -62,7 +63,7 @@ class FolderTransport:
                 return None
 
     def entries(self, folder: str) -> list[Listed]:
-        """What lies in the folder."""
+        """The entries of the folder."""
         listed = []
         with (
             self._reported("list", folder),
@@ -81,10 +82,10 @@ class FolderTransport:
             os.unlink(self._path(path))
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no file stays open."""
 
     def read(self, path: str, fd: int, count: int) -> bytes:
-        """Read on in an open file."""
+        """The next bytes of an open file; raises CacheError."""
         with self._reported("read", path):
             return os.read(fd, count)
 
@@ -111,10 +112,12 @@ class FolderTransport:
     def _publish(self, temporary: str, target: str, if_absent: bool) -> bool:
         folder = os.path.dirname(target)
         os.makedirs(folder, exist_ok=True)
+        # Unlike a rename, a hard link never replaces a file that another writer put there first.
         if not (if_absent and self._link(temporary, target)):
             if if_absent and os.path.lexists(target):
                 return False
             os.rename(temporary, target)
+        # Without this, a power failure could lose the new name.
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -123,7 +126,7 @@ class FolderTransport:
         return True
 
     def _link(self, temporary: str, target: str) -> bool:
-        """Whether the file got its name; not where somebody was first, or links do not exist."""
+        """Whether the link was made. It was not if the target exists, or the file system has no hard links."""
         try:
             os.link(temporary, target)
         except FileExistsError:
@@ -150,7 +153,7 @@ class FolderTransport:
 
 
 class _FileBody:
-    """A file that is being read, perhaps only a part of it."""
+    """An open file, or a part of it."""
 
     def __init__(self, transport: FolderTransport, path: str, fd: int, span: Span | None) -> None:
         self._transport = transport

@@ -1,4 +1,4 @@
-"""From what a user calls a cache to what holds its files: a folder, a server, a Bazel cache, a bucket."""
+"""Opens the transport for the URL or path of a cache: a folder, a web server, a Bazel cache or a bucket."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def open_transport(
     *,
     base: Path | None = None,
 ) -> Transport:
-    """What holds the files of the cache at a URL or path; raises CacheError (`cache-url`) for what is neither.
+    """The transport for a URL or path; raises CacheError (`cache-url`) if it is neither.
 
-    Nothing is asked yet. `base` is where a relative path begins, if not in the current folder; `environment` has the
-    credentials for buckets, under the names that the stores' own tools give them.
+    It sends no request yet. A relative path starts from `base`, or else from the current folder. `environment` has the
+    credentials for buckets, in the variables of the stores' own tools.
     """
     found = _SCHEME.match(url)
     scheme = found[1].lower() if found else ""
@@ -52,7 +52,7 @@ def open_transport(
 
 def _folder(path: str, environment: Mapping[str, str], base: Path | None) -> Transport:
     if path == "~" or path.startswith("~/"):
-        # From a configuration file, where no shell replaces it.
+        # The path may come from a configuration file, where no shell expands it.
         path = f"{environment.get('HOME') or '~'}{path[1:]}"
     return FolderTransport(Path(path) if base is None else base / path)
 
@@ -65,7 +65,7 @@ def _path_of(url: str) -> str:
 
 
 def _web(url: str, settings: HttpSettings | None) -> Transport:
-    # requests takes a third of the time of a run that asks no server.
+    # Importing requests takes a third of the time of a run that needs no server.
     from mmojo_forge.cache.transport.web import WebTransport
 
     return WebTransport(url, settings)
@@ -87,7 +87,7 @@ def _bucket(url: str, settings: HttpSettings | None, environment: Mapping[str, s
             reason="cache-url",
             fault=CacheFault.REFUSING,
         ) from error
-    # An optional library, and a large one.
+    # This module imports obstore, which is optional and large.
     from mmojo_forge.cache.transport.bucket import BucketTransport
 
     return BucketTransport(url, settings, environment)
@@ -96,8 +96,11 @@ def _bucket(url: str, settings: HttpSettings | None, environment: Mapping[str, s
 def _unusable(url: str) -> CacheError:
     shown = url.partition("?")[0][:200]
     if "@" in shown:
-        # What stands before it may be a password.
+        # The part before the "@" may be a password.
         shown = f"…@{shown.rpartition('@')[2]}"
     return CacheError(
-        f"use cache {shown!r}: no such kind", detail=_WORKS, reason="cache-url", fault=CacheFault.REFUSING
+        f"use cache {shown!r}: not a kind of cache that forge knows",
+        detail=_WORKS,
+        reason="cache-url",
+        fault=CacheFault.REFUSING,
     )

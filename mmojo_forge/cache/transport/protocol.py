@@ -1,7 +1,7 @@
-"""Where a cache's files are: get, put, look, list and remove, whatever holds them.
+"""The protocol of a transport, which reads, writes, lists and removes a cache's files.
 
-Every path is made by `layout.py`. No object is large (packs are a few MiB), so that content is put as bytes; it is
-got as a stream, so that nothing that a server sends is kept before it was found to be what it must be.
+`layout.py` makes all paths. Objects are small (packs have a few MiB), so `put` takes bytes. `open` gives a stream,
+so that a reader can verify content and enforce limits while it arrives.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _BUFFER = 1 << 17
 
 
 class Body(Protocol):
-    """An answer that is being read."""
+    """The content of an object, read as a stream."""
 
     def read(self, count: int, /) -> bytes:
-        """At most `count` bytes, as soon as there are any; none at the end. Raises CacheError."""
+        """Up to `count` bytes, as soon as some arrive; empty at the end. Raises CacheError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of an object: from which byte on, and how many."""
+    """A part of an object: its first byte and its length in bytes."""
 
     start: int
     length: int
@@ -34,7 +34,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One name in a folder; `modified` is in seconds since the epoch, 0 where nobody knows."""
+    """An entry of a folder. `modified` is in seconds since the epoch, or 0 if unknown."""
 
     name: str
     size: int = 0
@@ -43,49 +43,55 @@ class Listed:
 
 
 class Transport(Protocol):
-    """What holds a cache's files. Safe to use from several threads; every method raises CacheError only."""
+    """The storage of a cache's files. Safe to use from several threads. Every method raises CacheError only."""
 
     @property
     def place(self) -> str:
-        """What messages call it; no secrets."""
+        """The location for messages, without secrets."""
 
     def open(self, path: str, span: Span | None = None) -> AbstractContextManager[Body]:
-        """The object, or a part of it: never more, but less where the object is shorter (`cache-missing`)."""
+        """The object or a part of it, which is shorter where the object ends; raises `cache-missing`."""
 
     def put(self, path: str, content: bytes, *, if_absent: bool = True) -> bool:
-        """Whether the object was written: it appears whole or not at all, and with `if_absent` never replaces one.
+        """Write the object atomically, and return whether it was written. `if_absent` keeps an existing object.
 
-        A transport that cannot tell may write again what is there; callers put the same bytes, or do not mind.
+        Some servers have no conditional write, so a race can replace the object nonetheless. Callers either write the
+        same bytes or tolerate that.
         """
 
     def size(self, path: str) -> int | None:
-        """The object's size, or None where there is none."""
+        """The object's size in bytes, or None if it does not exist."""
 
     def entries(self, folder: str) -> list[Listed]:
-        """What lies directly in a folder, in no order; nothing where there is none (`cache-no-listing`)."""
+        """The direct entries of a folder in any order; none if it does not exist. Raises `cache-no-listing`."""
 
     def delete(self, path: str) -> None:
-        """Remove the object, if it is there."""
+        """Remove the object if it exists."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
 
 
 def check_path(path: str) -> str:
-    """The path; raises CacheError (`cache-path`) unless it is plain names with slashes between them."""
+    """The path, if it consists of plain names and slashes; raises CacheError (`cache-path`) otherwise.
+
+    Plain names begin with a letter or digit, so `..` and hidden files are impossible.
+    """
     if not all(_PART.fullmatch(part) for part in path.split("/")):
-        raise CacheError(f"use {path[:80]!r} in a cache: not a path", reason="cache-path", fault=CacheFault.REFUSING)
+        raise CacheError(
+            f"use {path[:80]!r} in a cache: not a valid path", reason="cache-path", fault=CacheFault.REFUSING
+        )
     return path
 
 
 def read_whole(transport: Transport, path: str, most: int) -> bytes:
-    """The whole object; raises CacheError (`cache-too-large`) as soon as it proves to be longer than `most` bytes."""
+    """The whole object; raises CacheError (`cache-too-large`) as soon as more than `most` bytes arrive."""
     with transport.open(path) as body:
         return read_body(body, transport.place, path, most)
 
 
 def read_body(body: Body, place: str, path: str, most: int) -> bytes:
-    """All of an answer, as `read_whole`."""
+    """The rest of an open object, with the same limit and error as `read_whole`."""
     parts = []
     left = most
     while part := body.read(min(_BUFFER, left + 1)):
@@ -97,7 +103,7 @@ def read_body(body: Body, place: str, path: str, most: int) -> bytes:
 
 
 def read_exactly(body: Body, place: str, path: str, count: int) -> bytes:
-    """The next `count` bytes; raises CacheError (`cache-truncated`) where the answer ends before."""
+    """The next `count` bytes; raises CacheError (`cache-truncated`) if the object ends earlier."""
     first = body.read(count)
     if len(first) == count:
         return first
@@ -113,6 +119,6 @@ def read_exactly(body: Body, place: str, path: str, count: int) -> bytes:
 
 
 def skip(body: Body, place: str, path: str, count: int) -> None:
-    """Read past `count` bytes."""
+    """Skip `count` bytes; raises CacheError (`cache-truncated`)."""
     while count > 0:
         count -= len(read_exactly(body, place, path, min(count, _BUFFER)))

@@ -1,7 +1,7 @@
-"""A cache behind HTTP: any server of files to read from, one that takes PUT to write to.
+"""A transport over HTTP. Any file server can be read from; a server that accepts PUT can also be written to.
 
-`client.py` speaks; here is what a cache's files are there: each lies at its path below the URL, and a folder is listed
-as nginx does with `autoindex_format json`.
+`client.py` makes the requests. Each object is at its path below the URL. Folder listings have the format of nginx
+with `autoindex_format json`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAX_LISTING = 64 << 20
 
 
 class WebTransport:
-    """The files below a URL. Raises CacheError (`cache-url`) for one that cannot be used."""
+    """The files below a URL. Raises CacheError (`cache-url`) for an unusable URL."""
 
     def __init__(self, url: str, settings: HttpSettings | None = None) -> None:
         self._client = WebClient(url, settings)
@@ -33,7 +33,7 @@ class WebTransport:
 
     @contextmanager
     def open(self, path: str, span: Span | None = None) -> Iterator[Body]:
-        """The object or a part of it; from a server that knows no ranges, what is before is read past."""
+        """The object or a part of it."""
         with self._client.get(check_path(path), span) as body:
             yield body
 
@@ -42,11 +42,11 @@ class WebTransport:
         return self._client.put(check_path(path), content, if_absent=if_absent)
 
     def size(self, path: str) -> int | None:
-        """HEAD of the object."""
+        """The object's size, from a HEAD request."""
         return self._client.size(check_path(path))
 
     def entries(self, folder: str) -> list[Listed]:
-        """The folder as nginx lists it, in JSON."""
+        """The entries of the folder; raises CacheError (`cache-no-listing`) if the server does not list in JSON."""
         path = f"{check_path(folder)}/"
         try:
             with self._client.get(path, accept="application/json") as body:
@@ -54,6 +54,7 @@ class WebTransport:
         except CacheError as error:
             if error.reason == "cache-missing":
                 return []
+            # nginx without `autoindex` answers 403 for a folder.
             if error.reason == "cache-refused":
                 raise self._no_listing(path) from error
             raise

@@ -1,1 +1,1 @@
-"""Writing a cache. Read `writer` (the order), then `chunk_writer` (content to packs) and `reuse` (what is there)."""
+"""Writes to a cache. Read `writer` (the order), `chunk_writer` (content to packs), `reuse` (chunks the cache has)."""

@@ -1,9 +1,7 @@
-"""From a tree and its content to chunks in packs; what the cache has already is neither read nor sent.
+"""Cuts trees into chunks and packs, and uploads the packs. It neither reads nor sends content that the cache has.
 
-Packs: frames of chunks, one after the other, up to a few MiB; named by the BLAKE3 of the whole.
-
-The same chunks in the same order make the same pack, so what a push that was cut short has uploaded already is found by
-its name when it is done again.
+A pack is a sequence of chunk frames of up to a few MiB, named by the BLAKE3 of the whole. The same chunks in the same
+order make the same pack. So when an interrupted push is repeated, it finds the packs that it already uploaded.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from mmojo_forge.store.protocol import OpenBlob
 
 
 class OpenPack:
-    """A pack that is being filled. `uploaded`, once it is set, gives its name when it is in the cache."""
+    """A pack that is being filled. `flush` sets `uploaded`, which gives the pack's name once it is in the cache."""
 
     def __init__(self) -> None:
         self.uploaded: Future[str] | None = None
@@ -36,21 +34,21 @@ class OpenPack:
         self.size = 0
 
     def add(self, frame: bytes) -> int:
-        """Where in the pack the frame is."""
+        """Append a frame, and return its offset in the pack."""
         offset = self.size
         self._frames.append(frame)
         self.size += len(frame)
         return offset
 
     def take(self) -> bytes:
-        """The whole pack, which is empty afterwards."""
+        """The whole pack. The frames are dropped, to free the memory."""
         content = b"".join(self._frames)
         self._frames.clear()
         return content
 
 
 class Slot:
-    """A chunk in a pack that may not be in the cache yet, or one that is there from before."""
+    """A chunk whose pack may still be uploading, or which the cache already had."""
 
     __slots__ = ("_chunk", "_pack")
 
@@ -60,11 +58,11 @@ class Slot:
 
     @property
     def ready(self) -> bool:
-        """Whether the chunk is in the cache, or will never be."""
+        """Whether the chunk is in the cache, or its upload failed."""
         return self._pack is None or (self._pack.uploaded is not None and self._pack.uploaded.done())
 
     def chunk(self) -> Chunk:
-        """The chunk, when its pack is in the cache; raises what the upload raised. Packs have to be flushed before."""
+        """Wait for the pack's upload, and return the chunk; raises what the upload raised. Call `flush` first."""
         if self._pack is not None:
             assert self._pack.uploaded is not None
             self._chunk, self._pack = replace(self._chunk, pack=self._pack.uploaded.result()), None
@@ -72,7 +70,7 @@ class Slot:
 
 
 class Packer:
-    """Fills packs, and uploads them over several connections; only so many are held in memory."""
+    """Fills packs, and uploads them over several connections. At most `connections` + 1 packs are in memory."""
 
     def __init__(
         self,
@@ -94,15 +92,15 @@ class Packer:
         self._replace_all = replace_all
 
     def add(self, digest: str, size: int, frame: bytes) -> Slot:
-        """Where the chunk will be. Raises what an upload raised meanwhile."""
+        """Append a chunk, and return its slot. Raises what an earlier upload raised."""
         if self._pack.size and self._pack.size + len(frame) > self._pack_bytes:
             self.flush()
         pack = self._pack
         return Slot(Chunk(digest, "", pack.add(frame), len(frame), size), pack)
 
     def flush(self) -> None:
-        """Upload what is there."""
-        for upload in [one for one in self._uploads if one.done()]:
+        """Start to upload the current pack, once few enough uploads are running. Raises what an upload raised."""
+        for upload in [upload for upload in self._uploads if upload.done()]:
             upload.result()
             self._uploads.remove(upload)
         if self._pack.size:
@@ -117,18 +115,19 @@ class Packer:
         name = blake3_hex(content)
         path = layout.pack_path(name)
         size = -1 if self._replace_all else self._transport.size(path)
-        # One of another size was cut short by a server that does not write all or nothing.
+        # A pack with another size is truncated: some servers do not write atomically.
         new = size != len(content) and self._transport.put(path, content, if_absent=size is None)
         self._on_sent(len(content), new)
         return name
 
 
+# Chunks that each thread may be ahead of the packer.
 _AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
 class PushItem:
-    """A tree to push: what it is called, which finds its other versions, and what opens its content."""
+    """A tree to push. `name` finds other versions of it in the cache; `open_blob` opens its files."""
 
     tree: Tree
     name: str
@@ -137,7 +136,7 @@ class PushItem:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A chunk: its BLAKE3, its size, and its frame unless the cache has it."""
+    """A new chunk: its BLAKE3, its size, and its frame unless the cache has the chunk."""
 
     digest: str
     size: int
@@ -146,7 +145,7 @@ class _Made:
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A tree whose content is in packs, which may still be on their way."""
+    """A tree that is cut into packs, whose uploads may still be running."""
 
     item: PushItem
     groups: list[tuple[tuple[TreeEntry, ...], list[Slot]]] = field(default_factory=list)
@@ -154,16 +153,16 @@ class Pending:
 
     @property
     def ready(self) -> bool:
-        """Whether `encode` would not wait."""
+        """Whether `encode` returns without waiting."""
         return all(slot.ready for slot in self._slots())
 
     def wait(self) -> None:
-        """Return when the packs are in the cache; raises what an upload raised."""
+        """Wait until the packs are in the cache; raises what an upload raised."""
         for slot in self._slots():
             slot.chunk()
 
     def encode(self) -> bytes:
-        """The tree's map, not compressed."""
+        """The tree's map as uncompressed JSON."""
         tree = self.item.tree
         grouped = tuple(Group(files, slot.chunk()) for files, (slot,) in self.groups)
         large = tuple(Large(file, tuple(slot.chunk() for slot in slots)) for file, slots in self.files)
@@ -175,7 +174,7 @@ class Pending:
 
 
 class ChunkWriter:
-    """Cuts trees, one after the other, into the packs of one push. A few chunks per thread are in memory."""
+    """Cuts trees into the packs of one push, one tree after the other. It keeps a few chunks per thread in memory."""
 
     def __init__(self, reuse: Reuse, packer: Packer, codec: Codec, workers: ThreadPoolExecutor, threads: int) -> None:
         self._reuse = reuse
@@ -189,7 +188,7 @@ class ChunkWriter:
         self.reused_bytes = 0
 
     def cut(self, item: PushItem) -> Pending:
-        """The tree, its content on its way into packs. Raises CacheError (`push-mismatch`), and what opening raises."""
+        """Cut the tree's content into packs. Raises CacheError (`push-mismatch`), and what `open_blob` raises."""
         pending = Pending(item)
         content = layout_of(item.tree)
         for files in groups(content.small):
@@ -234,7 +233,7 @@ class ChunkWriter:
         return _Made(digest, len(content), None if known else self._codec.compress(content))
 
     def _submit(self, made: Future[_Made], slots: list[Slot]) -> None:
-        """Put the chunk's slot into `slots` when its turn comes: in order, so that packs come out the same."""
+        """Queue a chunk. Slots are assigned in the order of submission, so that the same push makes the same packs."""
         self._waiting.append((made, slots))
         if len(self._waiting) > self._ahead:
             self._take_one()
@@ -263,7 +262,7 @@ class ChunkWriter:
 
 
 def _content(item: PushItem, file: TreeEntry) -> bytes:
-    """A small file, whole."""
+    """The content of a small file; raises CacheError (`push-mismatch`)."""
     with item.open_blob(file) as stream:
         content = stream.read(file.size + 1)
         if len(content) == file.size and blake3(content).hexdigest() == file.digest:
@@ -272,5 +271,6 @@ def _content(item: PushItem, file: TreeEntry) -> bytes:
 
 
 def _mismatch(item: PushItem, file: TreeEntry) -> CacheError:
-    message = f"push {item.name}: {file.path or 'the file'} is not what its tree says"
-    return CacheError(message, detail="`forge store verify` says more.", reason="push-mismatch", fault=CacheFault.OURS)
+    message = f"push {item.name}: the content of {file.path or 'the file'} does not match its tree"
+    detail = "Run `forge store verify` to find the damaged files."
+    return CacheError(message, detail=detail, reason="push-mismatch", fault=CacheFault.OURS)

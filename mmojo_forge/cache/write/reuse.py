@@ -1,8 +1,9 @@
-"""What a cache has already of trees that are about to be pushed: the content of trees of the same names.
+"""Finds chunks that a cache already has, in other versions of the trees to be pushed.
 
     names/<stem>/<tree id>   the newest few ──▶ their manifests and maps ──▶ groups, files, chunks and their packs
 
-A map that lies leads to a tree that nobody can fetch, which is what whoever can write to a cache can do anyway.
+A false map can make a push refer to chunks that do not exist, so that the tree cannot be fetched. This adds no risk:
+anyone who can write a false map can also damage the cache directly.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from mmojo_forge.cache.read.reader import CacheReader
 from mmojo_forge.cache.transport.protocol import Transport
 from mmojo_forge.model.digest import TreeId, is_hex_digest
 
+# Versions of each name to look at; older ones share less with the tree, and each costs two requests.
 _VERSIONS = 4
 
 GroupKey = tuple[str, ...]
 
 
 class Reuse:
-    """Chunks that the cache has: by the files of a group, by a large file's digest, by their own digest."""
+    """Chunks that the cache has, by the digests of a group's files, by a large file's digest, and by their digest."""
 
     def __init__(self, transport: Transport, reader: CacheReader) -> None:
         self._transport = transport
@@ -33,26 +35,26 @@ class Reuse:
         self.chunks: dict[str, Chunk] = {}
 
     def learn(self, names: Iterable[str], pool: ThreadPoolExecutor) -> None:
-        """Look at the newest trees of these names. What cannot be read is passed over, but for a cache that fails."""
+        """Read the newest trees of these names. Skips unreadable trees; raises CacheError if the cache fails."""
         folders = sorted({layout.names_folder(name) for name in names})
         trees = dict.fromkeys(tree for found in pool.map(self._newest, folders) for tree in found)
         maps = [found for found in pool.map(self._read, trees) if found is not None]
-        packs = list(dict.fromkeys(pack for one in maps for pack in one.packs()))
+        packs = list(dict.fromkeys(pack for tree_map in maps for pack in tree_map.packs()))
         sizes = dict(
             zip(packs, pool.map(lambda pack: self._transport.size(layout.pack_path(pack)), packs), strict=True)
         )
-        for one in maps:
-            self._add(one, sizes)
+        for tree_map in maps:
+            self._add(tree_map, sizes)
 
     def _newest(self, folder: str) -> list[TreeId]:
         try:
-            listed = [one for one in self._transport.entries(folder) if is_hex_digest(one.name)]
+            listed = [entry for entry in self._transport.entries(folder) if is_hex_digest(entry.name)]
         except CacheError as error:
             if error.fault is CacheFault.FAILING:
                 raise
             return []
-        listed.sort(key=lambda one: (-one.modified, one.name))
-        return [TreeId(one.name) for one in listed[:_VERSIONS]]
+        listed.sort(key=lambda entry: (-entry.modified, entry.name))
+        return [TreeId(entry.name) for entry in listed[:_VERSIONS]]
 
     def _read(self, tree: TreeId) -> TreeMap | None:
         try:

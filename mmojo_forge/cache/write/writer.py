@@ -1,7 +1,9 @@
-"""Writing a cache: packs first, then what refers to them, so that a push that dies leaves nothing that leads nowhere.
+"""Writes to a cache in an order that keeps it consistent: every object follows the objects that it refers to.
 
 content ──▶ groups and chunks ──▶ frames ──▶ packs ──▶ manifest ──▶ map ──▶ name ──▶ trace entries ──▶ indexes
-            (read, hashed, compressed by a few threads; uploaded by others; in order, so packs come out the same)
+
+So an interrupted push leaves no dangling reference. Some threads read, hash and compress; others upload. The order of
+chunks is fixed, so that the same push makes the same packs.
 """
 
 from __future__ import annotations
@@ -32,24 +34,27 @@ _Done = TypeVar("_Done")
 
 
 OnSent = Callable[[int], None]
-"""Called with the bytes that were sent so far, from several threads."""
+"""Called with the bytes sent so far, from several threads."""
 
 
 class PushMode(StrEnum):
-    """How much a push believes the cache about what it has."""
+    """How a push decides whether the cache has a tree."""
 
     TRUSTING = "trusting"
-    """A tree whose map is there is there."""
+    """The cache has a tree if it has the tree's map."""
     THOROUGH = "thorough"
-    """Its manifest, its map and all packs have to be there and as long as they must be."""
+    """The cache has a tree if it has the manifest, the map and all packs, and the packs are long enough."""
     OVERWRITE = "overwrite"
-    """Nothing counts as there, and whatever is there is replaced: for a cache that has rotted or was lied to."""
+    """The push writes everything again, and replaces existing objects. This repairs a damaged or poisoned cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What a push did. `content_bytes` is what the new trees have, `reused_bytes` how much of that the cache had;
-    `sent_bytes` is what travelled: packs, compressed, and metadata."""
+    """The result of a push.
+
+    `content_bytes` is the size of the new trees, and `reused_bytes` the part of it that the cache already had.
+    `sent_bytes` counts the uploaded bytes: compressed packs and metadata.
+    """
 
     trees: int = 0
     trees_known: int = 0
@@ -60,7 +65,7 @@ class Pushed:
 
 
 class CacheWriter:
-    """A cache that is written. Any number may write to one cache at the same time."""
+    """Writes to one cache. Any number of writers may use the same cache at the same time."""
 
     def __init__(
         self,
@@ -81,7 +86,7 @@ class CacheWriter:
         self._lock = threading.Lock()
 
     def ensure_info(self, info: CacheInfo) -> CacheInfo:
-        """What the cache says about itself; `info`, if it is new. Raises CacheError (`cache-schema`)."""
+        """Write `info` unless the cache has a description, and return the one it has; raises CacheError."""
         self._put(layout.INFO, info.encode())
         return CacheReader(self._transport, ()).info()
 
@@ -94,15 +99,16 @@ class CacheWriter:
         signer: PublicKey | None = None,
         mode: PushMode = PushMode.TRUSTING,
     ) -> Pushed:
-        """Put trees, then traces, then the indexes of these roots, which `signer` answers for.
+        """Write trees, then traces, then the indexes of these roots in the name of `signer`.
 
-        Raises CacheError; what is there by then is complete in itself.
+        Raises CacheError. Everything written by then is consistent.
         """
         self._sent = 0
         done = self._push_trees(items, mode)
-        new = sum(self._each(self._push_entry, [(trace, one.key) for trace in traces for one in trace.signatures]))
+        entries = [(trace, signature.key) for trace in traces for signature in trace.signatures]
+        new = sum(self._each(self._push_entry, entries))
         if indexes and signer is None:
-            raise CacheError("push an index: nobody signs for it", reason="push-unsigned", fault=CacheFault.OURS)
+            raise CacheError("push an index: no signer was given", reason="push-unsigned", fault=CacheFault.OURS)
         for root, listed in (indexes or {}).items():
             assert signer is not None
             self._push_index(root, listed, {item.tree.id for item in items}, signer)
@@ -131,13 +137,13 @@ class CacheWriter:
                 finished: list[Future[None]] = []
                 for item in missing:
                     pending.append(chunk_writer.cut(item))
-                    finished += [uploads.submit(self._finish, one, mode) for one in pending if one.ready]
-                    pending = [one for one in pending if not one.ready]
+                    finished += [uploads.submit(self._finish, tree, mode) for tree in pending if tree.ready]
+                    pending = [tree for tree in pending if not tree.ready]
                 packer.flush()
-                for one in pending:
-                    # Waited for here: an upload must not wait for others in their own pool.
-                    one.wait()
-                    finished.append(uploads.submit(self._finish, one, mode))
+                for tree in pending:
+                    # Wait in this thread: `_finish` in the pool of uploads would deadlock if it waited for uploads.
+                    tree.wait()
+                    finished.append(uploads.submit(self._finish, tree, mode))
                 for future in finished:
                     future.result()
             except BaseException:
@@ -174,17 +180,17 @@ class CacheWriter:
 
     def _push_entry(self, signed: tuple[Trace, str]) -> bool:
         trace, key = signed
-        alone = replace(trace, signatures=tuple(one for one in trace.signatures if one.key == key))
+        alone = replace(trace, signatures=tuple(signature for signature in trace.signatures if signature.key == key))
         path = layout.trace_path(trace.key, layout.signer_id(PublicKey.parse(key)))
         return self._put(path, trace_entry.encode(alone))
 
     def _push_index(self, root: DerivationId, traces: Sequence[Trace], trees: set[TreeId], signer: PublicKey) -> None:
-        """Write the signer's index of a root, which keeps what it said about other keys and trees."""
+        """Write the signer's index of a root. Entries of the old index for other keys and trees are kept."""
         merged = {trace.key: trace for trace in traces}
-        trusted = {PublicKey.parse(one.key) for trace in traces for one in trace.signatures} | {signer}
+        trusted = {PublicKey.parse(signature.key) for trace in traces for signature in trace.signatures} | {signer}
         with suppress(CacheError):
             before = CacheReader(self._transport, list(trusted)).read_index(root, layout.signer_id(signer))
-            merged = {**{key: several[0] for key, several in before.traces.items()}, **merged}
+            merged = {**{key: known[0] for key, known in before.traces.items()}, **merged}
             trees |= before.trees
         named = {output.tree for trace in merged.values() for output in trace.outputs.values()}
         content = self._codec.compress(index.encode(root, merged.values(), trees & named))
@@ -204,7 +210,7 @@ class CacheWriter:
     def _each(self, work: Callable[[_Given], _Done], given: Iterable[_Given]) -> list[_Done]:
         listed = list(given)
         if len(listed) <= 1:
-            return [work(one) for one in listed]
+            return [work(item) for item in listed]
         with ThreadPoolExecutor(min(self._connections, len(listed)), "forge-push") as pool:
             try:
                 return list(pool.map(work, listed))

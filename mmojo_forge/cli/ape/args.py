@@ -1,4 +1,4 @@
-"""`forge ape args FILE`: the arguments in a program, shown and changed."""
+"""`forge ape args FILE`: show or change the arguments in a packaged program."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from mmojo_forge.engine.package.arguments import ApeError, Edit
 
 @click.command("args")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--set", "given", type=click.Path(path_type=Path), help="Replace them by this file's, plain or .yaml.")
-@click.option("--edit", is_flag=True, help="Replace them by what $VISUAL or $EDITOR makes of them.")
-@click.option("--clear", is_flag=True, help="Drop them; what packaging wrote (which model, which page) stays.")
-@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Write a copy; FILE is left alone.")
+@click.option("--set", "given", type=click.Path(path_type=Path), help="Replace them by those in this file.")
+@click.option("--edit", is_flag=True, help="Edit them in $VISUAL or $EDITOR.")
+@click.option("--clear", is_flag=True, help="Remove them; those that packaging wrote (model, page) stay.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Write a copy; leave FILE as it is.")
 @json_option()
 def args(file: Path, given: Path | None, edit: bool, clear: bool, out: Path | None, as_json: bool) -> None:
-    """Show the arguments in FILE, or change them: FILE is replaced in one step, or left as it was."""
+    """Show the arguments in FILE, or change them.
+
+    A change replaces FILE in one step, or leaves it as it was.
+    """
     if sum((given is not None, edit, clear)) > 1:
-        raise click.UsageError("Only one of --set, --edit and --clear.")
+        raise click.UsageError("--set, --edit and --clear exclude each other.")
     if edit:
         _edit(file, out)
         return
@@ -43,18 +46,18 @@ def args(file: Path, given: Path | None, edit: bool, clear: bool, out: Path | No
 def _show(file: Path, *, as_json: bool) -> None:
     found = arguments.show(file)
     if as_json:
-        files = [{"name": each.name, "text": each.text, "arguments": list(each.words)} for each in found]
-        faults = [each.fault for each in found if each.fault]
+        files = [{"name": part.name, "text": part.text, "arguments": list(part.words)} for part in found]
+        faults = [part.fault for part in found if part.fault]
         click.echo(json.dumps({"schema": 1, "files": files, "faults": faults}))
         return
-    for each in found:
-        if each.fault:
-            click.echo(f"warning: {each.fault}", err=True)
+    for part in found:
+        if part.fault:
+            click.echo(f"warning: {part.fault}", err=True)
         if len(found) > 1:
-            click.echo(f"# {each.name}")
-        click.echo(each.text, nl=bool(each.text) and not each.text.endswith("\n"))
+            click.echo(f"# {part.name}")
+        click.echo(part.text, nl=bool(part.text) and not part.text.endswith("\n"))
     if not found:
-        click.echo(f"there are no arguments in {file}", err=True)
+        click.echo(f"{file} contains no arguments", err=True)
 
 
 def _edit(file: Path, out: Path | None) -> None:
@@ -68,13 +71,13 @@ def _edit(file: Path, out: Path | None) -> None:
         else:
             click.echo("nothing changed", err=True)
     except BaseException:
-        click.echo(f"what you wrote is in {edit.path}", err=True)
+        click.echo(f"your text is kept in {edit.path}", err=True)
         raise
     shutil.rmtree(folder)
 
 
 def _let_edit(edit: Edit) -> None:
-    """Return when what was written can be read."""
+    """Let the user edit until the arguments can be parsed; raises ApeError if nobody is there to try again."""
     while True:
         click.edit(filename=str(edit.path))
         try:

@@ -1,4 +1,4 @@
-"""`forge ape inspect FILE`: what is in a program, and whether it is what was linked."""
+"""`forge ape inspect FILE`: what is in a packaged program, and whether every byte is as forge linked it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mmojo_forge.engine.package.modules import described
 
 @click.command("inspect")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--no-verify", is_flag=True, help="Do not read the contents, only the directory and the headers.")
+@click.option("--no-verify", is_flag=True, help="Read only the directory and the headers, not the contents.")
 @json_option()
 def inspect(file: Path, no_verify: bool, as_json: bool) -> None:
-    """Show what is in FILE: slices, models, arguments, pages, the certificate, every zip entry.
+    """Show what is in FILE: slices, models, arguments, pages, certificate and zip entries.
 
-    Every byte is checked against what was linked. A native program with files at its end can be looked at, too.
+    forge checks every byte against the recorded hashes. FILE may also be a native program with files at its end.
     """
     container, report = inspect_file(file, time.time(), verify=not no_verify)
     if as_json:
@@ -47,15 +47,21 @@ def _headline(container: Container) -> str:
         parts.append(f"assimilated for {container.assimilated}" if container.assimilated else "portable")
     if container.pe and container.pe.signature:
         parts.append(f"with a signature of {console.format_size(container.pe.signature.size)} for Windows")
-    # Nobody has recorded what a native program's own bytes are.
-    whole = "every byte as it was linked" if container.slices else "every file in it as its CRC says"
+    # A native program has no record of its own bytes: only the zip entries have a CRC.
+    whole = "every byte as linked" if container.slices else "every file in it matches its CRC"
     return f"{', '.join(parts)}; {whole if container.verified else 'contents not checked'}"
 
 
 def _show_parts(container: Container) -> None:
     slices = [
-        (one.name, f"{one.offset:#x}", console.format_size(one.size), one.sha256[:16], " ".join(one.features) or "any")
-        for one in container.slices
+        (
+            part.name,
+            f"{part.offset:#x}",
+            console.format_size(part.size),
+            part.sha256[:16],
+            " ".join(part.features) or "any",
+        )
+        for part in container.slices
     ]
     console.show_table(("slice", "offset", "size", "sha256", "needs"), slices)
     click.echo()
@@ -73,13 +79,18 @@ def _parts(container: Container) -> Iterator[tuple[str, str, str]]:
 def _show_report(report: PackageReport) -> None:
     if report.models:
         rows = [
-            (one.name, console.format_size(one.size), _about(one.facts), "mapped" if one.mappable else "not mappable")
-            for one in report.models
+            (
+                model.name,
+                console.format_size(model.size),
+                _about(model.facts),
+                "mapped" if model.mappable else "not mappable",
+            )
+            for model in report.models
         ]
         console.show_table(("model", "size", "what", "how"), rows)
         click.echo()
     if report.modules:
-        modules = [(one.name, console.format_size(one.size), described(one)) for one in report.modules]
+        modules = [(module.name, console.format_size(module.size), described(module)) for module in report.modules]
         console.show_table(("module", "size", "what"), modules)
         click.echo()
     facts = list(_facts(report))

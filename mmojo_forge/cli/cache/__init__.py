@@ -1,1 +1,1 @@
-"""`forge cache …`: share results with other builders."""
+"""`forge cache …`: share results with other builders. Read `push` first, which uploads and downloads."""

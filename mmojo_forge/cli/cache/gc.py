@@ -1,4 +1,4 @@
-"""`forge cache gc`: remove from a cache what is old, so that whatever stays is whole."""
+"""`forge cache gc`: remove old content from a cache; whatever stays is complete."""
 
 from __future__ import annotations
 
@@ -30,11 +30,16 @@ _SHOWN = 20
 @click.command("gc")
 @click.argument("cache")
 @click.option(
-    "--older-than", type=Duration(), help="Only what was not pushed for so long (30d unless a size is given)."
+    "--older-than",
+    type=Duration(),
+    help="Only what nobody pushed for this long (default: 30d; 0 with --target-size).",
 )
-@click.option("--target-size", type=Size(), help="Oldest first, and no more than needed for a cache of that size.")
+@click.option("--target-size", type=Size(), help="Remove the oldest first, until the cache has this size.")
 @click.option(
-    "--grace", type=Duration(), default=GRACE, help="Longer than any push takes; 0 if nobody pushes now. [1d]"
+    "--grace",
+    type=Duration(),
+    default=GRACE,
+    help="How long to keep what a running push may need; 0 if nobody pushes (default: 1d).",
 )
 @dry_run_option
 @json_option()
@@ -48,7 +53,10 @@ def gc(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Remove from CACHE, a name, URL or folder, what nobody pushed for a while; pushes may go on meanwhile."""
+    """Remove from CACHE what nobody pushed for a while. Pushes may run meanwhile.
+
+    CACHE is a name from the configuration, a URL or a folder.
+    """
     age = older_than if older_than is not None else USUAL_AGE if target_size is None else 0.0
     with Meter("collecting", sys.stderr) as meter:
         planned, done = collect_cache(
@@ -69,29 +77,29 @@ def gc(
 def _show_roots(planned: CacheGcPlan) -> None:
     if planned.roots:
         rows = [
-            (_day(one.used), str(one.traces), str(one.trees), one.derivation[:16], one.signer)
-            for one in planned.roots[:_SHOWN]
+            (_day(root.used), str(root.traces), str(root.trees), root.derivation[:16], root.signer)
+            for root in planned.roots[:_SHOWN]
         ]
         console.show_table(("last push", "traces", "trees", "root", "signer"), rows)
         click.echo()
 
 
 def _show_kinds(planned: CacheGcPlan, done: CacheGcResult | None) -> None:
-    goes = done.removed if done else planned.goes
+    removed = done.removed if done else planned.goes
     rows = []
     for kind in CacheFileKind:
-        size = sum(one.size for one in goes[kind])
-        left = planned.counts[kind] - len(goes[kind])
+        size = sum(file.size for file in removed[kind])
+        left = planned.counts[kind] - len(removed[kind])
         rows.append(
             (
                 kind.value,
-                str(len(goes[kind])),
+                str(len(removed[kind])),
                 console.format_size(size),
                 str(left),
                 console.format_size(planned.sizes[kind] - size),
             )
         )
-    console.show_table(("kind", "gone" if done else "goes", "size", "stays", "size"), rows)
+    console.show_table(("kind", "removed" if done else "to remove", "size", "kept", "size"), rows)
 
 
 def _show_sum(planned: CacheGcPlan, done: CacheGcResult | None) -> None:
@@ -104,17 +112,16 @@ def _show_sum(planned: CacheGcPlan, done: CacheGcResult | None) -> None:
     if planned.waits:
         ready = max(planned.waits.values()) + planned.grace
         click.echo(
-            f"{console.format_size(planned.waiting_bytes)} more that no tree needs now are kept for pushes "
-            "that may be running;"
-            f" collect again after {_minute(ready)}",
+            f"{console.format_size(planned.waiting_bytes)} more that no tree needs are kept, as a running push "
+            f"may need them; collect again after {_minute(ready)}",
             err=True,
         )
     if done and done.spared:
-        click.echo(f"{console.plural(len(done.spared), 'object')} stayed, since somebody pushed meanwhile", err=True)
+        click.echo(f"{console.plural(len(done.spared), 'object')} kept, because somebody pushed meanwhile", err=True)
     for problem in planned.problems[:_SHOWN]:
         click.echo(f"warning: {problem.message}", err=True)
     if len(planned.problems) > _SHOWN:
-        click.echo(f"warning: {len(planned.problems) - _SHOWN} more like these", err=True)
+        click.echo(f"warning: {len(planned.problems) - _SHOWN} more problems like these", err=True)
 
 
 def _document(planned: CacheGcPlan, done: CacheGcResult | None) -> dict[str, object]:
@@ -126,21 +133,21 @@ def _document(planned: CacheGcPlan, done: CacheGcResult | None) -> dict[str, obj
         "bytes_by_kind": {kind.value: size for kind, size in result.freed.items()},
         "cache_bytes": planned.size_before,
         "waiting_bytes": planned.waiting_bytes,
-        "objects": sum(len(several) for several in (done.removed if done else planned.goes).values()),
+        "objects": sum(len(files) for files in (done.removed if done else planned.goes).values()),
         "spared": len(done.spared) if done else 0,
-        "roots": [_root(one) for one in planned.roots],
-        "roots_kept": [_root(one) for one in planned.roots_kept],
-        "problems": [{"message": one.message, "reason": one.reason} for one in planned.problems],
+        "roots": [_root(root) for root in planned.roots],
+        "roots_kept": [_root(root) for root in planned.roots_kept],
+        "problems": [{"message": problem.message, "reason": problem.reason} for problem in planned.problems],
     }
 
 
-def _root(one: CacheRoot) -> dict[str, object]:
+def _root(root: CacheRoot) -> dict[str, object]:
     return {
-        "derivation": one.derivation,
-        "signer": one.signer,
-        "used": round(one.used),
-        "traces": one.traces,
-        "trees": one.trees,
+        "derivation": root.derivation,
+        "signer": root.signer,
+        "used": round(root.used),
+        "traces": root.traces,
+        "trees": root.trees,
     }
 
 

@@ -1,4 +1,4 @@
-"""`forge cache key …`: the key that this user signs with, and the keys that are trusted."""
+"""`forge cache key …`: the key that signs the user's builds, and the keys that are trusted."""
 
 from __future__ import annotations
 
@@ -14,49 +14,53 @@ from mmojo_forge.model.signature import PublicKey
 
 @click.group("key")
 def key() -> None:
-    """The key that this user signs with, and the keys that are trusted."""
+    """Manage the key that signs your builds, and the keys that you trust."""
 
 
-@key.command("generate")
-@click.option("--name", default="", help="What others shall call it; a name made of the key if not given.")
+@key.command("generate", short_help="Make your signing key.")
+@click.option("--name", default="", help="Name of the key for others (default: made from the key).")
 @click.pass_obj
 def generate(session: Session, name: str) -> None:
-    """Make a key to sign with, and print its public half. Building makes one too, when there is none."""
+    """Make the key that signs your builds, and print its public half.
+
+    The first build makes one, too, if there is none.
+    """
     click.echo(session.keys().generate(name).public)
 
 
-@key.command("show")
+@key.command("show", short_help="Show your key and the trusted ones.")
 @json_option()
 @click.pass_obj
 def show(session: Session, as_json: bool) -> None:
-    """Show the own public key and every key that was trusted, revoked ones too."""
+    """Show your public key and every key that was ever trusted, revoked ones included."""
     ring = session.keys()
     own = ring.own().public
     listed = ring.listed()
     if as_json:
-        rows = [{"key": str(one.key), "file": str(one.file), "revoked": one.revoked or None} for one in listed]
+        rows = [{"key": str(entry.key), "file": str(entry.file), "revoked": entry.revoked or None} for entry in listed]
         click.echo(json.dumps({"schema": 1, "own": str(own), "keys": rows}))
         return
     header = ("state", "key", "file")
     rows_shown = [
-        (f"revoked: {one.revoked}" if one.revoked else "trusted", str(one.key), str(one.file)) for one in listed
+        (f"revoked: {entry.revoked}" if entry.revoked else "trusted", str(entry.key), str(entry.file))
+        for entry in listed
     ]
     console.show_table(header, [("own", str(own), str(ring.own_file)), *rows_shown])
 
 
-@key.command("trust")
+@key.command("trust", short_help="Trust what a key signs.")
 @click.argument("name_and_key", metavar="NAME:KEY")
-@click.option("--user", is_flag=True, help="For this user only, and not for all who share the workspace.")
+@click.option("--user", is_flag=True, help="Trust it for yourself only, not for everybody who shares the workspace.")
 @click.pass_obj
 def trust(session: Session, name_and_key: str, user: bool) -> None:
-    """Believe what this key signs."""
+    """Trust what NAME:KEY signs."""
     click.echo(session.keys().trust(PublicKey.parse(name_and_key), for_all=not user))
 
 
-@key.command("revoke")
+@key.command("revoke", short_help="Trust a key no longer.")
 @click.argument("name")
-@click.option("--reason", default="", help="Why; kept in the list.")
+@click.option("--reason", default="", help="The reason; `show` prints it.")
 @click.pass_obj
 def revoke(session: Session, name: str, reason: str) -> None:
-    """Believe nothing of this key any more, whenever it was signed."""
+    """Stop trusting the key NAME, also for what it signed before."""
     click.echo(session.keys().revoke(name, reason))

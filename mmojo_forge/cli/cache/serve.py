@@ -1,4 +1,4 @@
-"""`forge cache serve FOLDER`: a cache's folder over HTTP."""
+"""`forge cache serve FOLDER`: serve a cache's folder over HTTP."""
 
 from __future__ import annotations
 
@@ -20,18 +20,25 @@ _PATH = click.Path(path_type=Path)
 @click.command("serve")
 @click.argument("folder", type=_PATH)
 @click.option("--listen", default="127.0.0.1:8484", show_default=True, metavar="HOST:PORT", help="Port 0: a free one.")
-@click.option("--token-file", type=_PATH, help="Tokens, one per line, that allow to write; without it nobody may.")
-@click.option("--read-token-file", type=_PATH, help="Tokens that allow to read; without it everybody may.")
-@click.option("--tls-cert", type=_PATH, metavar="FILE.pem", help="Speak TLS, with this certificate and its chain.")
-@click.option("--tls-key", type=_PATH, metavar="FILE.pem", help="The certificate's key.")
-@click.option("--tls-client-ca", type=_PATH, metavar="FILE.pem", help="Only clients with a certificate by these.")
-@click.option("--plain", is_flag=True, help="Let other machines reach it without TLS.")
-@click.option("--max-size", type=Size(), help="What the cache may have in all; a write beyond is refused.")
+@click.option("--token-file", type=_PATH, help="Tokens that allow writing, one per line; without it nobody may write.")
+@click.option("--read-token-file", type=_PATH, help="Tokens that allow reading; without it everybody may read.")
+@click.option("--tls-cert", type=_PATH, metavar="FILE.pem", help="Use TLS, with this certificate and its chain.")
+@click.option("--tls-key", type=_PATH, metavar="FILE.pem", help="The certificate's private key.")
 @click.option(
-    "--connections", type=click.IntRange(1, 100_000), default=1024, show_default=True, help="At once; more are refused."
+    "--tls-client-ca", type=_PATH, metavar="FILE.pem", help="Serve only clients with a certificate of this CA."
 )
-@click.option("--verbose", is_flag=True, help="A line on stderr for each request.")
-@json_option("The address as a JSON object; requests too.")
+@click.option("--plain", is_flag=True, help="Serve other machines without TLS.")
+@click.option("--max-size", type=Size(), help="Size limit of the cache; the server refuses writes beyond it.")
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    default=1024,
+    show_default=True,
+    help="Most connections at once; the server refuses more.",
+)
+@click.option("--verbose", is_flag=True, help="Print a line on stderr for each request.")
+@json_option("Print the address as one JSON object, and requests and failures as JSON events.")
 @click.pass_obj
 def serve(
     session: Session,
@@ -48,9 +55,9 @@ def serve(
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """Serve the cache in FOLDER over HTTP, to this machine unless told otherwise.
+    """Serve the cache in FOLDER over HTTP, by default to this machine only.
 
-    Prints its URL when it can be reached, and serves until it is interrupted. Bazel and ccache can use it, too.
+    forge prints the URL once the server is up, and serves until you interrupt it. Bazel and ccache can use it, too.
     """
     if (tls_cert is None) != (tls_key is None) or (tls_client_ca and not tls_cert):
         raise click.UsageError("Give --tls-cert and --tls-key together, and --tls-client-ca only with them.")
@@ -86,7 +93,7 @@ async def _serve(server: Server, *, as_json: bool) -> None:
 
 
 class _Log(ServerReporter):
-    """Failures on stderr, and with `verbose` every request. What a client wrote is escaped."""
+    """Prints failures on stderr, and with `verbose` every request. It escapes what a client sent."""
 
     def __init__(self, *, verbose: bool, as_json: bool) -> None:
         self._verbose = verbose
@@ -109,8 +116,8 @@ class _Log(ServerReporter):
             return
         status = f"{exchange.status or 'cut'} {exchange.reason}".rstrip()
         milliseconds = exchange.seconds * 1000
-        told = f"{exchange.client} {ascii(exchange.method)[1:-1]} {ascii(exchange.target)[1:-1]} {status}"
-        click.echo(f"{told} {milliseconds:.1f} ms", err=True)
+        request = f"{exchange.client} {ascii(exchange.method)[1:-1]} {ascii(exchange.target)[1:-1]} {status}"
+        click.echo(f"{request} {milliseconds:.1f} ms", err=True)
 
     def failed(self, message: str) -> None:
         if self._as_json:

@@ -1,4 +1,4 @@
-"""`forge store gc|roots|du`: what keeps what alive, what may go, how much room it takes."""
+"""`forge store gc`, `roots` and `du`: remove what is unused, list what keeps results alive, show what takes room."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ _SHARERS = 10
 
 
 @click.command("gc")
-@click.option("--older-than", type=Duration(), help="Only what was not used for so long (30d unless a size is given).")
-@click.option("--target-size", type=Size(), help="Oldest first, and no more than needed for a store of that size.")
-@click.option("--keep-closure", is_flag=True, help="Keep what the linked results were built from, too.")
-@click.option("--forget", is_flag=True, help="Drop the traces of what is gone, too: nobody can tell what it was.")
+@click.option(
+    "--older-than", type=Duration(), help="Only what nobody used for this long (default: 30d; 0 with --target-size)."
+)
+@click.option("--target-size", type=Size(), help="Remove the oldest first, until the store has this size.")
+@click.option("--keep-closure", is_flag=True, help="Also keep what the linked results were built from.")
+@click.option("--forget", is_flag=True, help="Also drop the build traces of what is removed.")
 @dry_run_option
 @json_option()
 @click.pass_obj
@@ -37,7 +39,7 @@ def gc(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Remove what no link keeps alive and nobody used for a while; builds may go on meanwhile."""
+    """Remove what no link keeps alive and nobody used for a while. Builds may run meanwhile."""
     age = older_than if older_than is not None else USUAL_AGE if target_size is None else 0.0
     policy = GcPolicy(age, target_size, keep_closure, forget)
     with Meter("collecting", sys.stderr) as meter:
@@ -53,7 +55,10 @@ def gc(
 
 def _show_victims(done: GcResult) -> None:
     largest = sorted(done.victims, key=lambda victim: -victim.size)[:_LARGEST]
-    rows = [(console.format_size(one.size), _day(one.used), one.name or "(unnamed)", one.tree[:16]) for one in largest]
+    rows = [
+        (console.format_size(victim.size), _day(victim.used), victim.name or "(unnamed)", victim.tree[:16])
+        for victim in largest
+    ]
     if rows:
         console.show_table(("size", "last used", "name", "tree"), rows)
 
@@ -69,8 +74,8 @@ def _show_sum(done: GcResult, dry: bool) -> None:
     )
     if done.young:
         click.echo(
-            f"{console.format_size(done.young)} more that no link keeps stay: used too recently, or the size is met"
-            " (--older-than 0 takes all that no running process uses)",
+            f"{console.format_size(done.young)} more have no link, but stay: used recently, or the size is reached"
+            " (--older-than 0 removes all that no running process uses)",
             err=True,
         )
     for count, noun in ((done.roots, "entry of a link that is gone"), (done.traces, "trace")):
@@ -90,7 +95,8 @@ def _collected_document(done: GcResult, dry: bool) -> dict[str, object]:
         "traces": done.traces,
         "dangling_roots": done.roots,
         "trees": [
-            {"tree": one.tree, "name": one.name, "bytes": one.size, "used": round(one.used)} for one in done.victims
+            {"tree": victim.tree, "name": victim.name, "bytes": victim.size, "used": round(victim.used)}
+            for victim in done.victims
         ],
     }
 
@@ -99,7 +105,7 @@ def _collected_document(done: GcResult, dry: bool) -> dict[str, object]:
 @json_option()
 @click.pass_obj
 def roots(session: Session, as_json: bool) -> None:
-    """List the links that keep results alive, those that are gone or lead elsewhere included."""
+    """List the links that keep results alive, those included that are gone or lead elsewhere."""
     sizes = session.store.maintenance.tree_sizes()
     rows = [
         {
@@ -126,12 +132,15 @@ def roots(session: Session, as_json: bool) -> None:
 
 
 @click.command("du")
-@click.argument("targets", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Every object, not only the largest.")
+@click.argument("targets", nargs=-1, metavar="[TARGET…]")
+@click.option("--all", "everything", is_flag=True, help="List every object, not only the largest.")
 @json_option()
 @click.pass_obj
 def du(session: Session, targets: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Show how much room the store takes, or what TARGET… take: bytes of their own, and shared with what."""
+    """Show how much room the store takes, or what each TARGET takes.
+
+    For each TARGET forge shows the bytes that are its own, and which objects share the others.
+    """
     store = session.store
     trees = trees_of(session.workspace, targets, store) if targets else None
     usage = store.maintenance.measure(set(trees.values()) if trees is not None else None)
@@ -141,25 +150,25 @@ def du(session: Session, targets: tuple[str, ...], everything: bool, as_json: bo
     shown = usage.objects if everything or targets else usage.objects[:_LARGEST]
     rows = [
         (
-            console.format_size(one.size),
-            console.format_size(one.exclusive),
-            console.format_size(one.shared),
-            str(one.files),
-            _day(one.used),
-            one.name,
+            console.format_size(item.size),
+            console.format_size(item.exclusive),
+            console.format_size(item.shared),
+            str(item.files),
+            _day(item.used),
+            item.name,
         )
-        for one in shown
+        for item in shown
     ]
     console.show_table(("size", "own", "shared", "files", "last used", "object"), rows)
-    for one in shown if targets else ():
-        _show_sharers(one)
+    for item in shown if targets else ():
+        _show_sharers(item)
     if not targets:
         _show_kinds(usage)
 
 
-def _show_sharers(one: ObjectUsage) -> None:
-    for sharer in one.sharers[:_SHARERS]:
-        click.echo(f"  {one.name} shares {console.format_size(sharer.size)} with {sharer.name or sharer.tree}")
+def _show_sharers(usage: ObjectUsage) -> None:
+    for sharer in usage.sharers[:_SHARERS]:
+        click.echo(f"  {usage.name} shares {console.format_size(sharer.size)} with {sharer.name or sharer.tree}")
 
 
 def _show_kinds(usage: StoreUsage) -> None:
@@ -170,7 +179,7 @@ def _show_kinds(usage: StoreUsage) -> None:
     click.echo(
         f"{console.format_size(usage.total)} in all, {console.plural(usage.trees, 'tree')} that would take"
         f" {console.format_size(usage.apparent)} if nothing were shared"
-        + (f"; {console.format_size(usage.unused)} of blobs that no tree has" if usage.unused else ""),
+        + (f"; {console.format_size(usage.unused)} of blobs that belong to no tree" if usage.unused else ""),
         err=True,
     )
 
@@ -185,18 +194,18 @@ def _usage_document(usage: StoreUsage) -> dict[str, object]:
         "bytes_of_no_tree": usage.unused,
         "objects": [
             {
-                "tree": one.tree,
-                "name": one.name,
-                "files": one.files,
-                "bytes": one.size,
-                "own_bytes": one.exclusive,
-                "shared_bytes": one.shared,
-                "used": round(one.used),
+                "tree": item.tree,
+                "name": item.name,
+                "files": item.files,
+                "bytes": item.size,
+                "own_bytes": item.exclusive,
+                "shared_bytes": item.shared,
+                "used": round(item.used),
                 "shared_with": [
-                    {"tree": sharer.tree, "name": sharer.name, "bytes": sharer.size} for sharer in one.sharers
+                    {"tree": sharer.tree, "name": sharer.name, "bytes": sharer.size} for sharer in item.sharers
                 ],
             }
-            for one in usage.objects
+            for item in usage.objects
         ],
     }
 

@@ -1,4 +1,4 @@
-"""`forge store verify|repair`: is everything what it should be; and if not, make it so."""
+"""`forge store verify` finds content that is not what its hash says; `forge store repair` restores it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mmojo_forge.errors import ExitCode
 
 
 @click.command("verify")
-@click.option("--repair", "mend", is_flag=True, help="Repair what is found, like `forge store repair`.")
+@click.option("--repair", "mend", is_flag=True, help="Repair what it finds, like `forge store repair`.")
 @json_option()
 @click.pass_context
 def verify(click_context: click.Context, mend: bool, as_json: bool) -> None:
-    """Read everything and compare it with its hash; exit 1 if anything is not what it should be."""
+    """Read everything in the store and compare it with its hash; exit 1 if anything differs."""
     if mend:
         click_context.exit(_repair(click_context.obj, quiet=False, as_json=as_json))
     with Meter("verifying", sys.stderr) as meter:
@@ -35,10 +35,10 @@ def verify(click_context: click.Context, mend: bool, as_json: bool) -> None:
         for finding in report.findings:
             click.echo(f"{finding.reason}: {finding.path}")
         amount = f"{console.plural(report.blobs, 'blob')}, {console.format_size(report.size)}"
-        state = console.plural(len(report.findings), "finding") if report.findings else "all whole"
+        state = console.plural(len(report.findings), "finding") if report.findings else "all intact"
         click.echo(f"{amount}: {state}", err=True)
         if report.findings:
-            click.echo("`forge store repair` mends what can be mended, and makes the rest anew", err=True)
+            click.echo("`forge store repair` repairs what it can, and fetches or builds the rest again", err=True)
     click_context.exit(ExitCode.BUILD_FAILED if report.findings else ExitCode.DONE)
 
 
@@ -47,7 +47,10 @@ def verify(click_context: click.Context, mend: bool, as_json: bool) -> None:
 @json_option()
 @click.pass_context
 def repair(click_context: click.Context, quiet: bool, as_json: bool) -> None:
-    """Verify, then restore what is damaged: from copies, by its pin, or by building it; exit 1 if some is lost."""
+    """Verify the store, then restore what is damaged; exit 1 if something is lost.
+
+    forge restores content from copies in the store, from caches, by fetching it, or by building it.
+    """
     click_context.exit(_repair(click_context.obj, quiet=quiet, as_json=as_json))
 
 
@@ -74,27 +77,27 @@ def _repair(session: Session, *, quiet: bool, as_json: bool) -> ExitCode:
 def _show(report: RepairReport) -> None:
     for finding, outcome in report.mended.outcomes.items():
         click.echo(f"{outcome.value}: {finding.reason} {finding.path}")
-    for one in report.remade:
-        click.echo(_line(one))
+    for remade in report.remade:
+        click.echo(_line(remade))
     count = len(report.mended.outcomes)
-    lost = sum(bool(one.failure) for one in report.remade)
+    lost = sum(bool(remade.failure) for remade in report.remade)
     click.echo(
         "nothing is damaged"
         if not count
         else f"{console.plural(count, 'finding')}; "
-        + (f"{console.plural(lost, 'tree')} could not be made anew" if lost else "all is whole again"),
+        + (f"{console.plural(lost, 'tree')} could not be restored" if lost else "everything is intact again"),
         err=True,
     )
     for path in report.mended.set_aside:
         click.echo(f"set aside: {path}", err=True)
 
 
-def _line(one: Remade) -> str:
-    name = one.name or one.tree
-    used = f", which {', '.join(one.targets)} came from" if one.targets else ""
-    if not one.failure:
-        return f"made anew: {name}{used}"
-    return f"lost ({one.failure}): {name} ({one.tree}){used}; it is made again when it is wanted"
+def _line(remade: Remade) -> str:
+    name = remade.name or remade.tree
+    used = f", used by {', '.join(remade.targets)}" if remade.targets else ""
+    if not remade.failure:
+        return f"restored: {name}{used}"
+    return f"lost ({remade.failure}): {name} ({remade.tree}){used}; forge makes it again when it is needed"
 
 
 def _document(report: RepairReport) -> dict[str, object]:
@@ -107,7 +110,12 @@ def _document(report: RepairReport) -> dict[str, object]:
         ],
         "set_aside": report.mended.set_aside,
         "trees": [
-            {"tree": one.tree, "name": one.name, "targets": list(one.targets), "failure": one.failure or None}
-            for one in report.remade
+            {
+                "tree": remade.tree,
+                "name": remade.name,
+                "targets": list(remade.targets),
+                "failure": remade.failure or None,
+            }
+            for remade in report.remade
         ],
     }

@@ -1,6 +1,7 @@
-"""`forge store export|import`: results for machines without a network, in one file.
+"""What goes into the store by hand, and where it lies: `forge store export`, `import`, `add-source` and `path`.
 
-`forge store add-source FILE`: give forge a source that it cannot download.
+`export` and `import` carry results to machines without a network, in one file. `add-source` adds a source that forge
+cannot download.
 """
 
 from __future__ import annotations
@@ -22,10 +23,18 @@ from mmojo_forge.engine.workspace import Request
 
 
 @click.command("export")
-@click.argument("targets", nargs=-1, required=True)
-@click.option("-o", "--output", "path", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
-@click.option("--closure", is_flag=True, help="With all that TARGET… were built from, sources and toolchains.")
-@click.option("--not-redistributable", is_flag=True, help="Also what its licence keeps from others.")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
+@click.option(
+    "-o",
+    "--output",
+    "path",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The file to write.",
+)
+@click.option("--closure", is_flag=True, help="Include what TARGET… was built from: sources and toolchains.")
+@click.option("--not-redistributable", is_flag=True, help="Include what is not redistributable.")
 @set_option
 @json_option()
 @click.pass_obj
@@ -38,7 +47,7 @@ def export(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Write TARGET…, which must be built, to one FILE that `forge store import` takes in elsewhere."""
+    """Write each TARGET, which must be built, to one file for `forge store import` on another machine."""
     path = session.folder / path
     with Meter("exporting", sys.stderr) as meter:
         exported = export_request(
@@ -64,10 +73,10 @@ def export(
 @json_option()
 @click.pass_obj
 def import_(session: Session, path: Path, as_json: bool) -> None:
-    """Take in what `forge store export` wrote: all of FILE once every byte of it was verified, or nothing.
+    """Import a FILE that `forge store export` wrote: all of it after every byte is verified, or nothing.
 
-    What its traces claim is believed from then on, marked as imported: take files from those only whom you trust to
-    have built what they say.
+    forge trusts the traces in FILE from then on, and marks them as imported. Import files only from people whom you
+    trust to have built what they say.
     """
     with Meter("importing", sys.stderr) as meter:
         imported = session.store.import_bundle(session.folder / path, on_progress=meter)
@@ -75,17 +84,17 @@ def import_(session: Session, path: Path, as_json: bool) -> None:
         more = {"new_traces": imported.new_traces, "conflicts": imported.conflicts}
         click.echo(json.dumps({**_document(imported.contents), **more}))
         return
-    for one in imported.contents.targets:
-        click.echo(f"{one.target}\t{one.tree}")
+    for item in imported.contents.targets:
+        click.echo(f"{item.target}\t{item.tree}")
     click.echo(f"{_summary(imported.contents)}, {console.plural(imported.new_traces, 'trace')} new here", err=True)
     if imported.conflicts:
         click.echo(
-            f"{console.plural(imported.conflicts, 'trace')} claim other outputs than those known here, which stay",
+            f"{console.plural(imported.conflicts, 'trace')} claim other outputs than this store has, which stay",
             err=True,
         )
     if imported.contents.targets:
-        names = " ".join(one.target for one in imported.contents.targets)
-        click.echo(f"`forge realize {names}` links what came, so that it is kept", err=True)
+        names = " ".join(item.target for item in imported.contents.targets)
+        click.echo(f"`forge realize {names}` links the results, so that `forge store gc` keeps them", err=True)
 
 
 def _summary(contents: BundleContents) -> str:
@@ -96,7 +105,7 @@ def _summary(contents: BundleContents) -> str:
 def _document(contents: BundleContents) -> dict[str, object]:
     return {
         "schema": 1,
-        "targets": [{"target": one.target, "tree": one.tree, "label": one.label} for one in contents.targets],
+        "targets": [{"target": item.target, "tree": item.tree, "label": item.label} for item in contents.targets],
         "trees": len(contents.trees),
         "blobs": len(contents.blobs),
         "traces": len(contents.traces),
@@ -106,14 +115,15 @@ def _document(contents: BundleContents) -> dict[str, object]:
 
 @click.command("add-source")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--name", default="", help="What it is in forge.lock (default: found by its content).")
-@click.option("--pin", is_flag=True, help="Believe it: forge.lock pins NAME to this file from now on.")
+@click.option("--name", default="", help="Name of the pin in forge.lock (default: found by the hash).")
+@click.option("--pin", is_flag=True, help="Pin NAME to this file in forge.lock, whatever its hash.")
 @json_option()
 @click.pass_obj
 def add(session: Session, file: Path, name: str, pin: bool, as_json: bool) -> None:
-    """Take FILE into the store as a source that forge.lock pins, after a look at its hash.
+    """Add FILE to the store as a source that forge.lock pins, if it has the pinned hash.
 
-    For what is brought by hand: a model of one's own, a download that needs a login, a machine without a network.
+    Use it for a source that forge cannot download: your own model, a download that needs a login, or on a machine
+    without a network.
     """
     added = add_source(session.workspace, session.store, file, name=name, pin=pin)
     if as_json:
@@ -122,7 +132,7 @@ def add(session: Session, file: Path, name: str, pin: bool, as_json: bool) -> No
         return
     click.echo(f"{added.pin.name}: {console.format_size(added.pin.size)}, SHA-256 {added.pin.sha256}")
     if added.pinned:
-        click.echo("forge.lock written; commit it, so that everybody has the same", err=True)
+        click.echo("forge.lock written; commit it, so that everybody uses this file", err=True)
     if added.unwritten:
         click.echo(f"warning: {added.unwritten}\nThis store knows the file, and builds use it.", err=True)
 
@@ -133,7 +143,7 @@ def add(session: Session, file: Path, name: str, pin: bool, as_json: bool) -> No
 @json_option()
 @click.pass_obj
 def path(session: Session, target: str | None, settings: tuple[str, ...], as_json: bool) -> None:
-    """Print where the store lies, or where TARGET lies in it if it is built."""
+    """Print the path of the store, or of TARGET in it; TARGET must be built."""
     request = Request.parse((target,) if target else (), settings)
     found = target_path(session.workspace, request, session.store) if target else session.workspace.store
     click.echo(json.dumps({"path": str(found)}) if as_json else found)

@@ -1,1 +1,1 @@
-"""The commands at the top level. `realize` is the one to read first."""
+"""The commands at the top level. Read `realize` first: the others follow its pattern."""

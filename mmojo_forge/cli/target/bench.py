@@ -1,4 +1,4 @@
-"""`forge bench TARGET…`: how fast targets run a model on this machine, side by side."""
+"""`forge bench TARGET…`: compare how fast targets run a model on this machine."""
 
 from __future__ import annotations
 
@@ -39,22 +39,37 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str | None)
 
 
 @click.command("bench")
-@click.argument("targets", nargs=-1, required=True)
-@click.option("--model", type=click.Path(path_type=Path), metavar="FILE.gguf", help="Measure with this model.")
-@click.option("--shape", type=click.Choice(SHAPES), help="Or with random weights in this shape (default: 1b-q8_0).")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
+@click.option("--model", type=click.Path(path_type=Path), metavar="FILE.gguf", help="The model to measure with.")
+@click.option("--shape", type=click.Choice(SHAPES), help="Or random weights of this shape (default: 1b-q8_0).")
 @click.option(
     "--threads",
     callback=_counts,
     metavar="1,2,4",
-    help="Thread counts (default: 1, half, three quarters, all of the cores).",
+    help="Numbers of threads (default: 1, half, three quarters and all of the cores).",
 )
-@click.option("--prompt", type=click.IntRange(0), default=512, show_default=True, help="Tokens to read; 0: none.")
-@click.option("--generate", type=click.IntRange(0), default=128, show_default=True, help="Tokens to write; 0: none.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often all take their turn.")
-@click.option("--repetitions", type=click.IntRange(1), default=1, show_default=True, help="Measurements in one turn.")
-@click.option("--timeout", type=click.IntRange(1), default=3600, show_default=True, help="Seconds for one turn.")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.svg|.png", help="Draw speed by thread count.")
-@json_option("Progress as JSON events, the result as one JSON object.")
+@click.option(
+    "--prompt", type=click.IntRange(0), metavar="N", default=512, show_default=True, help="Prompt tokens; 0: none."
+)
+@click.option(
+    "--generate", type=click.IntRange(0), metavar="N", default=128, show_default=True, help="Generated tokens; 0: none."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), metavar="N", default=3, show_default=True, help="Turns of each target."
+)
+@click.option(
+    "--repetitions", type=click.IntRange(1), metavar="N", default=1, show_default=True, help="Measurements per turn."
+)
+@click.option(
+    "--timeout",
+    type=click.IntRange(1),
+    metavar="SECONDS",
+    default=3600,
+    show_default=True,
+    help="How long one turn may take.",
+)
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.svg|.png", help="Draw speed against threads.")
+@json_option("Print progress as JSON events, the result as one JSON object.")
 @click.pass_obj
 def bench(
     session: Session,
@@ -68,9 +83,15 @@ def bench(
     as_json: bool,
     **amounts: int,
 ) -> None:
-    """Measure how fast each TARGET reads a prompt and generates, in turn, and compare it with the first.
+    """Measure how fast each TARGET reads a prompt and generates text, compared with the first.
 
-    A TARGET is mmojo-server.… (its llama-bench is built and measured), llama-bench.…, or the path of a llama-bench.
+    The targets take turns, so that other work on the machine slows down all of them alike.
+
+    \b
+    TARGET is one of:
+      mmojo-server.…  a server; forge builds and measures its llama-bench
+      llama-bench.…   a llama-bench
+      PATH            the path of a llama-bench
     """
     if model and shape:
         raise click.UsageError("Give --model or --shape, not both.")
@@ -101,7 +122,8 @@ def bench(
 
 
 def _realise(session: Session, targets: Sequence[str], *, as_json: bool) -> dict[str, Path]:
-    if not targets:  # a program and a model that are there already need no workspace
+    if not targets:
+        # A program and a model given by their paths need no workspace.
         return {}
     settings = session.settings()
     reporter = make_reporter(settings.jobs, as_json=as_json)
@@ -110,14 +132,15 @@ def _realise(session: Session, targets: Sequence[str], *, as_json: bool) -> dict
 
 
 def _warn_if_busy(machine: BenchMachine, *, as_json: bool) -> None:
-    if machine.load < 0.5 or as_json:  # JSON has the load among the machine's facts
+    # JSON has the load among the machine's facts.
+    if machine.load < 0.5 or as_json:
         return
     cores = console.plural(machine.cores, "core")
-    click.echo(f"note: load {machine.load:.1f} on {cores}; figures mean little unless nothing else runs", err=True)
+    click.echo(f"note: load {machine.load:.1f} on {cores}; figures mean little while anything else runs", err=True)
 
 
 class _Progress(BenchReporter):
-    """Two lines a turn on stderr: what runs, with an estimate of the time left, and what it came to."""
+    """Prints two lines per turn on stderr: what runs and about how long all will take, then the speeds."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -131,12 +154,12 @@ class _Progress(BenchReporter):
         click.echo(f"[{turn.number}/{turn.of}] round {turn.round}: {turn.contestant.name}, {threads}{left}", err=True)
 
     def measured(self, turn: Turn, figures: Sequence[Figures]) -> None:
-        told = ", ".join(f"{one.test} {' '.join(map(_speed, one.speeds))} t/s" for one in figures)
-        click.echo(f"    {told}", err=True)
+        text = ", ".join(f"{figure.test} {' '.join(map(_speed, figure.speeds))} t/s" for figure in figures)
+        click.echo(f"    {text}", err=True)
 
 
 class _JsonProgress(BenchReporter):
-    """One JSON object a turn on stderr, when it is done: `measured`, with its speeds by test."""
+    """Prints one JSON object per turn on stderr, when the turn is done: `measured`, with its speeds by test."""
 
     def measured(self, turn: Turn, figures: Sequence[Figures]) -> None:
         event = {
@@ -147,7 +170,7 @@ class _JsonProgress(BenchReporter):
             "round": turn.round,
             "target": turn.contestant.name,
             "threads": turn.threads,
-            "tokens_per_second": {one.test: one.speeds for one in figures},
+            "tokens_per_second": {figure.test: figure.speeds for figure in figures},
         }
         click.echo(json.dumps(event), err=True)
 
@@ -162,11 +185,11 @@ def _show(report: BenchReport) -> None:
     )
     for best in report.best():
         row, first = best.row, report.contestants[0].name
-        told = f"{row.target}: {_WORDS[row.test[:2]]} is fastest with {console.plural(row.threads, 'thread')}"
-        told += f", {_speed(row.speed.median)} tokens/s"
-        told += f", {best.ratio:.3f} × {first} at its fastest" if row.target != first else ""
-        # What is in a pipe stays a table.
-        click.echo(told, err=not sys.stdout.isatty())
+        line = f"{row.target}: {_WORDS[row.test[:2]]} is fastest with {console.plural(row.threads, 'thread')}"
+        line += f", {_speed(row.speed.median)} tokens/s"
+        line += f", {best.ratio:.3f} × {first} at its fastest" if row.target != first else ""
+        # In a pipe, stdout has nothing but the table.
+        click.echo(line, err=not sys.stdout.isatty())
 
 
 def _speed(speed: float) -> str:
@@ -178,7 +201,7 @@ def _range(row: Row) -> str:
 
 
 def _document(report: BenchReport) -> dict[str, object]:
-    """Schema 1, as docs/bench.md describes it."""
+    """The JSON object of schema 1, which docs/bench.md describes."""
     work = report.workload
     facts = report.facts[report.contestants[0].name]
     return {
@@ -199,25 +222,25 @@ def _document(report: BenchReport) -> dict[str, object]:
         },
         "targets": [
             {
-                "target": one.name,
-                "program": str(one.program),
-                "commit": report.facts[one.name].commit,
-                "backends": report.facts[one.name].backends,
+                "target": contestant.name,
+                "program": str(contestant.program),
+                "commit": report.facts[contestant.name].commit,
+                "backends": report.facts[contestant.name].backends,
             }
-            for one in report.contestants
+            for contestant in report.contestants
         ],
         "results": [{**_result(row), "ratio": asdict(row.ratio)} for row in report.rows()],
         "best": [{**_result(best.row), "ratio": best.ratio} for best in report.best()],
         "samples": [
             {
-                "target": one.target,
-                "threads": one.threads,
-                "test": one.test,
-                "round": one.round,
-                "repetition": one.repetition,
-                "tokens_per_second": one.speed,
+                "target": sample.target,
+                "threads": sample.threads,
+                "test": sample.test,
+                "round": sample.round,
+                "repetition": sample.repetition,
+                "tokens_per_second": sample.speed,
             }
-            for one in report.samples
+            for sample in report.samples
         ],
     }
 

@@ -1,4 +1,7 @@
-"""`forge check TARGET…`: build again with everything varied that must not matter, and compare byte for byte."""
+"""`forge check TARGET…`: rebuild under variations, compare the outputs byte for byte, and sign a receipt.
+
+With `--against` it rebuilds nothing, and compares the store with the receipt of another builder.
+"""
 
 from __future__ import annotations
 
@@ -32,23 +35,23 @@ _MOST_DIFFERENCES = 20
 
 @click.command(
     "check",
-    epilog="Exit codes: 0 identical (or agrees), 1 something differs or cannot be built again, 2 usage or input error, "
-    "3 this machine cannot do it. docs/proof.md has the JSON and the receipt.",
+    epilog="Exit codes: 0 identical (or agrees), 1 something differs or cannot be rebuilt, 2 usage or input error, "
+    "3 this machine cannot do it. docs/proof.md describes the JSON and the receipt.",
 )
-@click.argument("targets", nargs=-1, required=True)
-@click.option("--closure", is_flag=True, help="Check all that TARGET… is built from too, toolchains included.")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
+@click.option("--closure", is_flag=True, help="Also check all that TARGET… is built from, toolchains included.")
 @click.option(
-    "--bisect", is_flag=True, help="Where something differs or fails, rebuild with fewer variations to find which."
+    "--bisect", is_flag=True, help="Where an output differs or a build fails, find the variations that cause it."
 )
-@click.option("--isolate", "bisect_too", is_flag=True, hidden=True, help="What --bisect was called.")
+@click.option("--isolate", "bisect_too", is_flag=True, hidden=True, help="The former name of --bisect.")
 @click.option("--diff", "with_diff", is_flag=True, help="Show differences with diffoscope.")
-@click.option("--receipt", type=_FILE, help="Where to write the signed receipt (out/TARGET.intoto.jsonl).")
-@click.option("--against", type=_FILE, help="Rebuild nothing; compare with this receipt of another builder.")
+@click.option("--receipt", type=_FILE, help="Where to write the signed receipt (default: out/TARGET.intoto.jsonl).")
+@click.option("--against", type=_FILE, help="Do not rebuild; compare with this receipt of another builder.")
 @set_option
-@click.option("--scratch", type=_FOLDER, help="Where to rebuild; another file system than the store's if possible.")
+@click.option("--scratch", type=_FOLDER, help="Folder to rebuild in; best on another file system than the store's.")
 @jobs_option
 @quiet_option
-@json_option("Progress as JSON events, the report as one JSON object.")
+@json_option("Print progress as JSON events, the report as one JSON object.")
 @click.pass_obj
 def check(
     session: Session,
@@ -65,27 +68,29 @@ def check(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """Rebuild TARGET… with everything varied that must not matter, and say where an output is not identical."""
+    """Rebuild each TARGET under variations, and compare the outputs byte for byte.
+
+    A variation changes what must not matter: the clock, the user, the number of CPUs and more. forge writes a signed
+    receipt of the result.
+    """
     bisect = bisect or bisect_too
     run_settings = session.settings(jobs=jobs)
     reporter = make_reporter(run_settings.jobs, as_json=as_json and not quiet, quiet=quiet)
     request = Request.parse(targets, settings)
     if against is not None:
         if closure or bisect or with_diff or receipt or scratch:
-            raise click.UsageError("--against rebuilds nothing: leave out what is about the rebuild.")
+            raise click.UsageError(
+                "--against excludes --closure, --bisect, --diff, --receipt and --scratch: it rebuilds nothing."
+            )
         services, file = session.services(reporter), session.folder / against
         agreements = compare_request(session.workspace, request, file, session.keys(), services, run_settings)
         return _compare(agreements, as_json=as_json)
     diffoscope = _find_diffoscope(as_json=as_json) if with_diff else None
-    # Before hours of rebuilding, not after.
+    # Read now, so that a key that cannot be read fails before hours of rebuilding, not after.
     key = session.keys().own()
-    report = check_request(
-        session.workspace,
-        CheckRequest(request, closure, bisect, _find_scratch(session, scratch), session.environment),
-        session.services(reporter),
-        run_settings,
-        session.open_store,
-    )
+    rebuild = CheckRequest(request, closure, bisect, _find_scratch(session, scratch), session.environment)
+    services = session.services(reporter)
+    report = check_request(session.workspace, rebuild, services, run_settings, session.open_store)
     wanted = session.folder / receipt if receipt else session.workspace.results / f"{targets[0]}.intoto.jsonl"
     written: Path | None = None
     try:
@@ -107,12 +112,12 @@ def _find_scratch(session: Session, scratch: Path | None) -> Path | None:
 
 def _find_diffoscope(*, as_json: bool) -> str:
     if as_json:
-        raise click.UsageError("--diff is for people and --json for programs: leave one out.")
+        raise click.UsageError("--diff prints text for people, --json for programs: leave one of them out.")
     program = shutil.which("diffoscope")
     if program is None:
         raise CheckError(
-            "check --diff: there is no diffoscope here",
-            detail="Install it: sudo apt-get install diffoscope-minimal. Or leave --diff out: what differs is kept.",
+            "check --diff: diffoscope is not installed",
+            detail="Install it: sudo apt-get install diffoscope-minimal. Or omit --diff: forge keeps what differs.",
             reason="no-diffoscope",
         )
     return program
@@ -128,33 +133,34 @@ def _tell(report: CheckReport, receipt: Path | None, *, as_json: bool) -> None:
 
 
 def _compare(agreements: list[Agreement], *, as_json: bool) -> int:
-    agree = all(one.agrees for one in agreements)
+    agree = all(agreement.agrees for agreement in agreements)
     if as_json:
         rows = [
             {
-                "name": one.claim.name,
-                "key": one.claim.key,
-                "signer": one.claim.signer,
-                "confirmed": one.claim.confirmed,
-                "agrees": one.agrees,
-                "theirs": dict(one.claim.outputs),
-                "ours": dict(one.ours),
+                "name": agreement.claim.name,
+                "key": agreement.claim.key,
+                "signer": agreement.claim.signer,
+                "confirmed": agreement.claim.confirmed,
+                "agrees": agreement.agrees,
+                "theirs": dict(agreement.claim.outputs),
+                "ours": dict(agreement.ours),
             }
-            for one in agreements
+            for agreement in agreements
         ]
         click.echo(json.dumps({"schema": 1, "agrees": agree, "nodes": rows}))
     else:
         header = ("verdict", "node", "output", "ours", "theirs", "signed by", "their rebuild")
-        console.show_table(header, [row for one in agreements for row in _agreement_rows(one)])
+        console.show_table(header, [row for agreement in agreements for row in _agreement_rows(agreement)])
     return ExitCode.DONE if agree else ExitCode.BUILD_FAILED
 
 
-def _agreement_rows(one: Agreement) -> Iterator[tuple[str, ...]]:
-    for output in sorted({*one.claim.outputs, *one.ours}):
-        theirs, ours = one.claim.outputs.get(output, "none"), one.ours.get(output, "none")
+def _agreement_rows(agreement: Agreement) -> Iterator[tuple[str, ...]]:
+    claim = agreement.claim
+    for output in sorted({*claim.outputs, *agreement.ours}):
+        theirs, ours = claim.outputs.get(output, "none"), agreement.ours.get(output, "none")
         state = "agrees" if theirs == ours else "DISAGREES"
-        confirmed = "identical" if one.claim.confirmed else "not identical"
-        yield (state, one.claim.name, output, ours[:16], theirs[:16], one.claim.signer, confirmed)
+        confirmed = "identical" if claim.confirmed else "not identical"
+        yield (state, claim.name, output, ours[:16], theirs[:16], claim.signer, confirmed)
 
 
 def _show(report: CheckReport) -> None:
@@ -163,23 +169,25 @@ def _show(report: CheckReport) -> None:
     for verdict in report.verdicts:
         for line in _explain(verdict):
             click.echo(line)
-    # For every node, that is: what one of them was spared is not counted, and told below.
-    varied = [one for one in report.variations if not one.refused and not report.check_exemptions(one.aspect)]
+    # Only aspects that every node was rebuilt under count; an exemption of any node is printed with its aspect.
+    varied = [
+        variation
+        for variation in report.variations
+        if not variation.refused and not report.check_exemptions(variation.aspect)
+    ]
     click.echo(f"\nvaried, all at once, in one rebuild of each node ({len(varied)} of {len(report.variations)}):")
-    for one in report.variations:
-        for line in _describe_variation(one, report):
+    for variation in report.variations:
+        for line in _describe_variation(variation, report):
             click.echo(line)
     unpacked = sum(verdict.node.is_builtin for verdict in report.verdicts)
     if unpacked:
-        click.echo(
-            f"{console.plural(unpacked, 'node')} unpacked by forge itself: only place and time were others there"
-        )
+        click.echo(f"{console.plural(unpacked, 'node')} unpacked by forge itself: of those, only place and time varied")
 
 
-def _describe_variation(one: Variation, report: CheckReport) -> Iterator[str]:
-    said = f"not varied: {one.refused}" if one.refused else f"{one.usual} → {one.other}"
-    yield f"  {one.aspect.value:<18} {said}"
-    for reason, names in report.check_exemptions(one.aspect).items():
+def _describe_variation(variation: Variation, report: CheckReport) -> Iterator[str]:
+    change = f"not varied: {variation.refused}" if variation.refused else f"{variation.usual} → {variation.other}"
+    yield f"  {variation.aspect.value:<18} {change}"
+    for reason, names in report.check_exemptions(variation.aspect).items():
         yield f"  {'':<18} not varied for {', '.join(names)}: {reason}"
 
 
@@ -201,7 +209,7 @@ def _explain(verdict: CheckVerdict) -> Iterator[str]:
     if verdict.cause:
         yield f"  {_describe_cause(verdict.cause, 'fails' if verdict.failure else 'differs')}"
     elif verdict.kept:
-        yield "  --bisect finds out which variation it depends on."
+        yield "  --bisect finds the variation that causes it."
 
 
 def _describe_failure(verdict: CheckVerdict) -> Iterator[str]:
@@ -218,7 +226,7 @@ def _describe_differences(verdict: CheckVerdict) -> Iterator[str]:
     for output in verdict.outputs:
         if not output.identical:
             yield f"\n{verdict.node.name}, output {output.name}: {output.expected} became {output.got}"
-            yield from (f"  {one}" for one in output.differences[:_MOST_DIFFERENCES])
+            yield from (f"  {difference}" for difference in output.differences[:_MOST_DIFFERENCES])
             more = len(output.differences) - _MOST_DIFFERENCES
             if more > 0:
                 yield f"  … and {console.plural(more, 'more difference')}"
@@ -227,11 +235,11 @@ def _describe_differences(verdict: CheckVerdict) -> Iterator[str]:
 def _describe_cause(cause: Cause, verb: str) -> str:
     names = ", ".join(cause.aspects)
     if cause.unstable:
-        return f"It {verb} now and then, also when nothing is varied: it depends on chance or on the time."
+        return f"It {verb} now and then, even when nothing is varied: it depends on chance or on the time."
     if cause.together:
         return f"It {verb} with these varied together, and with none of them alone: {names}."
     if set(cause.aspects) <= INHERENT:
-        return f"It {verb} when nothing is varied but what every rebuild has other than the first build: {names}."
+        return f"It {verb} even if only that is varied which differs between any two builds: {names}."
     alone = "this varied alone" if len(cause.aspects) == 1 else "each of these varied alone"
     return f"It {verb} with {alone}: {names}."
 
@@ -241,8 +249,13 @@ def _document(report: CheckReport) -> dict[str, object]:
         "schema": 1,
         "identical": report.identical,
         "variations": [
-            {"aspect": one.aspect.value, "usual": one.usual, "other": one.other, "refused": one.refused or None}
-            for one in report.variations
+            {
+                "aspect": variation.aspect.value,
+                "usual": variation.usual,
+                "other": variation.other,
+                "refused": variation.refused or None,
+            }
+            for variation in report.variations
         ],
         "nodes": [_node(verdict) for verdict in report.verdicts],
     }
@@ -272,8 +285,13 @@ def _node(verdict: CheckVerdict) -> dict[str, object]:
                 "expected": output.expected,
                 "got": output.got,
                 "differences": [
-                    {"path": one.path, "kind": one.kind.value, "offset": one.offset, "section": one.section}
-                    for one in output.differences
+                    {
+                        "path": difference.path,
+                        "kind": difference.kind.value,
+                        "offset": difference.offset,
+                        "section": difference.section,
+                    }
+                    for difference in output.differences
                 ],
             }
             for output in verdict.outputs

@@ -1,4 +1,4 @@
-"""`forge doctor`: can this machine build, and if not, which command mends it."""
+"""`forge doctor`: whether this machine can build, and if not, which command fixes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmojo_forge.errors import ExitCode
 @json_option()
 @click.pass_context
 def doctor(click_context: click.Context, as_json: bool) -> None:
-    """Look at everything a build needs here; exit 3 if something stands in the way."""
+    """Check everything that a build needs on this machine; exit 3 if builds are impossible."""
     session: Session = click_context.obj
     findings = examine(session.workspace.store)
     if as_json:

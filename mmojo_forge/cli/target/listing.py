@@ -1,6 +1,7 @@
-"""`forge list`: the targets of this workspace.
+"""`forge list`: the targets of this workspace, as a table, as JSON, or as a page of Markdown.
 
-Targets as a page of Markdown: what they run on, are built with, can be asked for, and where they have been run.
+The page is docs/targets.md. It says of each target which systems it is for, which toolchains build it, which options it
+has, and where it has been run.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ HEAD = """\
 
 Written by `forge list --markdown` from the recipes: change those, not this page.
 
-- A host-specific target is for the machine that builds it; the facts of it that count stand in brackets.
-- Built with: the toolchains, the userland aside, of the target and of what is in it.
-- Options are set with `--set NAME=VALUE`; a variant has some set already. What each may be stands at the end.
-- Where it has been run is what those say who ran it, of the version that they had; “not run”, that nobody says so.
+- A host-specific target is for the machine that builds it. The brackets name the facts of the machine that it uses.
+- Built with: the toolchains of the target and of its parts, without the userland.
+- Set options with `--set NAME=VALUE`. A variant presets some. The table at the end lists the values.
+- Where it has been run: what people reported who ran the version they had. “not run”: nobody has reported a run.
 """
 
 _HEADINGS = MappingProxyType(
@@ -42,16 +43,15 @@ _HEADINGS = MappingProxyType(
 )
 _SHORT = MappingProxyType(
     {
-        TOOLCHAIN: "For x86-64 Linux. Where nothing is said, it has been run by the builds of the targets that "
-        "need it.",
-        PART: "Sources, pages and programs that get into the targets above. Most of them are not to be run.",
+        TOOLCHAIN: "For x86-64 Linux. Where the column is empty, only builds of targets that need it have run it.",
+        PART: "Sources, pages and programs that go into the targets above. Most of them are not meant to be run.",
     }
 )
 
 _JSON = """\
 ## JSON, schema 1
 
-`forge list --json` prints one object; what a store knows (`valid`) and this machine's label are in it as well.
+`forge list --json` prints one object. It also says what is built (`valid`), and has the label for this machine.
 
     schema     1
     targets    [target, summary, valid (built, and here), label, error (why it cannot be instantiated),
@@ -63,7 +63,7 @@ _Column = tuple[str, Callable[[TargetFacts], str]]
 
 
 def page(targets: Sequence[TargetFacts]) -> str:
-    """The whole page; its tables are by group, and empty groups are left out."""
+    """docs/targets.md: a table for each group that has targets, then the options."""
     sections = [HEAD]
     for group, heading in _HEADINGS.items():
         members = [target for target in targets if target.group == group]
@@ -106,7 +106,8 @@ def _tools(target: TargetFacts) -> str:
 
 def _options(target: TargetFacts) -> str:
     preset = target.preset
-    words = [f"{one.name}={_value(preset[one.name])}" if one.name in preset else one.name for one in target.options]
+    names = [option.name for option in target.options]
+    words = [f"{name}={_value(preset[name])}" if name in preset else name for name in names]
     return ", ".join(f"`{word}`" for word in words)
 
 
@@ -133,7 +134,7 @@ _COLUMNS: tuple[_Column, ...] = (
 
 
 def _option_rows(targets: Iterable[TargetFacts]) -> Iterator[tuple[str, ...]]:
-    """A row for each option of each recipe, in the order of the recipes' names."""
+    """A row for each option of each recipe, sorted by the name of the recipe."""
     recipes = {target.recipe: target.options for target in sorted(targets, key=lambda target: target.recipe)}
     for recipe, options in recipes.items():
         for option in options:
@@ -143,7 +144,7 @@ def _option_rows(targets: Iterable[TargetFacts]) -> Iterator[tuple[str, ...]]:
 
 def _values(option: Option) -> str:
     if option.choices:
-        return ", ".join(f"`{_value(one)}`" for one in option.choices)
+        return ", ".join(f"`{_value(choice)}`" for choice in option.choices)
     return {"str": "text", "bool": "`true`, `false`", "int": "a number"}.get(option.type, option.type)
 
 
@@ -153,10 +154,10 @@ def _value(value: OptionValue) -> str:
 
 @click.command("list")
 @json_option()
-@click.option("--markdown", is_flag=True, help="A page with all that recipes say of each target: docs/targets.md.")
+@click.option("--markdown", is_flag=True, help="Print docs/targets.md: all that recipes say about each target.")
 @click.pass_obj
 def list_(session: Session, as_json: bool, markdown: bool) -> None:
-    """List all targets: whether each is built, its label, and what it is."""
+    """List all targets: whether each is built, its label, and its description."""
     if as_json and markdown:
         raise click.UsageError("--json and --markdown exclude each other.")
     if markdown:
@@ -164,8 +165,8 @@ def list_(session: Session, as_json: bool, markdown: bool) -> None:
         return
     rows = list_targets(session.workspace, session.store)
     if as_json:
-        told = {target.name: target for target in survey(session.workspace, session.workspace.read_lock())}
-        click.echo(json.dumps({"schema": 1, "targets": [_document(row, told[row.target]) for row in rows]}))
+        facts = {target.name: target for target in survey(session.workspace, session.workspace.read_lock())}
+        click.echo(json.dumps({"schema": 1, "targets": [_document(row, facts[row.target]) for row in rows]}))
         return
     console.show_table(("target", "built", "label", "what"), [_cells(row) for row in rows])
 
@@ -174,19 +175,19 @@ def _cells(row: TargetSummary) -> tuple[str, ...]:
     return (row.target, "yes" if row.valid else "no", row.label, row.summary)
 
 
-def _document(row: TargetSummary, told: TargetFacts) -> dict[str, object]:
+def _document(row: TargetSummary, facts: TargetFacts) -> dict[str, object]:
     return {
         "target": row.target,
         "valid": row.valid,
         "label": row.label,
         "summary": row.summary,
         "error": row.error,
-        "group": told.group,
-        "recipe": told.recipe,
-        "systems": told.systems,
-        "host_facts": told.host_facts,
-        "built_with": [dataclasses.asdict(tool) for tool in told.tools],
-        "preset": dict(told.preset),
-        "options": [dataclasses.asdict(option) for option in told.options],
-        "ran": told.ran,
+        "group": facts.group,
+        "recipe": facts.recipe,
+        "systems": facts.systems,
+        "host_facts": facts.host_facts,
+        "built_with": [dataclasses.asdict(tool) for tool in facts.tools],
+        "preset": dict(facts.preset),
+        "options": [dataclasses.asdict(option) for option in facts.options],
+        "ran": facts.ran,
     }

@@ -1,4 +1,4 @@
-"""`forge lock`: write forge.lock; `--outputs`: write forge.outputs; `--check`: say how both differ from the recipes."""
+"""`forge lock`: write forge.lock, or forge.outputs with `--outputs`; `--check` compares both with the recipes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from mmojo_forge.errors import ExitCode
 
 
 @click.command("lock")
-@click.argument("targets", nargs=-1)
-@click.option("--check", is_flag=True, help="Change nothing; exit 2 if something is missing, stale, unused or wrong.")
+@click.argument("targets", nargs=-1, metavar="[TARGET…]")
+@click.option(
+    "--check", is_flag=True, help="Change nothing; exit 2 if a pin is missing, stale or unused, or an entry is wrong."
+)
 @click.option(
     "--update",
     "names",
     multiple=True,
     metavar="NAME",
-    help="Resolve anew this pin, userland or npm closure, or all of this package.",
+    help="Resolve this pin, userland or npm closure again, or all that this package declares.",
 )
-@click.option("--outputs", is_flag=True, help="Write forge.outputs: what TARGET…, or all that is built, came out as.")
-@click.option("--accept", is_flag=True, help="With --outputs TARGET…: also where another tree is expected.")
-@json_option("With --check or --outputs: one JSON object.")
+@click.option("--outputs", is_flag=True, help="Write forge.outputs for TARGET…, or for all targets that are built.")
+@click.option("--accept", is_flag=True, help="With --outputs TARGET…: replace entries that expect another tree.")
+@json_option("With --check or --outputs: print one JSON object.")
 @click.pass_context
 def lock(
     click_context: click.Context,
@@ -38,17 +40,18 @@ def lock(
     accept: bool,
     as_json: bool,
 ) -> None:
-    """Pin every source that a recipe declares. With --outputs, expect what reproducible targets came out as here.
+    """Pin every source that a recipe declares, in forge.lock.
 
-    Patches that are for a source that changed are tried on it.
+    Where a source changed, forge tries its patches on the new one. With --outputs, forge writes into forge.outputs
+    what it built reproducible targets to.
     """
     session: Session = click_context.obj
     if check + outputs + bool(names) > 1:
         raise click.UsageError("--check, --update and --outputs exclude each other.")
     if targets and not outputs:
-        raise click.UsageError("TARGET goes with --outputs; a pin is named with --update.")
+        raise click.UsageError("TARGET needs --outputs. To name a pin, use --update.")
     if accept and not targets:
-        raise click.UsageError("--accept goes with --outputs TARGET…: name what to accept.")
+        raise click.UsageError("--accept needs --outputs TARGET…: name the targets to accept.")
     if check:
         click_context.exit(_check(session, as_json=as_json))
     if outputs:
@@ -88,7 +91,7 @@ def _write_outputs(session: Session, targets: tuple[str, ...], *, accept: bool, 
     _print_rows(fields)
     click.echo(f"forge.outputs {_state(update.written)}: {len(update.outputs)} expected outputs", err=True)
     if update.stale:
-        click.echo(f"{len(update.stale)} of them are kept though stale: those targets are not built here", err=True)
+        click.echo(f"{len(update.stale)} of them are stale and kept: those targets are not built here", err=True)
 
 
 def _check(session: Session, *, as_json: bool) -> ExitCode:
@@ -115,13 +118,13 @@ def _advice(report: LockReport) -> str:
     lines = []
     if report.wrong:
         lines.append(
-            "what is wrong contradicts the store: restore it from version control, "
-            "or replace it with `forge lock --update NAME` or `forge lock --outputs --accept TARGET`"
+            "the wrong entries contradict the store: restore them from version control, "
+            "or replace them with `forge lock --update NAME` or `forge lock --outputs --accept TARGET`"
         )
     if report.missing or report.stale or report.unused:
-        lines.append("run `forge lock` to mend it")
+        lines.append("run `forge lock` to correct the pins")
     if report.clean:
         lines.append("forge.lock is complete")
     if report.outputs.stale or report.outputs.unused:
-        lines.append("stale outputs are no failure: `forge lock --outputs` replaces those that are built here")
+        lines.append("stale outputs are no error: `forge lock --outputs` replaces those that are built here")
     return "\n".join(lines)

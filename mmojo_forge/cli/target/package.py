@@ -1,6 +1,6 @@
-"""`forge package TARGET`: a server with its model, arguments, page and certificate, ready to hand on.
+"""`forge package TARGET`: pack a server with its model, arguments, page and certificate, ready to ship.
 
-What `forge package` says of what it made, or would make: for people, and for programs.
+The command is at the end. Before it come the tables and JSON that it prints about what it made, or would make.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _PATH = click.Path(path_type=Path)
 
 
 def planned_rows(planned: Planned) -> Iterator[tuple[str, str, str]]:
-    """What would lie where, for each output."""
+    """Rows (place, file, size) of what each output would contain."""
     for plan in planned.plans:
         path = plan.output.path
-        yield str(path), f"(all of it, {plan.output.format})", console.format_size(plan.product().size)
+        yield str(path), f"(in all, {plan.output.format})", console.format_size(plan.product().size)
         for entry in plan.layout.program.parts:
             yield str(path), entry.name, console.format_size(entry.size)
         for item in plan.layout.inside:
@@ -50,7 +50,7 @@ def planned_rows(planned: Planned) -> Iterator[tuple[str, str, str]]:
 
 
 def made_rows(written: Written) -> Iterator[tuple[str, str, str]]:
-    """What was made, and the documents beside it."""
+    """Rows (format, size, path) of what was written, and of the documents beside it."""
     for product in written.products:
         yield product.format, console.format_size(product.size), str(product.path)
         for document in written.documents:
@@ -59,10 +59,10 @@ def made_rows(written: Written) -> Iterator[tuple[str, str, str]]:
 
 
 def document_of(prepared: Prepared, written: Written, *, written_now: bool) -> dict[str, Any]:
-    """Schema 1: written, warnings, products, files (name, size) and models by name.
+    """The JSON object of schema 1: written, warnings, products, files (name, size) and models by name.
 
-    A product has format, path, size, files, and where there are such digest (of an image), sbom, provenance and
-    signature (paths).
+    A product has format, path, size and files. Where there are any, it also has the digest of an image, and the paths
+    of sbom, provenance and signature.
     """
     return {
         "schema": 1,
@@ -98,19 +98,20 @@ def document_of(prepared: Prepared, written: Written, *, written_now: bool) -> d
 
 
 def starts(products: Sequence[Product], *, portable: bool) -> Iterator[str]:
-    """How each of them is started."""
-    for one in products:
-        shown = one.path if one.path.is_absolute() or len(one.path.parts) > 1 else f"./{one.path}"
-        if one.format is Format.APE:
+    """A line for each product that says how to start it."""
+    for product in products:
+        path = product.path
+        shown = path if path.is_absolute() or len(path.parts) > 1 else f"./{path}"
+        if product.format is Format.APE:
             yield f"start it: {shown}{f' (on macOS: sh {shown})' if portable else ''}"
-        elif one.format is Format.EXE:
-            yield f"on Windows: a double click on {one.path.name}"
-        elif one.format is Format.FOLDER:
-            yield f"start it: {shown}/{one.files[0][0]}"
-        elif one.format is Format.OCI:
-            yield f"image {one.digest}; push it: skopeo copy --all --preserve-digests oci:{shown}:latest docker://…"
-        elif one.format is Format.OCI_TAR:
-            yield f"image {one.digest}; load it: podman load -i {shown}"
+        elif product.format is Format.EXE:
+            yield f"on Windows: double-click {path.name}"
+        elif product.format is Format.FOLDER:
+            yield f"start it: {shown}/{product.files[0][0]}"
+        elif product.format is Format.OCI:
+            yield f"image {product.digest}; push it: skopeo copy --all --preserve-digests oci:{shown}:latest docker://…"
+        elif product.format is Format.OCI_TAR:
+            yield f"image {product.digest}; load it: podman load -i {shown}"
         else:
             yield f"unpack it, then start the program in it: unzip {shown}"
 
@@ -118,51 +119,58 @@ def starts(products: Sequence[Product], *, portable: bool) -> Iterator[str]:
 @click.command("package")
 @click.argument("target")
 @click.option(
-    "-o", "--output", "out", type=_PATH, required=True, help="The file, or with one --format folder the folder."
+    "-o",
+    "--output",
+    "out",
+    type=_PATH,
+    required=True,
+    help="Where to write it; several formats get this name with endings of their own.",
 )
-@click.option("--model", "models", type=_PATH, multiple=True, help="A GGUF file; of a split one the first part.")
-@click.option("--mmproj", type=_PATH, help="The GGUF file that lets the model see or hear.")
+@click.option("--model", "models", type=_PATH, multiple=True, help="A GGUF file; of a split model, its first part.")
+@click.option("--mmproj", type=_PATH, help="The GGUF file with which the model sees or hears.")
 @click.option("--args", type=_PATH, help="Arguments for the server, plain or .yaml (docs/args.md).")
 @click.option(
-    "--ui", metavar="FOLDER|NAME", help="A folder with index.html, or a page that the server has: chat, complete."
+    "--ui", metavar="FOLDER|NAME", help="A folder with index.html, or one of the server's pages: chat, complete."
 )
-@click.option("--cert", type=_PATH, help="Certificate for HTTPS, in PEM.")
-@click.option("--key", type=_PATH, help="Its private key, in PEM, not encrypted.")
+@click.option("--cert", type=_PATH, help="A certificate for HTTPS, in PEM.")
+@click.option("--key", type=_PATH, help="The certificate's private key, in PEM, unencrypted.")
 @click.option(
     "--file",
     "files",
     multiple=True,
     metavar="SRC=NAME",
-    help="A file or folder more; the server finds it as /zip/NAME.",
+    help="Add a file or folder; the server finds it as /zip/NAME.",
 )
 @click.option(
     "--module",
     "modules",
     multiple=True,
     metavar="TARGET|FOLDER",
-    help="A GPU backend: ggml-cuda, ggml-vulkan. It is used where there is a driver for it (docs/modules.md).",
+    help="A GPU backend: ggml-cuda, ggml-vulkan. The server uses it where a driver is installed (docs/modules.md).",
 )
 @set_option
-@click.option("--remove", multiple=True, metavar="NAME", help="Leave this file or folder of the program out.")
-@click.option("--name", default="", help="What the server is called: in its answers, and the program in a folder.")
+@click.option("--remove", multiple=True, metavar="NAME", help="Remove this file or folder from the program.")
+@click.option("--name", default="", help="Name of the server in its answers, and of the program in a folder.")
 @click.option(
     "--format",
     "formats",
-    type=click.Choice([one.value for one in Format]),
+    type=click.Choice([form.value for form in Format]),
     multiple=True,
-    help="One file for all systems (ape, if not given), OUT.exe, a folder, a zip of it, a container image. More than "
-    "one may be given.",
+    help="ape: one file for all systems (default); exe: OUT.exe for Windows; folder, or a zip of it; oci, oci-tar: a "
+    "container image. Repeatable.",
 )
 @click.option(
     "--sbom/--no-sbom",
     default=None,
-    help="Also leave the bill of materials and signed provenance beside it; or leave out the bill inside.",
+    help="Also write the bill of materials and signed provenance beside it; or put no bill inside.",
 )
 @click.option(
-    "--notices/--no-notices", default=True, help="The target's licence texts inside, as NOTICES.txt; if not given, yes."
+    "--notices/--no-notices",
+    default=True,
+    help="Put the target's licence texts inside, as NOTICES.txt, or not.",
 )
-@click.option("--sign", is_flag=True, help="Leave a signature beside it, as `forge sign` does.")
-@click.option("-n", "--dry-run", is_flag=True, help="Show what would be in it; write nothing.")
+@click.option("--sign", is_flag=True, help="Write a signature beside it, as `forge sign` does.")
+@click.option("-n", "--dry-run", is_flag=True, help="Show what it would contain; write nothing.")
 @quiet_option
 @json_option()
 @click.pass_obj
@@ -182,19 +190,19 @@ def package(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Put a model, arguments, a page and a certificate into the server TARGET, as one file or as a folder.
+    """Pack the server TARGET with a model, arguments, a page and a certificate.
 
-    TARGET is a target, which is realised first, or the path of a program that is here: ./mmojo-server.ape. A program
-    that was packaged before keeps what is not given anew.
+    TARGET is a target, which forge realizes first, or the path of a program: ./mmojo-server.ape. A program that was
+    packaged before keeps whatever you do not replace.
 
     \b
     forge package mmojo-server.ape --model model.gguf -o hello.ape
-    forge package ./hello.ape --args my-args --format folder --format zip -o hello.ape
+    forge package ./hello.ape --args my-args --format zip -o hello.zip
     """
     options = DocumentOptions(sbom is not False, notices, bool(sbom), sign)
     chosen = tuple(Format(form) for form in formats) or (Format.APE,)
     if (options.beside or sign) and FOLDERS.issuperset(chosen):
-        raise click.UsageError("--sbom and --sign leave something beside a file, and a folder is none.")
+        raise click.UsageError("--sbom and --sign write beside a file: add a --format that makes one.")
     wanted = PackageRequest(target, out, chosen, Inputs(**given), modules, settings, options)
     cores = session.settings().jobs
     prepared = prepare(session, wanted, lambda: make_reporter(cores, as_json=as_json, quiet=quiet), dry=dry_run)

@@ -1,6 +1,6 @@
-"""`forge realize TARGET…`: build or fetch; the paths on stdout, the progress on stderr, links in out/.
+"""`forge realize TARGET…` builds, downloads or finds targets; `forge plan TARGET…` shows what that would do.
 
-`forge plan TARGET…`: what `forge realize` would do, without doing it.
+`realize` prints the paths of the results on stdout and its progress on stderr, and makes links in out/.
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ from mmojo_forge.engine.workspace import Request
 
 
 @click.command("realize")
-@click.argument("targets", nargs=-1, required=True)
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
 @set_option
 @jobs_option
-@click.option("-k", "--keep-going", is_flag=True, help="After a failure, build what does not need the failed node.")
-@click.option("--no-link", is_flag=True, help="Leave no link in out/; the result may be collected at any time.")
-@click.option("--substitute-only", is_flag=True, help="Build nothing; take all of it from the caches, or fail.")
+@click.option(
+    "-k", "--keep-going", is_flag=True, help="After a failure, go on with what does not need the failed node."
+)
+@click.option("--no-link", is_flag=True, help="Make no link in out/; `forge store gc` may then remove the result.")
+@click.option("--substitute-only", is_flag=True, help="Build nothing: download from caches, or fail.")
 @no_substitute_option
 @cache_option
 @quiet_option
-@json_option("Progress as JSON events, the result as one JSON object.")
+@json_option("Print progress as JSON events, the result as one JSON object.")
 @click.pass_obj
 def realize(
     session: Session,
@@ -53,7 +55,10 @@ def realize(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Build TARGET…, download them, or find that they are here already, and print where they lie."""
+    """Build, download or find each TARGET, and print its path.
+
+    forge links the result as out/TARGET. Progress goes to stderr.
+    """
     if no_substitute and (substitute_only or caches):
         raise click.UsageError("--no-substitute excludes --substitute-only and --cache.")
     run_settings = session.settings(jobs=jobs, keep_going=keep_going, substitute_only=substitute_only)
@@ -69,11 +74,11 @@ _SHOWN_FETCHES = 10
 
 
 @click.command("plan")
-@click.argument("targets", nargs=-1, required=True)
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
 @set_option
 @no_substitute_option
 @cache_option
-@json_option("The plan as one JSON object.")
+@json_option("Print the plan as one JSON object.")
 @click.pass_obj
 def plan(
     session: Session,
@@ -83,7 +88,10 @@ def plan(
     caches: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show what would be downloaded, fetched and built for TARGET…, in order, with sizes and times from history."""
+    """Show what `forge realize TARGET…` would fetch, download and build, in order.
+
+    Times are those of earlier builds.
+    """
     reporter = make_reporter(1, as_json=as_json)
     services = session.services(reporter, caches=None if no_substitute else caches)
     plan = plan_request(session.workspace, Request.parse(targets, settings), services)
@@ -95,7 +103,7 @@ def plan(
 
 
 def rows(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
-    """A row for each step; of hundreds of downloads only the first ones, and how much the others are."""
+    """A row for each step. Of hundreds of fetches it shows the first few, and sums up the others in one row."""
     fetched = [step for step in steps if step.action is Action.FETCH]
     folded = fetched[_SHOWN_FETCHES:] if len(fetched) > _MANY_FETCHES else []
     hidden = {step.node.id for step in folded}
@@ -103,8 +111,8 @@ def rows(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
         if step.node.id not in hidden:
             yield _row(step)
         elif step is folded[0]:
-            size = console.format_size(sum(one.size for one in folded))
-            yield (Action.FETCH.value, f"{len(folded)} more", size, "", "--json has all")
+            size = console.format_size(sum(hidden_step.size for hidden_step in folded))
+            yield (Action.FETCH.value, f"{len(folded)} more", size, "", "--json lists all")
 
 
 def _row(step: Step) -> tuple[str, ...]:
@@ -113,7 +121,7 @@ def _row(step: Step) -> tuple[str, ...]:
         step.node.name,
         console.format_size(step.size) if step.size else "",
         console.format_duration(step.seconds) if step.seconds is not None else "",
-        "" if step.certain else "unless its inputs come out as before",
+        "" if step.certain else "unless its inputs come out unchanged",
     )
 
 

@@ -1,4 +1,4 @@
-"""`forge sbom TARGET`: what is in a target's result, from where, under which licences."""
+"""`forge sbom TARGET`: the bill of materials of a target's result, and its licence texts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,22 @@ _HEADER = ("component", "version", "licence", "role", "source")
 @click.command("sbom")
 @click.argument("target")
 @set_option
-@click.option("--format", "form", type=click.Choice(list(documents.FORMATS)), default="cyclonedx", show_default=True)
-@click.option("--table", "as_table", is_flag=True, help="A table for people instead of a document.")
-@click.option("--all", "everything", is_flag=True, help="With --table: also what it was built with.")
-@click.option("--notices", "as_notices", is_flag=True, help="The licence texts of all that is in it, in one file.")
-@click.option("--strict", is_flag=True, help="Fail unless everything in it has a declared licence.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
-@json_option("With --table: one JSON object. Errors as JSON.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(list(documents.FORMATS)),
+    default="cyclonedx",
+    show_default=True,
+    help="The format of the document.",
+)
+@click.option("--table", "as_table", is_flag=True, help="Print a table instead of a document.")
+@click.option("--all", "everything", is_flag=True, help="With --table: also list what it was built with.")
+@click.option("--notices", "as_notices", is_flag=True, help="Write the licence texts of all components instead.")
+@click.option("--strict", is_flag=True, help="Fail unless every component has a declared licence.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to write (default: stdout)."
+)
+@json_option("With --table: print one JSON object. Print errors as JSON.")
 @click.pass_obj
 def sbom(
     session: Session,
@@ -45,9 +54,10 @@ def sbom(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """List what is in TARGET's result: every component with version, hashes and licence, and what it was built with.
+    """Write TARGET's bill of materials: its components with version, hashes and licence, and what it was built with.
 
-    The list is made from the derivation graph. It says the same each time; SOURCE_DATE_EPOCH gives it a time stamp.
+    forge makes it from the derivation graph, so that it is the same each time. To give it a time stamp, set
+    SOURCE_DATE_EPOCH.
     """
     if as_table and (as_notices or output):
         raise click.UsageError("--table excludes --notices and --output.")
@@ -91,13 +101,13 @@ def _epoch(environment: Mapping[str, str]) -> int | None:
 
 def _warn(bill: Bill) -> None:
     for name in bill.undeclared:
-        click.echo(f"warning: {name} does not say what of its inputs is in it: all are listed", err=True)
+        click.echo(f"warning: {name} does not say which of its inputs it contains: all are listed", err=True)
     if TREE_PROPERTY not in bill.root.properties:
-        click.echo(f"warning: {bill.root.name} is not built: its hashes are left out", err=True)
+        click.echo(f"warning: {bill.root.name} is not built: the bill has no hashes of it", err=True)
 
 
 def _show(bill: Bill, *, everything: bool, as_json: bool) -> None:
-    # What forge built on the way is made of the rest, and has no licence of its own.
+    # Intermediate results consist of the other components, and have no licence of their own.
     rows = [("in it", item) for item in bill.contained if item.ref in bill.parts]
     rows += [("built with", item) for item in bill.built_with] if everything else []
     if as_json:

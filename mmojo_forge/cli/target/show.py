@@ -1,10 +1,7 @@
-"""`forge show TARGET`: the derivation, as the very document its id is the hash of.
+"""Commands that look at one target: `forge show`, `info`, `log` and `shell`.
 
-`forge info TARGET|FILE`: what a finished result is, whence it came.
-
-`forge log TARGET`: the log of its last build.
-
-`forge shell NAME`: step into the sandbox of a failed build, as it was left.
+`show` prints the derivation, with `--json` the document that its id is the hash of. `info` says what a finished result
+is and who built it. `log` prints the log of the last build. `shell` enters the sandbox that a failed build left.
 """
 
 from __future__ import annotations
@@ -33,10 +30,10 @@ _SHOWN_SOURCES = 10
 @click.argument("target")
 @set_option
 @json_option()
-@click.option("--script", is_flag=True, help="Only the shell text of its phases.")
+@click.option("--script", is_flag=True, help="Print only the shell script of its phases.")
 @click.pass_obj
 def show(session: Session, target: str, settings: tuple[str, ...], as_json: bool, script: bool) -> None:
-    """Show TARGET's derivation: options, inputs, phases, label, identity."""
+    """Show TARGET's derivation: label, identity, options, inputs, environment."""
     shown = describe(session.workspace, Request.parse((target,), settings), session.store)
     node = shown.instance.node
     if script:
@@ -59,7 +56,7 @@ def show(session: Session, target: str, settings: tuple[str, ...], as_json: bool
     click.echo(f"{target}: {shown.summary}")
     click.echo(f"  label       {node.label}")
     click.echo(f"  derivation  {node.id}")
-    click.echo(f"  action key  {shown.key or 'not known before its inputs are built'}")
+    click.echo(f"  action key  {shown.key or 'unknown until its inputs are built'}")
     for output in node.outputs:
         click.echo(f"  output      {output}: {shown.outputs.get(output) or 'not built'}")
     for name, value in shown.options.items():
@@ -70,11 +67,11 @@ def show(session: Session, target: str, settings: tuple[str, ...], as_json: bool
         click.echo(f"  env         {variable}={value}")
     for aspect, reason in node.check_exemptions.items():
         click.echo(f"  exempt      {aspect}: {reason}   (from forge check)")
-    click.echo(f"  builder     {node.builder}   (the phases: forge show --script {target})")
+    click.echo(f"  builder     {node.builder}   (for its phases: forge show --script {target})")
 
 
 def inputs(node: Derivation) -> Iterator[str]:
-    """A line for each input; of hundreds of sources only the first ones, and how many more there are."""
+    """A line for each input. Of hundreds of sources it shows the first few, and says how many more there are."""
     sources = [name for name, edge in node.inputs.items() if isinstance(edge.node, Source)]
     folded = sources[_SHOWN_SOURCES:] if len(sources) > _MANY_SOURCES else []
     hidden = frozenset(folded)
@@ -82,15 +79,18 @@ def inputs(node: Derivation) -> Iterator[str]:
         if name not in hidden:
             yield f"{name} at {edge.at}: {edge.node.name}"
     if folded:
-        yield f"and {len(folded)} more pinned sources (--json has all)"
+        yield f"and {len(folded)} more pinned sources (--json lists all)"
 
 
 @click.command("info")
-@click.argument("what")
+@click.argument("what", metavar="TARGET|FILE")
 @json_option()
 @click.pass_obj
 def info(session: Session, what: str, as_json: bool) -> None:
-    """Show what TARGET (or a FILE that forge built) is: tree, size, label, action key, build time, slices."""
+    """Show what a finished TARGET or FILE is: tree, size, label, builder, build time, slices.
+
+    FILE is a file that forge built or packaged.
+    """
     info = find_result(session.workspace, what, session.folder, session.store)
     slices = slices_of(info.path)
     build = read_build_info(info.path)
@@ -118,16 +118,19 @@ def _document(info: ResultInfo) -> dict[str, object]:
         "name": trace.name if trace else None,
         "key": trace.key if trace else None,
         "built by": trace.builder if trace else None,
-        "signed by": " ".join(one.key for one in trace.signatures) or None if trace else None,
+        "signed by": " ".join(signature.key for signature in trace.signatures) or None if trace else None,
         "build time": console.format_duration(trace.seconds) if trace else None,
     }
 
 
 @click.command("log")
-@click.argument("target")
+@click.argument("target", metavar="NAME")
 @click.pass_obj
 def log(session: Session, target: str) -> None:
-    """Print the log of the last build of TARGET, or of any node by its name, failed ones included."""
+    """Print the log of the last build of NAME, whether it failed or not.
+
+    NAME is a target or the name of a node.
+    """
     with open_log(session.workspace, target, session.store, session.directories) as log:
         while chunk := log.read(1 << 16):
             sys.stdout.buffer.write(chunk)
@@ -136,14 +139,17 @@ def log(session: Session, target: str) -> None:
 
 @click.command("shell")
 @click.argument("name")
-@click.argument("argv", nargs=-1)
+@click.argument("argv", nargs=-1, metavar="[COMMAND…]")
 @click.pass_obj
 def shell(session: Session, name: str, argv: tuple[str, ...]) -> None:
-    """Open a shell (or run ARGV) in the sandbox of the last failed build of NAME: same files, same environment."""
+    """Open a shell, or run COMMAND, in the sandbox of the last failed build of NAME.
+
+    Files and environment are those of the failed build.
+    """
     request = failed_builds.with_terminal(failed_builds.request_of(session.directories.failed_build(name)))
     click.echo(
         f"In /build as the failed build of {name} left it; inputs are in /forge, outputs go to /forge/out.", err=True
     )
     sandbox = failed_builds.prepare_to_enter(request, argv, session.executor())
-    # bwrap gets no environment: what it has can be read in the sandbox as that of process 1.
+    # bwrap gets no environment: it is process 1 of the sandbox, where anyone could read it in /proc/1/environ.
     os.execve(sandbox.argv[0], sandbox.argv, {})

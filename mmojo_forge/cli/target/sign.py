@@ -1,6 +1,6 @@
-"""`forge sign FILE…`: a signature beside each file, for `forge verify` and the stock `minisign`.
+"""`forge sign FILE…` writes a signature beside each file; `forge verify FILE…` checks such signatures.
 
-`forge verify FILE…`: whether files are what somebody who is trusted signed.
+The format is minisign's, so that people without forge can verify files with the stock `minisign`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from mmojo_forge.model.minisign import MinisignKey, show_id
 
 @click.command("sign")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="FILE…")
-@click.option("--key", "key_file", type=click.Path(path_type=Path), help="A file like builder.key, instead of it.")
-@click.option("--comment", default="", help="One line that is signed, too, and shown by whoever verifies.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Where the signature goes; FILE.minisig if not given."
+    "--key", "key_file", type=click.Path(path_type=Path), help="A private key to use in place of builder.key."
 )
-@click.option("--public-key", "show_key", is_flag=True, help="Print the public key as minisign wants it.")
+@click.option("--comment", default="", help="One line to sign along with the file; `verify` shows it.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Where to write the signature (default: FILE.minisig)."
+)
+@click.option("--public-key", "show_key", is_flag=True, help="Print the public key in minisign's format.")
 @json_option()
 @click.pass_obj
 def sign(
@@ -35,9 +37,9 @@ def sign(
     show_key: bool,
     as_json: bool,
 ) -> None:
-    """Sign FILE… as a whole, with the key that signs what is built; print where the signatures lie."""
+    """Sign each FILE with the key that signs your builds, and print the paths of the signatures."""
     if not files and not show_key:
-        raise click.UsageError("Nothing to sign: give a FILE, or --public-key.")
+        raise click.UsageError("There is nothing to sign: give a FILE, or --public-key.")
     if output is not None and len(files) != 1:
         raise click.UsageError("--output is for one FILE.")
     key = read_private_key(key_file) if key_file else session.any_keys().own()
@@ -59,28 +61,34 @@ def sign(
 @click.command("verify")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
 @click.option(
-    "--key", "given", multiple=True, metavar="KEY|FILE", help="Whom to believe, instead of those who are trusted here."
+    "--key",
+    "given",
+    multiple=True,
+    metavar="KEY|FILE",
+    help="Accept this key, not the trusted keys. Repeatable.",
 )
-@click.option("--signature", type=click.Path(path_type=Path), help="Where the signature is; FILE.minisig if not given.")
+@click.option("--signature", type=click.Path(path_type=Path), help="Where the signature is (default: FILE.minisig).")
 @json_option()
 @click.pass_obj
 def verify(
     session: Session, files: tuple[Path, ...], given: tuple[str, ...], signature: Path | None, as_json: bool
 ) -> None:
-    """Check the signature of FILE… and say whose it is. The first that does not hold is an error."""
+    """Check the signature of each FILE, and print who signed it; fail at the first that is not valid."""
     if signature is not None and len(files) != 1:
         raise click.UsageError("--signature is for one FILE.")
     ring = session.any_keys()
-    trusted = [read_public_key(one) for one in given] or [MinisignKey.of(key) for key in ring.trusted()]
+    trusted = [read_public_key(text) for text in given] or [MinisignKey.of(key) for key in ring.trusted()]
     revoked = [MinisignKey.of(key) for key in ring.revoked()]
     found = [verify_file(file, trusted, revoked=revoked, signature=signature) for file in files]
     if as_json:
-        click.echo(json.dumps({"schema": 1, "verified": [_document(one) for one in found]}))
+        click.echo(json.dumps({"schema": 1, "verified": [_document(verified) for verified in found]}))
         return
-    for one in found:
-        click.echo(f"{one.path}: signed by {one.key.key.name}, key {show_id(one.key.id)}; {one.comment}")
+    for verified in found:
+        key = verified.key
+        click.echo(f"{verified.path}: signed by {key.key.name}, key {show_id(key.id)}; {verified.comment}")
 
 
-def _document(one: Verified) -> dict[str, str]:
-    names = {"name": one.key.key.name, "key": one.key.text, "key_id": show_id(one.key.id)}
-    return {"file": str(one.path), **names, "comment": one.comment}
+def _document(verified: Verified) -> dict[str, str]:
+    key = verified.key
+    names = {"name": key.key.name, "key": key.text, "key_id": show_id(key.id)}
+    return {"file": str(verified.path), **names, "comment": verified.comment}

@@ -1,1 +1,4 @@
-"""`forge bench`. Read `measure` (turns and rounds), `llama_bench` (one process), then `targets` and `plot`."""
+"""`forge bench`: measures and compares how fast programs run a model.
+
+Read `measure` (turns and rounds), `llama_bench` (one process), then `targets` (what to compare) and `plot`.
+"""

@@ -1,4 +1,4 @@
-"""One llama-bench process: how a contestant is started, and the figures it prints."""
+"""Runs one llama-bench process and parses its figures."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _APE_MAGIC: Final = b"MZqFpD='"
 
 
 class BenchError(EngineError):
-    """A program that could not be measured: `bench-not-runnable`, `-failed`, `-timeout` or `-output`."""
+    """A program could not be measured: `bench-not-runnable`, `bench-failed`, `bench-timeout` or `bench-output`."""
 
     exit_code = ExitCode.BUILD_FAILED
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One program to measure, by the name its figures go by. No two of a run have the same name."""
+    """One program to measure. Its name identifies its figures and is unique in a run."""
 
     name: str
     program: Path
 
     def command(self) -> tuple[str, ...]:
-        """The words that start it; raises BenchError (`bench-not-runnable`) if it cannot be read.
+        """The command that starts it; raises BenchError (`bench-not-runnable`) if the file cannot be read.
 
-        A bare execve refuses an APE that is not assimilated; every shell knows what to do with it.
+        An APE is started through `sh`, because execve refuses one that is not assimilated.
         """
         try:
             with self.program.open("rb") as file:
@@ -47,12 +47,12 @@ class Contestant:
     def _not_runnable(self, error: OSError) -> BenchError:
         return BenchError(
             f"bench {self.name}: {self.program} cannot be started: {error.strerror}",
-            detail="Only programs for this machine's system and processor can be measured on it.",
+            detail="A program must be for this machine's system and processor.",
             reason="bench-not-runnable",
         )
 
     def start(self, arguments: tuple[str, ...], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """The running program, leader of a process group of its own; raises BenchError (`bench-not-runnable`)."""
+        """Start the program, in its own process group; raises BenchError (`bench-not-runnable`)."""
         try:
             return subprocess.Popen(
                 [*self.command(), *arguments],
@@ -60,6 +60,7 @@ class Contestant:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=dict(environment),
+                # A group of its own, so that a timeout also kills the shell that starts an APE.
                 start_new_session=True,
             )
         except OSError as error:
@@ -68,7 +69,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one test of one process came to: `speeds` in tokens per second, one of each repetition."""
+    """The result of one test in one process. `speeds` has one value per repetition, in tokens per second."""
 
     test: str
     speeds: tuple[float, ...]
@@ -76,7 +77,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a llama-bench says of itself and of the model; empty or 0 where it does not say."""
+    """What llama-bench reports about itself and the model; empty or 0 if it does not."""
 
     commit: str = ""
     backends: str = ""
@@ -87,7 +88,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class BenchRun:
-    """One finished process: its tests, in the order it ran them, and what it said of itself."""
+    """One finished process: its tests, in the order it ran them, and its facts."""
 
     figures: tuple[Figures, ...]
     facts: Facts
@@ -96,9 +97,9 @@ class BenchRun:
 def run(
     contestant: Contestant, arguments: tuple[str, ...], environment: Mapping[str, str], timeout_seconds: float
 ) -> BenchRun:
-    """The figures of one llama-bench process with these arguments and `-o json`; raises BenchError.
+    """Run llama-bench with these arguments and `-o json`; raises BenchError.
 
-    Whatever happens, no process of it is left when this returns.
+    No process of it is left when this function returns or raises.
     """
     with contestant.start((*arguments, "-o", "json"), environment) as process:
         try:
@@ -115,54 +116,54 @@ def run(
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all that it started; its group lives as long as it has not been waited for."""
+    """Kill the process and everything it started. Its group exists until the process has been waited for."""
     os.killpg(process.pid, signal.SIGKILL)
 
 
 def _timed_out(contestant: Contestant, seconds: float, said: bytes) -> BenchError:
-    advice = "Give it more time with --timeout, or less to do with --prompt, --generate or a smaller model."
+    advice = "Give it more time with --timeout, or less work with --prompt, --generate or a smaller model."
     return BenchError(
-        f"bench {contestant.name}: not done after {seconds:g} s",
+        f"bench {contestant.name}: not finished after {seconds:g} s",
         detail=f"{_last_lines(said)}{advice}",
         reason="bench-timeout",
     )
 
 
 def _failed(contestant: Contestant, code: int, said: bytes) -> BenchError:
-    advice = "Run it by hand to see more: llama-bench takes -v."
+    advice = "To see more, run it yourself: llama-bench accepts -v."
     # A shell that starts an APE reports a signal as 128 + its number.
     if code in {-signal.SIGILL, 128 + signal.SIGILL}:
-        cause = "it met an instruction that this processor does not have"
-        advice = "Measure a lower level (…-v2 runs on every x86-64 server), or on another machine."
+        cause = "it used an instruction that this processor does not have"
+        advice = "Measure a program of a lower level (…-v2 runs on every x86-64 server), or use another machine."
     elif code < 0:
         cause = f"it was killed by signal {-code}"
     else:
-        cause = f"it ended with exit code {code}"
+        cause = f"it failed with exit code {code}"
     return BenchError(f"bench {contestant.name}: {cause}", detail=f"{_last_lines(said)}{advice}", reason="bench-failed")
 
 
 def _last_lines(said: bytes) -> str:
-    """The end of what a program printed, as lines to show above an advice."""
+    """The last lines of a program's output, indented, to show above the advice."""
     lines = said.decode(errors="replace").splitlines()[-LAST_LINES:]
     return "".join(f"    {line}\n" for line in lines)
 
 
 def _parse(contestant: Contestant, out: bytes) -> BenchRun:
-    """The run that llama-bench's JSON tells of: a list of tests, each with the speed of every repetition."""
+    """The run in llama-bench's JSON, a list of tests with the speed of every repetition; raises BenchError."""
     try:
         rows = json.loads(out)
         figures = tuple(Figures(_test_name(row), tuple(float(speed) for speed in row["samples_ts"])) for row in rows)
         facts = _facts(rows[0])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise _not_understood(contestant, f"{type(error).__name__}: {error}") from error
-    for one in figures:
-        if not one.speeds or not all(math.isfinite(speed) and speed > 0 for speed in one.speeds):
-            raise _not_understood(contestant, f"{one.test} has the speeds {list(one.speeds)}")
+    for test in figures:
+        if not test.speeds or not all(math.isfinite(speed) and speed > 0 for speed in test.speeds):
+            raise _not_understood(contestant, f"{test.test} has the speeds {list(test.speeds)}")
     return BenchRun(figures, facts)
 
 
 def _test_name(row: Mapping[str, Any]) -> str:
-    """As llama-bench's own tables call it: `pp512` or `tg128`."""
+    """The test's name in llama-bench's own tables: `pp512` or `tg128`."""
     prompt, generate = int(row["n_prompt"]), int(row["n_gen"])
     return f"pp{prompt}" if prompt else f"tg{generate}"
 
@@ -180,6 +181,6 @@ def _facts(row: Mapping[str, Any]) -> Facts:
 def _not_understood(contestant: Contestant, cause: str) -> BenchError:
     return BenchError(
         f"bench {contestant.name}: its output is not that of llama-bench -o json ({cause})",
-        detail=f"Look at it: {' '.join(contestant.command())} -m MODEL -o json",
+        detail=f"See the output: {' '.join(contestant.command())} -m MODEL -o json",
         reason="bench-output",
     )

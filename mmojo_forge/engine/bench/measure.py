@@ -1,12 +1,13 @@
-"""Measure how fast programs run a model: llama-bench of each, in turn, so that all of them see the same machine.
+"""Measures how fast programs run a model. Their llama-benches take turns, so that all see the same machine.
 
     round 1:  1 thread: A B    2 threads: A B
     round 2:  1 thread: A B    2 threads: A B    …
 
-A turn is one process, and gives one figure for each test: the median of its repetitions. What is told of a contestant,
-a thread count and a test is the median over the rounds, with the lowest and the highest. The ratio to the first
-contestant is taken within each round, where both ran one after the other, before its median is taken: what slows the
-whole machine down for a while slows both.
+A turn is one process. It gives one figure for each test: the median of its repetitions. The report has the median over
+all rounds, with the lowest and the highest, for each contestant, thread count and test.
+
+The ratio to the first contestant is computed within each round, then its median is taken. Both ran close together in
+that round, so a slow phase of the machine affects both.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from mmojo_forge.engine.errors import EngineError
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What every contestant has to do. `prompt` and `generate` in tokens (0: not measured), one of them not 0."""
+    """What every contestant runs. `prompt` and `generate` are numbers of tokens; 0 skips that test, but not both.
+
+    Raises EngineError (`bad-workload`).
+    """
 
     model: Path
     threads: tuple[int, ...]
@@ -43,15 +47,15 @@ class Workload:
             raise _bad_workload("nothing to do", "Give --prompt or --generate a number of tokens above 0.")
         if not self.threads or min(self.threads) < 1 or len(set(self.threads)) < len(self.threads):
             raise _bad_workload(
-                f"{','.join(map(str, self.threads)) or 'none'} are no thread counts",
-                "Give --threads different whole numbers from 1, separated by commas: --threads 1,2,4.",
+                f"invalid thread counts: {','.join(map(str, self.threads)) or 'none'}",
+                "Give --threads distinct whole numbers from 1, separated by commas: --threads 1,2,4",
             )
         if min(self.rounds, self.repetitions) < 1 or self.timeout_seconds <= 0:
             raise _bad_workload("less than one round", "Give --rounds, --repetitions and --timeout numbers above 0.")
 
     @property
     def tests(self) -> tuple[str, ...]:
-        """The tests by llama-bench's names, `pp512` and `tg128`, in the order they are run."""
+        """The tests by llama-bench's names (`pp512`, `tg128`), in the order they run."""
         both = (f"pp{self.prompt}" if self.prompt else "", f"tg{self.generate}" if self.generate else "")
         return tuple(test for test in both if test)
 
@@ -63,7 +67,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One process of a run. `number` counts from 1 to `of`; `round` from 1 to the workload's rounds."""
+    """One process of a run. `number` counts from 1 to `of`, `round` from 1 to the workload's rounds."""
 
     number: int
     of: int
@@ -100,7 +104,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one contestant came to: `speed` in tokens per second, `ratio` to the first contestant of the run."""
+    """The result of one contestant: `speed` in tokens per second, and its `ratio` to the run's first contestant."""
 
     target: str
     threads: int
@@ -111,7 +115,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The row of a contestant's fastest thread count; `ratio` of its median to that of the first one's fastest."""
+    """The row of a contestant's fastest thread count.
+
+    `ratio` compares its median with that of the first contestant at the latter's own fastest thread count.
+    """
 
     row: Row
     ratio: float
@@ -119,7 +126,7 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class BenchMachine:
-    """Where it was measured. `cores` are those usable here, `load` how many were busy in the minute before."""
+    """The measuring machine. `cores` is the number of usable cores, `load` the load average of the minute before."""
 
     cpu: str
     cores: int
@@ -129,7 +136,7 @@ class BenchMachine:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """A whole run. `facts` by contestant's name; `samples` in the order they were measured."""
+    """The result of a run. `facts` is by contestant's name; `samples` are in the order they were measured."""
 
     machine: BenchMachine
     workload: Workload
@@ -138,12 +145,12 @@ class BenchReport:
     samples: tuple[Sample, ...]
 
     def rows(self) -> list[Row]:
-        """Every contestant at every thread count in every test; those to compare stand together."""
+        """A row for each test, thread count and contestant. Rows to compare are adjacent."""
         speeds = {
-            (test, threads, one.name): self._speeds(one.name, threads, test)
+            (test, threads, contestant.name): self._speeds(contestant.name, threads, test)
             for test in self.workload.tests
             for threads in self.workload.threads
-            for one in self.contestants
+            for contestant in self.contestants
         }
         rows = []
         for (test, threads, name), values in speeds.items():
@@ -153,34 +160,34 @@ class BenchReport:
         return rows
 
     def best(self) -> list[Best]:
-        """For each contestant and test the thread count with the highest median; of equal ones the lowest."""
+        """For each contestant and test, the thread count with the highest median; the lowest of equal ones."""
         fastest: dict[tuple[str, str], Row] = {}
         for row in sorted(self.rows(), key=lambda row: (-row.speed.median, row.threads)):
             fastest.setdefault((row.target, row.test), row)
         first = self.contestants[0].name
+        pairs = [(contestant.name, test) for contestant in self.contestants for test in self.workload.tests]
         return [
-            Best(fastest[one.name, test], fastest[one.name, test].speed.median / fastest[first, test].speed.median)
-            for one in self.contestants
-            for test in self.workload.tests
+            Best(fastest[name, test], fastest[name, test].speed.median / fastest[first, test].speed.median)
+            for name, test in pairs
         ]
 
     def _speeds(self, target: str, threads: int, test: str) -> list[float]:
         """One value per round: the median of its repetitions."""
         by_round: dict[int, list[float]] = {}
-        for one in self.samples:
-            if (one.target, one.threads, one.test) == (target, threads, test):
-                by_round.setdefault(one.round, []).append(one.speed)
+        for sample in self.samples:
+            if (sample.target, sample.threads, sample.test) == (target, threads, test):
+                by_round.setdefault(sample.round, []).append(sample.speed)
         return [statistics.median(speeds) for speeds in by_round.values()]
 
 
 class BenchReporter:
-    """What a run tells while it goes on; this one says nothing."""
+    """Receives the progress of a run; this base class ignores it."""
 
     def began(self, turn: Turn) -> None:
-        """Called before each process is started."""
+        """Called before each process starts."""
 
     def measured(self, turn: Turn, figures: Sequence[Figures]) -> None:
-        """Called with what the process came to."""
+        """Called with the figures of each process."""
 
 
 def measure(
@@ -190,7 +197,7 @@ def measure(
     environment: Mapping[str, str],
     reporter: BenchReporter,
 ) -> BenchReport:
-    """The report of all turns; raises BenchError at the first that fails. Takes as long as all processes together."""
+    """Run all turns, one after the other; raises BenchError if one fails."""
     samples: list[Sample] = []
     facts: dict[str, Facts] = {}
     for turn in turns(contestants, workload):
@@ -200,9 +207,9 @@ def measure(
         figures = _expected(turn, workload, done.figures)
         facts.setdefault(name, done.facts)
         samples += [
-            Sample(name, turn.threads, one.test, turn.round, repetition, speed)
-            for one in figures
-            for repetition, speed in enumerate(one.speeds, start=1)
+            Sample(name, turn.threads, test.test, turn.round, repetition, speed)
+            for test in figures
+            for repetition, speed in enumerate(test.speeds, start=1)
         ]
         reporter.measured(turn, figures)
     return BenchReport(machine, workload, tuple(contestants), facts, tuple(samples))
@@ -220,19 +227,19 @@ def turns(contestants: Sequence[Contestant], workload: Workload) -> Iterator[Tur
 
 
 def default_threads(cores: int) -> tuple[int, ...]:
-    """1, half, three quarters and all of the cores, each once: `1, 4, 6, 8` of eight."""
+    """1, half, three quarters and all of the cores, without duplicates: `1, 4, 6, 8` for eight cores."""
     return tuple(sorted({1, *(count for count in (cores // 2, cores * 3 // 4, cores) if count)}))
 
 
 def check_model(path: Path) -> None:
-    """Return if `path` is a whole GGUF model: llama-bench says of a bad one only that it cannot load it.
+    """Raise EngineError (`no-model`, `model-unreadable`, `bad-model`) unless `path` is a complete GGUF model.
 
-    Reads the head, not the weights. Raises EngineError (`no-model`, `model-unreadable`, `bad-model`).
+    For a bad model, llama-bench only says that it cannot load it. Reads the header, not the weights.
     """
     if not path.is_file():
         raise EngineError(
             f"read model {path}: there is no such file",
-            detail="Give a GGUF file with --model, or none for a model of random weights.",
+            detail="Name a GGUF file with --model. Without --model, forge makes a model with random weights.",
             reason="no-model",
         )
     try:
@@ -245,32 +252,32 @@ def check_model(path: Path) -> None:
     except ApeError as error:
         raise _bad_model(error.message) from error
     if not facts.parameters:
-        raise _bad_model(f"model {path}: it has no weights, only a vocabulary or other facts")
+        raise _bad_model(f"model {path}: it has no weights, only a vocabulary or other metadata")
 
 
 def _bad_model(message: str) -> EngineError:
     return EngineError(
         f"read {message}",
-        detail="Fetch the file again, or convert the model to GGUF with llama.cpp's converters.",
+        detail="Download the file again, or convert the model to GGUF with llama.cpp's converters.",
         reason="bad-model",
     )
 
 
 def this_machine(cores: int) -> BenchMachine:
-    """The machine as it is now; `cores` are those that may be used."""
+    """The facts of this machine, with its current load. `cores` is the number of usable cores."""
     cpu = host_facts.read().get("cpu.model") or "unknown processor"
     return BenchMachine(cpu, cores, f"{platform.system().lower()}-{platform.machine()}", os.getloadavg()[0])
 
 
 def _expected(turn: Turn, workload: Workload, figures: Sequence[Figures]) -> Sequence[Figures]:
-    """The figures, if they are of the tests that were asked for."""
-    found = {one.test: len(one.speeds) for one in figures}
+    """The figures, unchanged; raises BenchError (`bench-output`) if they are not of the requested tests."""
+    found = {test.test: len(test.speeds) for test in figures}
     if found != dict.fromkeys(workload.tests, workload.repetitions):
         wanted = ", ".join(f"{workload.repetitions} × {test}" for test in workload.tests)
         given = ", ".join(f"{count} × {test}" for test, count in found.items()) or "nothing"
         raise BenchError(
-            f"bench {turn.contestant.name}: asked for {wanted}, it measured {given}",
-            detail="It is no llama-bench, or one that takes other arguments.",
+            f"bench {turn.contestant.name}: it measured {given} instead of {wanted}",
+            detail="The program is not llama-bench, or a version with other arguments.",
             reason="bench-output",
         )
     return figures

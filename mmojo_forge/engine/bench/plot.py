@@ -1,4 +1,4 @@
-"""A report as a picture: speed by thread count, one panel for each test, one line for each contestant."""
+"""Draws a report: speed by thread count, with one panel for each test and one line for each contestant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SUFFIXES: Final = (".svg", ".png")
-# Okabe and Ito's colours, which most people with a colour vision deficiency can tell apart, and markers beside them.
+# Okabe and Ito's palette, which most people with a colour vision deficiency can distinguish. Markers help further.
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS: Final = "osD^vP*"
 _TITLES: Final = MappingProxyType({"pp": "prompt", "tg": "generation"})
@@ -29,23 +29,23 @@ def check_path(path: Path) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise EngineError(
-            f"plot {path}: a plot is {' or '.join(SUFFIXES)}", detail="Name the file so.", reason="bad-plot"
+            f"plot {path}: unknown format", detail=f"Name a file with {' or '.join(SUFFIXES)}.", reason="bad-plot"
         )
     if not path.parent.is_dir():
         raise EngineError(
-            f"plot {path}: there is no folder {path.parent}", detail="Make it, or name another.", reason="bad-plot"
+            f"plot {path}: there is no folder {path.parent}", detail="Create it, or name another.", reason="bad-plot"
         )
     require_extra("plot")
 
 
 def draw(report: BenchReport, path: Path) -> None:
-    """Write the picture to `path`, as SVG or PNG by its suffix; raises EngineError (`bad-plot`)."""
-    # matplotlib takes a second to import, and most runs draw nothing.
+    """Write the plot to `path`, as SVG or PNG by its suffix; raises EngineError (`bad-plot`)."""
+    # matplotlib takes a second to import, and most runs do not plot.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     tests = report.workload.tests
-    # Text stays text in SVG; with a salt and no date the same report is the same file.
+    # `none` keeps text as text in SVG. With a fixed salt and no date, the same report gives the same file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "forge bench", "font.size": 10}):
         figure = Figure(figsize=(5.4 * len(tests), 4.6), layout="constrained")
         for axes, test in zip(figure.subplots(1, len(tests), squeeze=False)[0], tests, strict=True):
@@ -67,8 +67,8 @@ def draw(report: BenchReport, path: Path) -> None:
 
 def _draw_test(axes: Axes, report: BenchReport, test: str) -> None:
     rows = [row for row in report.rows() if row.test == test]
-    for index, one in enumerate(report.contestants):
-        _draw_line(axes, [row for row in rows if row.target == one.name], index)
+    for index, contestant in enumerate(report.contestants):
+        _draw_line(axes, [row for row in rows if row.target == contestant.name], index)
     axes.set_title(f"{_TITLES[test[:2]]} of {test[2:]} tokens ({test})")
     axes.set_xlabel("threads")
     axes.set_ylabel("tokens per second")

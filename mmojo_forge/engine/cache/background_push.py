@@ -1,8 +1,9 @@
-"""Pushing what is built while the rest is being built: one thread, fed by the builders, that never holds them up.
+"""Pushes results to caches during a run. One thread does it, so builds never wait for a push.
 
     built ──▶ queue ──▶ trees and signed trace into each cache;  finish ──▶ the indexes of the roots
 
-A cache that does not take it is told of once and left alone for the rest of the run: a push is a courtesy to others.
+If a push to a cache fails, the user gets one warning and the rest of the run skips that cache. The run itself does not
+fail, because its own results do not depend on the push.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from mmojo_forge.model.trace import Trace
 from mmojo_forge.store.protocol import Store
 
 _PATIENCE = 1.0
-"""Seconds that Ctrl-C waits for a push that cannot be cut off."""
+"""Seconds that Ctrl-C waits for a push that does not react to a closed connection."""
 
 
 class BackgroundPublisher:
-    """Fulfils Publisher. The thread starts with the first result; a process that ends early leaves nothing broken."""
+    """Implements Publisher. The thread starts with the first result.
+
+    The process may end at any time: a cache stays consistent after a partial push.
+    """
 
     def __init__(
         self, places: Mapping[str, Callable[[], Transport]], store: Store, signer: Signer, reporter: Reporter
@@ -46,14 +50,16 @@ class BackgroundPublisher:
         self._starting = threading.Lock()
 
     def begin(self, graph: Graph) -> None:
-        """Nodes of this graph are built from now on."""
+        """Start publishing nodes of this graph. Nodes of other graphs are not published."""
         with self._starting:
             self._graph, self._shared = graph, frozenset()
 
     def built(self, node: Derivation, trace: Trace) -> None:
-        """Note a result that is in the store, signed; whether it is for other machines is for the caller to know.
+        """Queue a signed result from the store. The caller decides whether it is useful on other machines.
 
-        What nobody began with is not pushed: its graph was not looked at."""
+        Skips nodes that are not redistributable, and nodes outside of the graph given to `begin`, because nobody
+        checked those.
+        """
         with self._starting:
             self._look_at_graph()
         if node.id not in self._shared:
@@ -62,20 +68,21 @@ class BackgroundPublisher:
         self._queue.put(PushPlan(trees, (trace,), {}))
         with self._starting:
             if self._thread is None:
+                # A daemon thread, so that a hanging transfer cannot keep the process alive.
                 self._thread = threading.Thread(target=self._run, name="forge-publish", daemon=True)
                 self._thread.start()
 
     def _look_at_graph(self) -> None:
-        """Find out which nodes are redistributable: none, where recipes contradict each other."""
+        """Find out which nodes are redistributable; none, with a warning, if recipes contradict the graph."""
         graph, self._graph = self._graph, None
         if graph:
             try:
                 self._shared = frozenset(graph.nodes).difference(restricted(graph))
             except ForgeError as error:
-                self._reporter.warning(f"nothing is pushed: {error.message}")
+                self._reporter.warning(f"push is off for this run: {error.message}")
 
     def finish(self, graph: Graph | None) -> None:
-        """Return when the queue is empty, and the indexes of the graph's roots are written."""
+        """Wait until the queue is pushed, including the indexes of the graph's reproducible roots."""
         if self._thread is None:
             return
         waiting = self._queue.qsize()
@@ -95,7 +102,7 @@ class BackgroundPublisher:
         self._thread = None
 
     def abandon(self) -> None:
-        """Push nothing more; what is on its way is cut off. The next push finds what arrived."""
+        """Stop pushing and cut off running transfers. A later push reuses what has arrived."""
         self._places.clear()
         for transport in list(self._open.values()):
             transport.close()
@@ -110,7 +117,7 @@ class BackgroundPublisher:
         try:
             self._queue.put(pack(plan, self._store, self._signer, closure=False))
         except ForgeError as error:
-            self._reporter.warning(f"what leads to {roots[0].name} is not pushed: {error.message}")
+            self._reporter.warning(f"the index of {roots[0].name} is not pushed: {error.message}")
 
     def _run(self) -> None:
         while (push_plan := self._queue.get()) is not None:
@@ -118,9 +125,10 @@ class BackgroundPublisher:
                 try:
                     push(push_plan, self._transport(name), self._store, self._signer)
                 except ForgeError as error:
+                    # `abandon` cleared the places, so the error comes from a transport that it closed.
                     if self._places.pop(name, None) is None:
                         return
-                    self._reporter.warning(f"nothing more is pushed to {name}: {error.message}")
+                    self._reporter.warning(f"push to {name} is off for the rest of this run: {error.message}")
 
     def _transport(self, name: str) -> Transport:
         if name not in self._open:

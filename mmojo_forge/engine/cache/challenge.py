@@ -1,4 +1,4 @@
-"""`forge challenge`: what each cache says about a target beside what comes out when it is built here and now."""
+"""`forge challenge`: compares what each cache claims about a target with a rebuild on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HERE = "this store"
 
 
 class ChallengeOutcome(StrEnum):
-    """How an answer compares with the rebuild."""
+    """How a claim compares with the reference. SILENT: the source has no claim."""
 
     MATCH = "match"
     MISMATCH = "mismatch"
@@ -36,8 +36,11 @@ class ChallengeOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChallengeAnswer:
-    """What one builder says by way of one source: the trees of the outputs, when it was built (seconds since the
-    epoch), and which paths differ from the reference where both manifests can be had."""
+    """What one builder claims, according to one source (a cache or this store).
+
+    `outputs` are the claimed trees, `started` is the time of the build in seconds since the epoch. `differing` are the
+    paths that differ from the reference, if both manifests are available.
+    """
 
     source: str
     finding: ChallengeOutcome
@@ -49,7 +52,10 @@ class ChallengeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One node: its key, the outputs that everything is compared with, and whether those are of a rebuild."""
+    """One challenged node. `reference` has the output trees that claims are compared with.
+
+    They come from a rebuild if `rebuilt`, else from this store.
+    """
 
     name: str
     key: ActionKey
@@ -59,7 +65,7 @@ class Challenge:
 
     @property
     def holds(self) -> bool:
-        """Whether nobody says anything else."""
+        """Whether no claim contradicts the reference."""
         return all(answer.finding is not ChallengeOutcome.MISMATCH for answer in self.answers)
 
 
@@ -73,8 +79,11 @@ def challenge_request(
     closure: bool,
     rebuild: bool,
 ) -> list[Challenge]:
-    """A challenge for each target, with `closure` for each node below as well. Without `rebuild` answers are compared
-    with what this store says. Raises ForgeError: EngineError (`not-built`) where there is nothing to compare with."""
+    """A challenge for each target, with `closure` for each node below them too.
+
+    Without `rebuild`, claims are compared with this store instead of a rebuild. Raises ForgeError, among others
+    EngineError (`not-built`) if there is nothing to compare with.
+    """
     graph = evaluate(workspace, request).graph
     nodes = [node for node in graph.derivations() if closure or node.id in graph.roots]
     resolved = _inputs_of(nodes, services, settings) if rebuild else make_plan(graph, services.store).resolved
@@ -89,7 +98,7 @@ def challenge_request(
 def _inputs_of(
     nodes: Sequence[Derivation], services: Services, settings: Settings
 ) -> Mapping[DerivationId, Resolution]:
-    """Make valid what the nodes are built from, from wherever it comes."""
+    """Make the inputs of the nodes valid, by building or substitution."""
     inputs = ((edge.node, edge.output) for node in nodes for edge in node.inputs.values())
     plan = make_plan(Graph.of_outputs(inputs), services.store, services.substituter())
     return realise(plan, services, settings)
@@ -106,7 +115,7 @@ def _challenge(
     trees = input_trees(node, resolved)
     if trees is None:
         raise EngineError(
-            f"challenge {node.name}: what it is built from is not built", detail="Build it first.", reason="not-built"
+            f"challenge {node.name}: its inputs are not built", detail="Build the target first.", reason="not-built"
         )
     key = action_key(node.preimage(trees))
     here = services.store.lookup([key]).get(key)
@@ -117,7 +126,7 @@ def _challenge(
     else:
         raise EngineError(
             f"challenge {node.name}: it is not built here",
-            detail="Leave --no-rebuild out, so that there is something to compare with.",
+            detail="Omit --no-rebuild: forge then builds it, to have something to compare with.",
             reason="not-built",
         )
     answers = [_answer(HERE, here, reference, caches, services)] if here is not None and builder is not None else []
@@ -134,7 +143,7 @@ def _answer(source: str, trace: Trace, reference: Resolution, caches: Caches, se
     return ChallengeAnswer(
         source,
         ChallengeOutcome.MATCH if same else ChallengeOutcome.MISMATCH,
-        ", ".join(one.key.partition(":")[0] for one in trace.signatures) or trace.builder,
+        ", ".join(signature.key.partition(":")[0] for signature in trace.signatures) or trace.builder,
         outputs,
         trace.started,
         () if same else tuple(_differing(outputs, reference, caches, services)),
@@ -146,11 +155,11 @@ def _differing(outputs: Resolution, reference: Resolution, caches: Caches, servi
         ours = reference.get(name)
         if ours is None or ours == tree:
             continue
-        here, there = (_read(one, caches, services.store) for one in (ours, tree))
+        here, there = _read(ours, caches, services.store), _read(tree, caches, services.store)
         if here is not None and there is not None:
             yield from (f"{name}/{path}" if path else name for path in differing_paths(there, here))
 
 
 def _read(tree: TreeId, caches: Caches, store: Store) -> Tree | None:
-    """From here or from a cache: of several outputs not all need be here."""
+    """The manifest, from this store or a cache: the store need not have all outputs. None if nobody has it."""
     return store.read_tree(tree) if store.has_tree(tree) else caches.read_manifest(tree)

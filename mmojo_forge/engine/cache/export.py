@@ -1,4 +1,4 @@
-"""Results for machines without a network: targets into a bundle, a bundle into the store."""
+"""`forge store export`: writes targets to a bundle, for machines without a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["BundleContents", "Exported", "export_request"]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What a bundle has, and the names of what was skipped as not redistributable."""
+    """The contents of a bundle, and the names of the nodes that were skipped as not redistributable."""
 
     contents: BundleContents
     skipped: tuple[str, ...]
@@ -39,12 +39,13 @@ def export_request(
     not_redistributable: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Exported:
-    """Write the request's targets to a bundle; raises EngineError (`not-built`, `not-redistributable`), ContentsError,
-    RecipeError, StoreError.
+    """Write the request's targets to a bundle at `path`.
 
-    The traces of all that the targets were built from go along, as far as they are known: by them the other store
-    finds what a target is without having any of it. With `closure` the content of all that goes along too, but for
-    what is not redistributable, unless `not_redistributable`.
+    The bundle includes the known traces of the whole closure. With them, the other store resolves a target without its
+    inputs. With `closure`, the bundle also has the content of the closure. Nodes that are not redistributable are
+    skipped unless `not_redistributable`.
+
+    Raises EngineError (`not-built`, `not-redistributable`), ContentsError, RecipeError, StoreError.
     """
     evaluation = evaluate(workspace, request)
     plan = evaluation.plan(store)
@@ -57,15 +58,15 @@ def export_request(
         targets.append(BundledTarget(target, name, built[target], str(instance.node.label)))
     below = plan.graph.nodes.values() if closure else ()
     kept = [node for node in below if node.id in withheld]
-    # By their trees: another node may have come out as a tree that is restricted.
-    trees = {one.tree for one in targets} | (_trees(plan, below) - _trees(plan, kept))
+    # Compares trees, not nodes, because another node may have produced a restricted tree.
+    trees = {bundled.tree for bundled in targets} | (_trees(plan, below) - _trees(plan, kept))
     skipped = sorted(node.name for node in kept)
     written = write_bundle(store, path, targets, trees, _traces(plan, store), on_progress)
     return Exported(written, tuple(skipped))
 
 
 def _trees(plan: Plan, nodes: Iterable[Node]) -> set[TreeId]:
-    """The trees of the nodes, as far as they are here."""
+    """The trees of the nodes that the store has."""
     trees: set[TreeId] = set()
     for node in nodes:
         if isinstance(node, Derivation):

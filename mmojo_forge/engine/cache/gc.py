@@ -1,6 +1,6 @@
-"""`forge cache gc`, from a cache as the user names it to what went and what stayed.
+"""`forge cache gc`: opens the cache that the user names and collects it.
 
-The CLI imports `CacheGcPlan` and what is in it from here; it knows no layer below the engine.
+The CLI imports `CacheGcPlan` and its parts from here, because it may not import layers below the engine.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ __all__ = ["GRACE", "CacheFileKind", "CacheGcPlan", "CacheGcPolicy", "CacheGcRes
 
 @dataclass(frozen=True, slots=True)
 class CacheGcPolicy:
-    """What may go: what was not pushed for `older_than` seconds, oldest first, down to `target_size` bytes if that is
-    given; nothing that a push of the last `grace` seconds may need."""
+    """What a collection may remove: content that nobody pushed for `older_than` seconds, oldest first.
+
+    With `target_size`, it stops when the cache is down to that many bytes. It never removes what a push of the last
+    `grace` seconds may need.
+    """
 
     older_than: float
     target_size: int | None = None
@@ -37,7 +40,7 @@ class CacheGcPolicy:
 def collect_cache(
     table: CacheTable, environment: Mapping[str, str], policy: CacheGcPolicy, now: float, on_progress: OnProgress | None
 ) -> tuple[CacheGcPlan, CacheGcResult | None]:
-    """What may go from the cache, and what went; without `on_progress` nothing goes. Raises CacheError."""
+    """The plan of a collection, and its result. Without `on_progress`, nothing is removed. Raises CacheError."""
     transport = open_place(table, environment)
     try:
         planned = plan_collection(transport, now, policy.older_than, policy.target_size, policy.grace)

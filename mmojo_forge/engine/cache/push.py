@@ -1,9 +1,9 @@
-"""What goes into a cache: results, the signed traces of everything below them, and with `closure` that content too.
+"""Pushes results to a cache, with the signed traces of their closure, and on request the closure's content.
 
     targets ──▶ plan ──▶ traces of the whole closure (index) + trees ──▶ CacheWriter: trees, entries, index
 
-Only what was built in the sandbox has a trace, and only what its builder signed is pushed; what was built here before
-there was a key is signed now. Nothing is signed that somebody else built.
+Every pushed trace is signed by its builder. Traces of local builds from before this machine had a key are signed now.
+forge never signs what somebody else built.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ __all__ = ["PushMode", "PushPlan", "Pushed", "pack", "push", "sign_own"]
 
 @dataclass(frozen=True, slots=True)
 class PushPlan:
-    """What is pushed: trees by what they are called, traces that tell of them, and each root's closure of traces.
+    """What a push uploads.
 
-    `skipped` are the names of what is not redistributable."""
+    `trees` maps trees to object names. `indexes` has the traces of each root's closure. `skipped` are the names of
+    nodes that are not redistributable.
+    """
 
     trees: Mapping[TreeId, str]
     traces: tuple[Trace, ...]
@@ -58,10 +60,10 @@ def pack(
     host_specific: bool = False,
     not_redistributable: bool = False,
 ) -> PushPlan:
-    """What has to be in a cache for others to get the roots of `plan`; with `closure` also to build on what is below.
+    """The push of the roots of `plan`; with `closure`, of everything below them too.
 
-    What is not redistributable is skipped unless `not_redistributable`: others fetch it themselves. Raises EngineError
-    (`not-built`, `host-specific`, `not-redistributable`, `trace-missing`, `unsigned-trace`), ContentsError.
+    Nodes that are not redistributable are skipped unless `not_redistributable`. Raises EngineError (`not-built`,
+    `host-specific`, `not-redistributable`, `trace-missing`, `unsigned-trace`), ContentsError.
     """
     roots = [node for root in plan.graph.roots if isinstance(node := plan.graph.nodes[root], Derivation)]
     withheld = {} if not_redistributable else restricted(plan.graph)
@@ -69,14 +71,14 @@ def pack(
     check_redistributable_graph("push", roots, withheld)
     traces = _signed_traces(plan, store, signer)
     wanted: Sequence[Node] = list(plan.graph.nodes.values()) if closure else roots
-    # By their trees: another node may have come out as a tree that is restricted.
+    # Compares trees, not nodes, because another node may have produced a restricted tree.
     kept = {tree for node in plan.graph.nodes.values() if node.id in withheld for tree, _ in _trees_of(node, plan)}
     free = plan.valid - kept
     trees = {tree: name for node in wanted for tree, name in _trees_of(node, plan) if tree in free}
     indexes = {root.id: tuple(traces[node.id] for node in Graph.of([root]).derivations()) for root in roots}
-    told = {trace.key: trace for several in indexes.values() for trace in several}
+    by_key = {trace.key: trace for index in indexes.values() for trace in index}
     skipped = tuple(sorted(node.name for node in wanted if node.id in withheld))
-    return PushPlan(trees, tuple(told.values()), indexes, skipped)
+    return PushPlan(trees, tuple(by_key.values()), indexes, skipped)
 
 
 def push(
@@ -89,7 +91,7 @@ def push(
     connections: int = 4,
     on_sent: OnSent = lambda _: None,
 ) -> Pushed:
-    """Put the planned trees into a cache, while others may push and collect there; raises CacheError."""
+    """Upload the plan to a cache. Others may push to it or collect it at the same time. Raises CacheError."""
     public = PublicKey.parse(str(signer.public))
     writer = CacheWriter(transport, connections=connections, on_sent=on_sent)
     writer.ensure_info(CacheInfo((public,)))
@@ -102,7 +104,7 @@ def push(
 
 
 def sign_own(trace: Trace, signer: Signer) -> Trace:
-    """The trace of what was built here before anybody signed, signed now; any other as it is."""
+    """The trace, signed now if it is an unsigned trace of a local build; any other trace unchanged."""
     if trace.builder != "local" or trace.signatures:
         return trace
     named = replace(trace, builder=signer.name)
@@ -116,8 +118,8 @@ def _check_roots(roots: Iterable[Derivation], plan: Plan, *, host_specific: bool
             raise NotBuilt("push", node.name, [node.name])
         if not node.label.reproducible and not host_specific:
             raise EngineError(
-                f"push {node.name}: it is {node.label}, and runs well on machines like this one only",
-                detail="--host-specific pushes it all the same; only a machine with these facts will ask for it.",
+                f"push {node.name}: it is {node.label}, so it suits only machines like this one",
+                detail="To push it nevertheless, add --host-specific. Only machines with these facts will request it.",
                 reason="host-specific",
             )
 
@@ -141,13 +143,13 @@ def _signed_traces(plan: Plan, store: Store, signer: Signer) -> dict[DerivationI
 def _untold(node: Derivation, trace: Trace | None) -> EngineError:
     if trace is None:
         return EngineError(
-            f"push {node.name}: nothing here says what it was built to",
-            detail="The trace was forgotten. Remove its result from the store and build it again.",
+            f"push {node.name}: this store has no trace of its build",
+            detail="The trace was lost. Remove the result from the store and build it again.",
             reason="trace-missing",
         )
     return EngineError(
-        f"push {node.name}: nobody signed for it, and it was not built here ({trace.builder})",
-        detail="Build it here: `forge check` compares a rebuild with what came.",
+        f"push {node.name}: its trace is not signed, and it was not built here ({trace.builder})",
+        detail="Build it here. `forge check` compares a rebuild with the imported result.",
         reason="unsigned-trace",
     )
 
@@ -161,7 +163,8 @@ def _trees_of(node: Node, plan: Plan) -> Iterator[tuple[TreeId, str]]:
 
 
 def _opener(store: Store) -> OpenBlob:
-    """Opens content for a writer, who verifies it: small files, which come in thousands, are not verified twice."""
+    """A function that opens content for the writer. The writer verifies it, so thousands of small files are verified
+    only once."""
 
     @contextmanager
     def open_blob(entry: TreeEntry) -> Iterator[BinaryIO]:

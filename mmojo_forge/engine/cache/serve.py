@@ -1,4 +1,4 @@
-"""`forge cache serve`: a server for the cache in a folder, put together from what the user asks for."""
+"""`forge cache serve`: makes a server for the cache in a folder from the user's options."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["Exchange", "ServeOptions", "Server", "ServerReporter", "make_server"
 
 
 class Server(Protocol):
-    """A server that serves while it is entered, at `url`."""
+    """An async context manager that serves at `url` until it is left."""
 
     @property
     def url(self) -> str:
-        """Where it can be reached."""
+        """The URL of the running server."""
 
     async def __aenter__(self) -> Self:
-        """Begin to listen; raises ServeError."""
+        """Start listening; raises ServeError."""
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let requests that run end, then stop."""
+        """Wait for running requests, then stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What the server is asked to be. Paths are absolute; `plain` lets other machines reach it without TLS."""
+    """The options of `forge cache serve`. Paths are absolute. `plain` allows other machines to connect without TLS."""
 
     listen: str
     token_file: Path | None = None
@@ -54,9 +54,9 @@ class ServeOptions:
 def make_server(
     folder: Path, options: ServeOptions, reporter: ServerReporter, warn: Callable[[str], None]
 ) -> CacheServer:
-    """The server, which does not listen yet; `warn` hears of fewer connections than asked for.
+    """The server; it does not listen yet. `warn` is called if the system allows fewer connections than requested.
 
-    Raises ServeError, and ExtraError where aiohttp is missing.
+    Raises ServeError, and ExtraError if aiohttp is missing.
     """
     require_extra("serve")
     from mmojo_forge.cache.server.server import Address, CacheServer, ServerSettings, TlsFiles
@@ -78,7 +78,7 @@ def make_server(
 
 
 def _raise_descriptors(limits: ServerLimits, warn: Callable[[str], None]) -> ServerLimits:
-    """Let the process open as many files as the limits need; fewer connections where the system allows no more."""
+    """Raise the process's limit of open files to what `limits` needs. Lowers the connections if that is not allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     needed = limits.descriptors
@@ -86,7 +86,8 @@ def _raise_descriptors(limits: ServerLimits, warn: Callable[[str], None]) -> Ser
         return limits
     allowed = needed if hard == unlimited else min(needed, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    # A connection needs up to two descriptors: its socket and the file that it transfers.
     fewer = limits.connections - (needed - allowed + 1) // 2
     if fewer < limits.connections:
-        warn(f"{max(1, fewer)} connections: the system allows {allowed} open files")
+        warn(f"limited to {max(1, fewer)} connections, because the system allows {allowed} open files")
     return replace(limits, connections=max(1, fewer))

@@ -1,6 +1,6 @@
-"""What the caches have of a workspace: what somebody with an empty store would have to build.
+"""`forge cache status`: which targets of a workspace each cache has.
 
-For each cache a plan is made against a store that has nothing; what that plan would build is what the cache lacks.
+For each cache, forge plans as if the local store were empty. What that plan would build is missing in the cache.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from mmojo_forge.store.protocol import Store
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """What a cache has of one target: whether all of it could be downloaded, its bytes of content, who built it when
-    (seconds since the epoch), and how many of the `nodes` that lead to it are known there."""
+    """What a cache has of one target.
+
+    `complete` means that it can be downloaded without a build. `size` is its content in bytes, `started` the time of
+    the build in seconds since the epoch. The cache has traces of `known` of the `nodes` in the target's closure.
+    """
 
     target: str
     complete: bool
@@ -36,7 +39,7 @@ class TargetStatus:
 
 @dataclass(frozen=True, slots=True)
 class CacheStatus:
-    """One cache: what it says about itself, or why it cannot be used; what it has of each target; what is wrong."""
+    """One cache: its info, or the error that makes it unusable; the status of each target; and warnings."""
 
     name: str
     info: CacheInfo | None
@@ -46,22 +49,22 @@ class CacheStatus:
 
     @property
     def complete(self) -> int:
-        """How many targets could be downloaded."""
+        """The number of targets that can be downloaded."""
         return sum(target.complete for target in self.targets)
 
     @property
     def size(self) -> int:
-        """Bytes of content of those."""
+        """The content of these targets, in bytes."""
         return sum(target.size for target in self.targets if target.complete)
 
     @property
     def newest(self) -> float | None:
-        """When the latest of them was built."""
+        """The time of the latest build among them, in seconds since the epoch; None if there are none."""
         return max((target.started for target in self.targets if target.complete), default=None)
 
 
 class _Empty:
-    """Metadata of a store that has nothing."""
+    """The Metadata of an empty store."""
 
     def lookup(self, keys: Sequence[ActionKey]) -> dict[ActionKey, Trace]:
         return {}
@@ -79,7 +82,7 @@ class _Empty:
 def cache_status(
     cache: NamedCache, instances: Mapping[str, Instance], store: Store, *, agree: int, clock: Clock
 ) -> CacheStatus:
-    """What one cache has of these targets."""
+    """The status of one cache for these targets. Errors of the cache are part of the result, and not raised."""
     try:
         reader = cache.open()
         info = reader.info()
@@ -118,7 +121,7 @@ def _target(target: str, instance: Instance, plan: Plan, there: set[TreeId]) -> 
         target,
         not builds and there.issuperset(needed),
         sum(sizes[tree] for tree in needed),
-        ", ".join(one.key.partition(":")[0] for one in claim.signatures),
+        ", ".join(signature.key.partition(":")[0] for signature in claim.signatures),
         claim.started,
         len(plan.claims),
         nodes,

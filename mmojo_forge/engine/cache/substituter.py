@@ -1,12 +1,12 @@
-"""The caches that are asked before building, as one substituter: a store behind the store.
+"""Combines the configured caches into one substituter, which forge asks before it builds.
 
     expect ──▶ the index of each root, once ──▶ lookup: the entries of keys that no index has ──▶ a policy ──▶ traces
     fetch  ──▶ the caches that claim the tree first ──▶ manifest ──▶ content straight into the store
 
-A cache that is dead, slow, lying or half-emptied is one that has nothing: there is one warning, its breaker counts, and
-the next cache is asked. What a cache says is checked before it gets here (store/remote): signatures, sizes, digests.
+A cache that is unreachable, slow, incomplete or wrong counts as empty: forge warns once and asks the next cache.
+`cache/read` has already verified signatures, sizes and digests before an answer arrives here.
 
-Circuit breaker: a cache that failed several times in a row is left alone for a while (Nygard, "Release It!").
+A circuit breaker (Nygard, "Release It!") pauses a cache that failed several times in a row.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ from mmojo_forge.store.protocol import Store, StoreError
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """How a cache has done lately: a value, which each outcome turns into the next one. Times are in seconds, of any
-    clock that does not go backwards.
+    """The circuit breaker of one cache, as an immutable value: each outcome returns the next state.
 
-    After `limit` failures in a row it is open for `pause` seconds. Then one attempt is let through; if that fails as
-    well the pause doubles, up to `longest`.
+    After `limit` failures in a row, the breaker is open for `pause` seconds. Then it allows one attempt. If that fails
+    too, the pause doubles, up to `longest`. Times are in seconds of any clock that does not go backwards.
     """
 
     limit: int = 3
@@ -49,13 +48,14 @@ class Breaker:
         return now >= self.until
 
     def failed(self, now: float) -> Breaker:
-        """The breaker after one more failure. One that was under way when the breaker opened does not lengthen it."""
+        """The breaker after one more failure."""
+        # A request that started before the breaker opened does not lengthen the pause.
         if not self.allows(now):
             return self
         failures = self.failures + 1
         if failures < self.limit:
             return replace(self, failures=failures)
-        # Bounded, for 2.0 ** 1024 is no number.
+        # Bounded, because 2.0 ** 1024 overflows.
         doublings = min(failures - self.limit, 60)
         return replace(self, failures=failures, until=now + min(self.pause * 2.0**doublings, self.longest))
 
@@ -64,14 +64,17 @@ class Breaker:
         return replace(self, failures=0, until=0.0)
 
 
+# The number of older versions of a tree in which a fetch looks for chunks.
 MOST_SEEDS = 2
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class NamedCache:
-    """A cache as the user calls it. It is opened when it is first asked. `seeding`: transferring costs more than
-    reading what is here, so that other versions of a tree are worth a look."""
+    """A cache under its configured name. It is opened on the first request.
+
+    `seeding` means that transfer costs more than local reads, so chunks of older versions are reused.
+    """
 
     name: str
     open: Callable[[], CacheReader]
@@ -81,7 +84,7 @@ class NamedCache:
 
 @dataclass(slots=True)
 class _Member:
-    """One cache, and how it has done so far."""
+    """One cache and its state in this run. `refused` means that it is not asked again."""
 
     cache: NamedCache
     breaker: Breaker = Breaker()
@@ -92,7 +95,7 @@ class _Member:
 
 
 class Caches:
-    """Fulfils Substituter. Safe in several threads."""
+    """Implements Substituter for several caches. Thread-safe."""
 
     def __init__(
         self,
@@ -117,13 +120,13 @@ class Caches:
         self._looking_up = threading.Lock()
 
     def expect(self, roots: Sequence[DerivationId]) -> None:
-        """Note the roots; their indexes are read with the next question, each once."""
+        """Announce the roots. The next lookup reads their indexes, each once."""
         with self._looking_up:
             self._expected += [root for root in dict.fromkeys(roots) if root not in self._indexed]
             self._indexed.update(roots)
 
     def lookup(self, keys: Sequence[ActionKey]) -> Mapping[ActionKey, Trace]:
-        """What the policy accepts of what trusted builders say; disagreement about a key is told once."""
+        """The traces that the policy accepts. Warns once for each key on which trusted builders disagree."""
         with self._looking_up:
             self._read_indexes()
             unknown = [key for key in keys if key not in self._asked and len(self._claims.get(key, ())) < self._agree]
@@ -134,17 +137,17 @@ class Caches:
             return {key: trace for key, trace in found if trace is not None}
 
     def claims(self, key: ActionKey) -> dict[str, tuple[Trace, ...]]:
-        """What each cache says about a key, by the name of the cache; whom to believe is left open."""
+        """The traces of a key in each cache, by the cache's name. Applies no policy."""
         answers = self._ask_all(lambda reader: reader.fetch_traces([key]))
         return {member.cache.name: answer.traces.get(key, ()) for member, answer in answers}
 
     def read_manifest(self, tree: TreeId) -> Tree | None:
-        """The tree's manifest, from whichever cache has it."""
+        """The tree's manifest from the first cache that has it; None if none has."""
         answers = (self._ask(member, lambda reader: reader.read_manifest(tree)) for member in self._members)
         return next((answer for answer in answers if answer is not None), None)
 
     def offers(self, trees: Collection[TreeId], *, ask: bool) -> set[TreeId]:
-        """Those of the trees that some cache claims to have: in an index that was read, or when asked."""
+        """The trees that some cache claims to have, in the indexes read so far or, with `ask`, on request."""
         offered = {tree for member in self._members for tree in member.claimed}.intersection(trees)
         rest = [tree for tree in trees if tree not in offered]
         if ask and rest:
@@ -154,7 +157,7 @@ class Caches:
         return offered
 
     def fetch(self, wanted: WantedTree, on_progress: OnProgress) -> bool:
-        """Whether some cache had the tree and all of its content, which is in the store then."""
+        """Fetch the tree into the store, from the caches that claim it first; true if one delivered it."""
         nearest = sorted(self._members, key=lambda member: wanted.tree not in member.claimed)
         return any(
             self._ask(member, functools.partial(self._receive, member, wanted, on_progress)) for member in nearest
@@ -170,7 +173,7 @@ class Caches:
         return True
 
     def cancel(self) -> None:
-        """Let everything that waits for a cache fail."""
+        """Fail every request that is waiting for a cache, and send no more."""
         for member in self._members:
             member.refused = True
             member.cache.cancel()
@@ -180,7 +183,7 @@ class Caches:
         valid = self._store.valid_trees(earlier)
         here = [tree for tree in earlier if tree in valid and tree != wanted.tree]
         for tree in here[:MOST_SEEDS]:
-            # One that is damaged only saves nothing.
+            # A damaged older version only saves nothing.
             with contextlib.suppress(StoreError):
                 yield self._store.read_tree(tree)
 
@@ -204,14 +207,14 @@ class Caches:
         if verdict.disputed and key not in self._disputed:
             self._disputed.add(key)
             self._warn(
-                f"builders disagree about {verdict.disputed[0].name} (key {key}), which is to come out the same "
-                "everywhere; one of them is broken or lies:\n"
+                f"builders disagree about {verdict.disputed[0].name} (key {key}), which must be the same on every "
+                "machine; one of them is broken or compromised:\n"
                 + "\n".join(f"  {describe(trace)}" for trace in verdict.disputed)
             )
         return verdict.accepted
 
     def _ask_all(self, question: Callable[[CacheReader], _T]) -> list[tuple[_Member, _T]]:
-        """The answers of those caches that gave one; all are asked at the same time."""
+        """The answers of all caches that answered. Asks them in parallel."""
         asked = [member for member in self._members if self._may_ask(member)]
         if not asked:
             return []
@@ -219,7 +222,7 @@ class Caches:
             try:
                 answers = list(pool.map(lambda member: self._ask(member, question), asked))
             except BaseException:
-                # Ctrl-C: the threads are waited for, so what they wait for has to end.
+                # On Ctrl-C, leaving the pool waits for its threads, so end what they wait for.
                 self.cancel()
                 raise
         return [(member, answer) for member, answer in zip(asked, answers, strict=True) if answer is not None]
@@ -228,7 +231,7 @@ class Caches:
         return not member.refused and member.breaker.allows(self._clock())
 
     def _ask(self, member: _Member, question: Callable[[CacheReader], _T]) -> _T | None:
-        """The answer, or None from a cache that fails or must be left alone for now."""
+        """The cache's answer; None if it fails or its breaker is open."""
         if not self._may_ask(member):
             return None
         try:
@@ -247,8 +250,9 @@ class Caches:
             return member.reader
 
     def _note(self, member: _Member, error: CacheError) -> None:
-        """Judge the cache by its error: what is merely missing says nothing about it."""
+        """Update the cache's breaker after an error, and warn once for each kind of fault."""
         with self._state:
+            # Missing content is no fault of the cache: it did answer.
             if error.fault is CacheFault.MISSING:
                 member.breaker = member.breaker.succeeded()
                 return
@@ -257,4 +261,4 @@ class Caches:
             member.refused |= error.fault is CacheFault.REFUSING
             member.told.add(error.fault)
         if not silent:
-            self._warn(f"cache {member.cache.name}: {error.message}; going on without that")
+            self._warn(f"cache {member.cache.name}: {error.message}; continuing without it")

@@ -1,4 +1,5 @@
-"""`forge check`. Read `check` (from request to report), `checker` (one rebuild, compared), then `variations`.
+"""`forge check`: rebuilds nodes in a varied host environment and compares the outputs.
 
-`bisect` finds which variation makes the difference; `receipt` signs the outcome.
+Read `check` (from request to report), `checker` (rebuilds and compares), then `variations` (what differs in a
+rebuild). `bisect` finds which variation causes a difference; `receipt` signs the outcome.
 """

@@ -1,10 +1,13 @@
-"""Which of the things that a rebuild varied make the difference: found by rebuilding with fewer of them.
+"""Finds which variations cause a difference, by rebuilding with fewer of them.
 
-1. Twice with none varied. A build that then differs from itself depends on chance or on the time, and no more is asked.
-2. If that is what came out with all of them varied, it is not them but the place, which is always another one.
-3. Once with each alone. Those that make a difference are the causes; each is tried again, as chance is none.
-4. If none does alone, with all of them once more, and then without one after the other as long as there is a
-   difference: what is left makes it together.
+1. Rebuild twice with nothing varied. If the results differ, the build is unstable (it depends on chance or on the
+   time), and the search ends.
+2. If that result equals the fully varied one, the inherent aspects are the cause: a rebuild always has another place
+   and time.
+3. Rebuild with each aspect alone. Those that change the result are causes. Rebuild with each of them again, to rule out
+   chance.
+4. If no aspect alone changes the result, rebuild with all of them again. Then drop one aspect after the other, as long
+   as the result still differs. The remaining aspects cause the difference together.
 """
 
 from __future__ import annotations
@@ -15,13 +18,15 @@ from dataclasses import dataclass
 from mmojo_forge.model.derivation import INHERENT, Aspect
 
 Rebuild = Callable[[frozenset[Aspect]], Hashable]
-"""What comes of a rebuild in which only these aspects are varied; equal for rebuilds that count as the same."""
+"""Rebuilds with only these aspects varied. The returned values are equal if the rebuilds count as the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What a difference comes from: each of the `aspects`, or only all of them `together`; or nothing that was varied,
-    as it is there from one rebuild to the next (`unstable`)."""
+    """The cause of a difference: each of the `aspects` alone, or, with `together`, only all of them combined.
+
+    `unstable` means that rebuilds with equal variations differ, so no aspect is the cause.
+    """
 
     aspects: tuple[Aspect, ...] = ()
     together: bool = False
@@ -29,8 +34,10 @@ class Cause:
 
 
 def find_cause(rebuild: Rebuild, got: Hashable, varied: frozenset[Aspect], pause: Callable[[], None]) -> Cause:
-    """Why `got`, which is not what it should be, came out with everything varied; `pause` lets a clock of seconds go
-    on between two rebuilds."""
+    """The cause of the unexpected result `got`, which came from a rebuild with the aspects in `varied`.
+
+    `pause` waits for more than a second, so that a clock in seconds differs between two rebuilds.
+    """
     usual = rebuild(frozenset())
     pause()
     if rebuild(frozenset()) != usual:

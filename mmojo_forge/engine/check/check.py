@@ -1,4 +1,8 @@
-"""`forge check`, from the request to the report: what to rebuild, in which place, and what can be varied there."""
+"""`forge check`, from the request to the report.
+
+It makes the nodes valid, chooses a folder for the rebuild, finds out which variations this machine allows, and runs
+the Checker. `compare_request` compares a receipt of another builder with local builds.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +37,14 @@ from mmojo_forge.store.scratch import remove_tree
 
 _CLOCK_TARGET = "faketime"
 _PLACE = "forge-check-"
+# Free bytes that a file system other than the store's must have, to be chosen for the rebuild.
 _ROOM = 6 << 30
+# The seed for the order of files in the shuffled store. It is fixed, so that every check uses the same order.
 _SHUFFLE = 1
 
 
 def refused(context: VariationContext) -> Iterator[Variation]:
-    """The context's variations, those that this machine does not allow marked as refused."""
+    """The context's variations. Those that this machine does not allow have the reason in `refused`."""
     cpu = context.cpus[0]
     for variation in context.variations():
         if variation.refused or variation.aspect in INHERENT:
@@ -49,8 +55,10 @@ def refused(context: VariationContext) -> Iterator[Variation]:
 
 
 def choose_place(store: Path, wanted: Path | None) -> Path:
-    """The folder to rebuild in: the one wanted, or the first that will do, on another file system than the store's if
-    there is one. Raises CheckError (`scratch-unusable`)."""
+    """The folder to rebuild in: `wanted`, or the first usable one, preferably on another file system than the store.
+
+    Raises CheckError (`scratch-unusable`) if `wanted` is unusable.
+    """
     if wanted is not None:
         if why := _unfit(wanted):
             raise _unusable(wanted, why)
@@ -69,25 +77,27 @@ def _has_room(folder: Path) -> bool:
 
 
 def _unfit(folder: Path) -> str:
-    """Why nothing can be built in a folder, whatever room there is; empty if it can."""
+    """Why builds cannot run in a folder, apart from its free space; empty if they can."""
     if not os.access(folder, os.W_OK | os.X_OK):
-        return "it cannot be written to"
-    # As containers mount /dev/shm: what a build compiles there it could not run.
-    return "nothing there can be executed (noexec)" if os.statvfs(folder).f_flag & os.ST_NOEXEC else ""
+        return "it is not writable"
+    # Containers mount /dev/shm with noexec. A build there could not run the programs that it compiles.
+    return "programs there cannot be executed (mounted noexec)" if os.statvfs(folder).f_flag & os.ST_NOEXEC else ""
 
 
 def _unusable(folder: Path, why: object) -> CheckError:
     return CheckError(
         f"check: rebuild in {folder}: {why}",
-        detail="--scratch chooses another folder to rebuild in.",
+        detail="Choose another folder to rebuild in with --scratch.",
         reason="scratch-unusable",
     )
 
 
 @contextmanager
 def other_place(folder: Path) -> Iterator[Path]:
-    """A new folder below `folder`, which is gone afterwards however read-only what was left in it; what checks that
-    were killed left there is removed first. Raises CheckError (`scratch-unusable`)."""
+    """A new folder below `folder`. It is removed afterwards, even if its content is read-only.
+
+    Folders that killed checks left behind are removed first. Raises CheckError (`scratch-unusable`).
+    """
     try:
         _remove_abandoned(folder)
         place, lock = _make_place(folder)
@@ -106,14 +116,14 @@ def _make_place(folder: Path) -> tuple[Path, int]:
         lock = _lock(place)
         if lock is not None and place.is_dir():
             return place, lock
-        # Another check has just removed it as abandoned, which it was until it was locked.
+        # Another check removed the folder as abandoned, because it was not locked yet. Try again.
         if lock is not None:
             os.close(lock)
 
 
 def _remove_abandoned(folder: Path) -> None:
     for place in folder.glob(f"{_PLACE}*"):
-        # It may be another user's, or another check may be removing it too.
+        # It may belong to another user, or another check may be removing it at the same time.
         with suppress(OSError):
             lock = _lock(place) if place.lstat().st_uid == os.getuid() else None
             if lock is not None:
@@ -124,7 +134,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _lock(place: Path) -> int | None:
-    """A descriptor that locks the folder until it is closed; None if a process that lives has it, or it is gone."""
+    """A descriptor that locks the folder until it is closed; None if a running process holds it, or it is gone."""
     try:
         descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -139,8 +149,11 @@ def _lock(place: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class CheckRequest:
-    """What to check, and how: `closure` checks all that the targets are built from too; `bisect` finds what makes a
-    difference; `scratch` is where to rebuild; `environment` this process's, for the report."""
+    """The options of `forge check`.
+
+    With `closure`, everything that the targets are built from is checked too. With `bisect`, the cause of each
+    difference is searched. `scratch` is the folder to rebuild in. `environment` is that of this process.
+    """
 
     request: Request
     closure: bool
@@ -156,9 +169,9 @@ def check_request(
     settings: Settings,
     open_store: Callable[[Path, int | None], Store],
 ) -> CheckReport:
-    """The report on the request's targets; raises ForgeError where they cannot be built or checked at all.
+    """The report on the request's targets; raises ForgeError if they cannot be built or checked at all.
 
-    `open_store` opens a store for files in the usual order, or with a number in another one.
+    `open_store` opens a store at a path. A number makes the store create files in a shuffled order.
     """
     evaluation = evaluate(workspace, wanted.request)
     graph = evaluation.graph
@@ -182,7 +195,7 @@ def check_request(
                 environment=wanted.environment,
             )
             variations = tuple(refused(context))
-            active = frozenset(one.aspect for one in variations if not one.refused)
+            active = frozenset(variation.aspect for variation in variations if not variation.refused)
             checker = Checker(services, shuffled, plain, context, workspace.store / "checks", bisect=wanted.bisect)
             services.reporter.planned(_rebuild_plan(graph, nodes, resolved, services.store))
             try:
@@ -195,10 +208,10 @@ def check_request(
 def compare_request(
     workspace: Workspace, request: Request, receipt: Path, keys: KeyRing, services: Services, settings: Settings
 ) -> list[Agreement]:
-    """What the builder of a receipt came to for what the targets are built from, beside what is built here.
+    """The claims of a receipt about the targets and their inputs, compared with local builds.
 
-    Targets are built first if they are not, and not taken from another store: that could be the same builder's. Raises
-    ForgeError: ReceiptError, SignatureError among them.
+    Targets are built first. They are not substituted, because another store could have the results of the same builder.
+    Raises ForgeError, among others ReceiptError and SignatureError.
     """
     services = replace(services, substituter=lambda: None)
     claims = read_receipt(receipt, keys.trusted())
@@ -208,14 +221,14 @@ def compare_request(
 
 
 def _nodes(graph: Graph, *, closure: bool) -> list[Derivation]:
-    # What is known by its hash beforehand can come out only one way.
+    # A download is fixed by its hash, so there is nothing to check.
     return [node for node in graph.derivations() if (closure and not node.download) or node.id in graph.roots]
 
 
 def _rebuild_plan(
     graph: Graph, nodes: Sequence[Derivation], resolved: Mapping[DerivationId, Resolution], store: Store
 ) -> Plan:
-    """For whoever looks on: everything is built, and took what it took."""
+    """The plan to show to the reporter: every node is built, with the time that past builds took."""
     history = store.history({node.name for node in nodes})
     seconds = {name: seen.seconds for name, seen in history.items()}
     steps = tuple(Step(node, Action.BUILD, seconds=seconds.get(node.name)) for node in nodes)
@@ -234,7 +247,7 @@ def _clock(evaluator: Evaluator) -> Instance | None:
 def _make_valid(
     nodes: Sequence[Derivation], services: Services, settings: Settings
 ) -> Mapping[DerivationId, Resolution]:
-    """Realise each of the nodes and what it is built from, which is needed again; the trees of all of them."""
+    """Make the nodes and their inputs valid; returns all resolved trees. A rebuild needs the inputs again."""
     outputs = ((node, output) for node in nodes for output in node.outputs)
     inputs = ((edge.node, edge.output) for node in nodes for edge in node.inputs.values())
     plan = make_plan(Graph.of_outputs([*outputs, *inputs]), services.store, services.substituter())

@@ -1,14 +1,12 @@
-"""`forge check`: build again, with everything varied that must not matter, and compare.
+"""Rebuilds nodes with everything varied that must not matter, and compares the outputs.
 
-1. The nodes to check are made valid as usual: that is what the rebuild is compared with.
-2. A second store is opened elsewhere, on another file system if one has room, which makes files in another order.
-3. Each node is built there from the same inputs, in a host environment where every aspect differs (variations.py), by
-   the very code that builds otherwise. One rebuild varies all aspects at once: a build that comes out the same depends
-   on none of them.
-4. Outputs are compared by their trees. Which aspects a difference or a failure comes from, `bisect` finds out
-   (isolation.py).
+1. The nodes to check are made valid as usual. The rebuild is compared with these results.
+2. A second store is opened elsewhere, on another file system if one has room. It creates files in another order.
+3. Each node is built there from the same inputs, by the same `Builder`, in a varied host environment (variations.py).
+   One rebuild varies all aspects at once: if the output is the same, the build depends on none of them.
+4. The output trees are compared. `bisect.py` finds which aspects cause a difference or a failure.
 
-A rebuild that fails because of the build is a finding; one that fails because of the machine is no verdict at all.
+A rebuild that fails because of the build is a finding. One that fails because of the machine gives no verdict.
 """
 
 from __future__ import annotations
@@ -43,26 +41,27 @@ from mmojo_forge.store.protocol import Store, StoreError
 from mmojo_forge.store.scratch import remove_tree
 
 Resolutions = Mapping[DerivationId, Resolution]
-"""The trees of each output of derivations."""
+"""The output trees of each derivation."""
 
 BUILD_LOG = "build.log"
-"""What the log of a rebuild that failed is called where it is kept."""
+"""The file name of a failed rebuild's log, in the folder that keeps it."""
 
-# So long that a clock of seconds does not stand still between two rebuilds.
+# More than a second, so that a clock in seconds advances between two rebuilds.
 _TICK_MILLISECONDS = 1100
 _ID_LENGTH = 12
+# With fewer bytes free, a failed rebuild is blamed on the full disk instead of on the build.
 _NO_ROOM = 32 << 20
 
 
 class CheckError(EngineError):
-    """A rebuild that this machine cannot do, whatever is built."""
+    """This machine cannot do the rebuild. That says nothing about the build itself."""
 
     exit_code = ExitCode.ENVIRONMENT_ERROR
 
 
 @dataclass(frozen=True, slots=True)
 class OutputVerdict:
-    """One output: the tree it has, the tree that the rebuild gave, and where they differ."""
+    """One output: its tree, the tree of the rebuild, and where they differ."""
 
     name: str
     expected: TreeId
@@ -71,15 +70,17 @@ class OutputVerdict:
 
     @property
     def identical(self) -> bool:
-        """Whether both are the same, byte for byte."""
+        """Whether both trees are the same, byte for byte."""
         return self.expected == self.got
 
 
 @dataclass(frozen=True, slots=True)
 class CheckVerdict:
-    """What came of one node in which these aspects were `varied`, none of those that its recipe exempts among them.
-    `failure` is why it could not be rebuilt; `cause` what that or the difference comes from, where it was looked into;
-    `kept` where what came out can be looked at."""
+    """The outcome for one node. `varied` has the aspects that differed, without the recipe's check exemptions.
+
+    `failure` is the reason why the node could not be rebuilt. `cause` is the result of a bisection. `kept` is the
+    folder with the differing outputs or the log.
+    """
 
     node: Derivation
     key: ActionKey
@@ -92,14 +93,14 @@ class CheckVerdict:
 
     @property
     def identical(self) -> bool:
-        """Whether every output came out as it was."""
+        """Whether every output of the rebuild is identical."""
         return self.failure is None and bool(self.outputs) and all(output.identical for output in self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """All that a check found: what was varied, a verdict for each node in the order of the graph, and the trees that
-    the nodes and their inputs have."""
+    """The outcome of a check: the variations, a verdict for each node in the order of the graph, and the trees of the
+    nodes and their inputs (`resolved`)."""
 
     variations: tuple[Variation, ...]
     verdicts: tuple[CheckVerdict, ...]
@@ -107,11 +108,11 @@ class CheckReport:
 
     @property
     def identical(self) -> bool:
-        """Whether everything came out as it was."""
+        """Whether every node is identical."""
         return all(verdict.identical for verdict in self.verdicts)
 
     def check_exemptions(self, aspect: Aspect) -> dict[str, tuple[str, ...]]:
-        """The nodes for which the aspect was left as it is because their recipes say so, by the reason."""
+        """The names of the nodes whose recipes exempt the aspect, by the recipe's reason."""
         found: dict[str, tuple[str, ...]] = {}
         for node in (verdict.node for verdict in self.verdicts if aspect in verdict.node.check_exemptions):
             reason = node.check_exemptions[aspect]
@@ -120,14 +121,14 @@ class CheckReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """DONE if everything is identical; else what stands most in the way of that."""
+        """DONE if everything is identical; otherwise the highest exit code of a failure, or BUILD_FAILED."""
         codes = (verdict.failure.exit_code for verdict in self.verdicts if verdict.failure)
         return ExitCode.DONE if self.identical else max(codes, default=ExitCode.BUILD_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One node to rebuild: its inputs' trees by name, the trees that its outputs have, and what stops it."""
+    """One node to rebuild: the trees of its inputs by name, its expected output trees, and the token that stops it."""
 
     node: Derivation
     trees: dict[str, TreeId]
@@ -137,7 +138,7 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _Rebuilt:
-    """What came of one rebuild, in which store: the trees by output, or why the build failed."""
+    """The result of one rebuild, and its store: the tree of each output, or the failure."""
 
     store: Store
     outputs: Resolution
@@ -145,8 +146,11 @@ class _Rebuilt:
 
 
 class Checker:
-    """Rebuilds nodes of the services' store in stores elsewhere: `shuffled`, which makes files in another order, and
-    `plain` where that is not to be varied. What comes out differently is copied to the folder `kept`."""
+    """Rebuilds nodes in other stores and compares the outputs with those in the services' store.
+
+    `shuffled` is a store that creates files in another order; `plain` is used when the order is not varied. Differing
+    outputs are copied to the folder `kept`.
+    """
 
     def __init__(
         self, services: Services, shuffled: Store, plain: Store, context: VariationContext, kept: Path, *, bisect: bool
@@ -164,7 +168,7 @@ class Checker:
     def check(
         self, nodes: Sequence[Derivation], resolved: Resolutions, active: frozenset[Aspect]
     ) -> list[CheckVerdict]:
-        """A verdict for each node; `resolved` has the trees of all of them and of their inputs. Raises Interrupted."""
+        """A verdict for each node. `resolved` has the trees of the nodes and their inputs. Raises Interrupted."""
         stop = CancelToken()
         with ExitStack() as stack:
             stack.callback(stop.close)
@@ -176,7 +180,7 @@ class Checker:
                 return [future.result() for future in futures]
             except KeyboardInterrupt:
                 raise Interrupted(
-                    "check: interrupted", detail="Nothing is left of the rebuild.", reason="interrupted"
+                    "check: interrupted", detail="The files of the rebuild are removed.", reason="interrupted"
                 ) from None
 
     def _verdict(
@@ -184,7 +188,7 @@ class Checker:
     ) -> CheckVerdict:
         trees = input_trees(node, resolved)
         assert trees is not None
-        # What its recipe says must be left as it is, no rebuild varies, not even to find a cause.
+        # No rebuild varies an exempted aspect, not even to find a cause.
         active = active.difference(node.check_exemptions)
         verdict = CheckVerdict(node, action_key(node.preimage(trees)), varied_in(node, active))
         started = self._services.clock()
@@ -200,7 +204,7 @@ class Checker:
         elif verdict.failure:
             self._services.reporter.failed(node, verdict.failure.reason, verdict.failure.message)
         else:
-            self._services.reporter.failed(node, "differs", f"check {node.name}: it came out differently")
+            self._services.reporter.failed(node, "differs", f"check {node.name}: the rebuild differs")
         return verdict
 
     def _judge(self, verdict: CheckVerdict, task: _Task, active: frozenset[Aspect]) -> CheckVerdict:
@@ -221,7 +225,7 @@ class Checker:
         return self._shuffled if Aspect.ORDER in active else self._plain
 
     def _bring(self, trees: Iterable[TreeId], other: Store) -> None:
-        """Have a node's inputs in the other store: copied, for it lies elsewhere."""
+        """Copy a node's inputs to the other store, which may be on another file system."""
         for tree in sorted(set(trees)):
             with other.lock(f"bring-{tree}"):
                 if not other.has_tree(tree):
@@ -232,7 +236,7 @@ class Checker:
         return self._services.store.open_blob(entry.digest, executable=entry.kind is EntryKind.EXECUTABLE)
 
     def _rebuild(self, task: _Task, active: frozenset[Aspect]) -> _Rebuilt:
-        """What comes of a rebuild; raises ForgeError where that says nothing about the build."""
+        """The result of a rebuild; raises ForgeError if the failure says nothing about the build."""
         node, other = task.node, self._store(active)
         try:
             with self._explained(node):
@@ -245,22 +249,23 @@ class Checker:
 
     @contextmanager
     def _explained(self, node: Derivation) -> Iterator[None]:
-        """Turns a failure of the file system into a CheckError."""
+        """Turn an OSError into a CheckError (`rebuild-impossible`)."""
         place = self._context.files.parent
         try:
             yield
         except OSError as error:
             raise CheckError(
                 f"check {node.name}: rebuild it in {place}: {error.strerror or error}",
-                detail="--scratch chooses another folder to rebuild in.",
+                detail="Choose another folder to rebuild in with --scratch.",
                 reason="rebuild-impossible",
             ) from error
 
     def _build(self, task: _Task, active: frozenset[Aspect], other: Store) -> Resolution:
         with ExitStack() as stack:
+            # Each rebuild takes a CPU from the queue, so that builds on a single CPU do not share it.
             cpu = self._cpus.get()
             stack.callback(self._cpus.put, cpu)
-            # A folder for each build: failed builds are kept by name, and two of a name may run at once.
+            # Each build has its own folder, because failed builds are kept by name and two of a name may run at once.
             failed = Path(tempfile.mkdtemp(prefix="failed-", dir=self._context.files))
             stack.callback(remove_tree, str(failed.parent), failed.name)
             executor = VariedExecutor(self._context.host_environment(active, cpu))
@@ -270,7 +275,7 @@ class Checker:
             try:
                 return Builder(services, task.stop).rebuild(task.node, task.trees, jobs)
             except BuildFailed as error:
-                # What it left is still there. Usually this is memory, which runs out sooner than a disk.
+                # The failed build's files still exist, so a full file system shows. It often is one in memory.
                 if shutil.disk_usage(failed).free < _NO_ROOM:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
                 raise
@@ -294,14 +299,16 @@ class Checker:
         return OutputVerdict(name, expected, got, tuple(differences))
 
     def _keep(self, verdict: CheckVerdict, other: Store) -> Path | None:
-        """Copy what came out differently, or the log of what failed, to where it can be looked at afterwards, in place
-        of what the last check of the same derivation left; None, and a warning, if that cannot be done."""
+        """Copy the differing outputs, or the log of a failed rebuild, to a folder that outlives the check.
+
+        It replaces the folder of the last check of the same derivation. Returns None, with a warning, on failure.
+        """
         node, store = verdict.node, self._services.store
         if verdict.failure and node.is_builtin:
-            return None  # it has no log
+            return None  # builtins have no log
         kept = self._kept / f"{node.name}-{node.id[:_ID_LENGTH]}"
         try:
-            # Complete before it gets its name, as collectors and other checks may come by.
+            # Fill the folder before it gets its final name: collectors and other checks must see only complete ones.
             with store.lock(f"check-{node.id}"), store.scratch(node.name) as scratch:
                 whole = scratch / kept.name
                 whole.mkdir()
@@ -310,12 +317,13 @@ class Checker:
                 remove_tree(str(self._kept), kept.name)
                 whole.rename(kept)
         except (OSError, StoreError) as error:
-            self._services.reporter.warning(f"keep what came of {node.name} in {kept}: {error}")
+            self._services.reporter.warning(f"cannot keep the rebuild of {node.name} in {kept}: {error}")
             return None
         return kept
 
     def _find_cause(self, verdict: CheckVerdict, task: _Task, first: _Rebuilt) -> Cause | None:
-        """What a difference or failure comes from; None, and a warning, where this machine cannot go on looking."""
+        """The cause of a difference or failure; None, with a warning, if this machine cannot complete the search."""
+        # After a failure, only success or failure counts: failed rebuilds have no comparable outputs.
         outcome = _whether_built if verdict.failure else _what_came_out
 
         def rebuild(aspects: frozenset[Aspect]) -> Hashable:
@@ -333,7 +341,7 @@ class Checker:
         except ForgeError as error:
             if task.stop.asked:
                 raise
-            self._services.reporter.warning(f"find out what {task.node.name} depends on: {error.message}")
+            self._services.reporter.warning(f"cannot find out what {task.node.name} depends on: {error.message}")
             return None
 
 

@@ -1,8 +1,11 @@
-"""Receipts: signed statements of what a node was built to, which other builders' receipts are compared with.
+"""Receipts: signed statements of the outputs of builds, which other builders compare with their own.
 
-A receipt is a file of DSSE envelopes, one a line (the bundle of in-toto attestation 1.0, `.intoto.jsonl`). Each holds
-an in-toto statement v1 with a SLSA provenance v1 predicate: the outputs are its subjects, by the id of their tree; the
-inputs its resolved dependencies; what `forge check` varied, and what came of it, stands among the by-products.
+A receipt is a file of DSSE envelopes, one per line (the bundle of in-toto attestation 1.0, `.intoto.jsonl`). Each
+envelope holds an in-toto statement v1 with a SLSA provenance v1 predicate:
+
+- The subjects are the outputs, identified by their tree ids.
+- The resolved dependencies are the inputs.
+- The by-products include what `forge check` varied, and the outcome.
 """
 
 from __future__ import annotations
@@ -33,13 +36,15 @@ _CHECK = "check"
 
 
 class ReceiptError(ForgeError):
-    """A receipt that cannot be read, is not trusted, or is about something else."""
+    """A receipt cannot be read or written, or is about something else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one statement of a receipt says: who built which action key to which trees, and whether the rebuild that
-    the receipt comes from confirmed it."""
+    """One statement of a receipt: the signer, the action key, and the tree of each output.
+
+    `confirmed` means that the signer's own rebuild was identical.
+    """
 
     signer: str
     name: str
@@ -50,32 +55,32 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How another builder's claim about a node compares with what was built here, output by output."""
+    """Another builder's claim about a node, beside the output trees of the local build (`ours`)."""
 
     claim: Claim
     ours: Mapping[str, TreeId]
 
     @property
     def agrees(self) -> bool:
-        """Whether both came to the same bytes."""
+        """Whether both builds have the same output trees."""
         return dict(self.claim.outputs) == dict(self.ours)
 
 
 def write_receipt(path: Path, report: CheckReport, store: Store, key: PrivateKey) -> None:
-    """Write the receipt of a check; raises ReceiptError (`receipt-unwritable`). It is complete, or not there."""
+    """Write the receipt of a check atomically; raises ReceiptError (`receipt-unwritable`)."""
     lines = [seal(_statement(verdict, report, store, key), key) for verdict in report.verdicts]
     try:
         write_document(path, "".join(f"{line}\n" for line in lines).encode())
     except DocumentError as error:
         raise ReceiptError(
             error.message.replace("write", "write receipt", 1),
-            detail="--receipt writes it elsewhere.",
+            detail="Choose another path with --receipt.",
             reason="receipt-unwritable",
         ) from error
 
 
 def read_receipt(path: Path, trusted: Sequence[PublicKey]) -> list[Claim]:
-    """The claims of a receipt whose every statement a trusted key signed.
+    """The claims of a receipt. A trusted key must have signed every statement.
 
     Raises ReceiptError (`receipt-unreadable`, `receipt-malformed`) and SignatureError.
     """
@@ -84,21 +89,23 @@ def read_receipt(path: Path, trusted: Sequence[PublicKey]) -> list[Claim]:
     except OSError as error:
         raise ReceiptError(f"read receipt {path}: {error.strerror}", reason="receipt-unreadable") from error
     except UnicodeDecodeError as error:
-        raise ReceiptError(f"read receipt {path}: it is no text", reason="receipt-malformed") from error
+        raise ReceiptError(f"read receipt {path}: it is not UTF-8 text", reason="receipt-malformed") from error
     claims = [_claim(path, *unseal(line, trusted)) for line in lines if line.strip()]
     if not claims:
-        raise ReceiptError(f"read receipt {path}: there is nothing in it", reason="receipt-malformed")
+        raise ReceiptError(f"read receipt {path}: it is empty", reason="receipt-malformed")
     return claims
 
 
 def compare(
     path: Path, claims: Sequence[Claim], targets: Sequence[Derivation], graph: Graph, resolved: Resolutions
 ) -> list[Agreement]:
-    """How the claims about nodes of the graph compare, as far as those are resolved; raises ReceiptError
-    (`receipt-other-key`) unless there is one about each of the targets."""
+    """The agreements of the claims with the resolved nodes of the graph.
+
+    Raises ReceiptError (`receipt-other-key`) if a target has no claim.
+    """
     keys: dict[DerivationId, str] = {}
     for node in graph.derivations():
-        # What is valid may have been built from what nothing is known of any more.
+        # The inputs of a valid node may have been collected, with their resolutions.
         trees = input_trees(node, resolved)
         if node.id in resolved and trees is not None:
             keys[node.id] = action_key(node.preimage(trees))
@@ -107,9 +114,9 @@ def compare(
     missing = [node.name for node in targets if keys.get(node.id) not in claimed]
     if missing:
         raise ReceiptError(
-            f"compare with receipt {path}: it says nothing of {', '.join(missing)} as it is built here",
-            detail="None of its action keys is that of this workspace: recipes, options or forge.lock differ, or it is "
-            "about another target.",
+            f"compare with receipt {path}: it has no statement about {', '.join(missing)} as built here",
+            detail="Its action keys differ from those of this workspace. Either recipes, options or forge.lock differ, "
+            "or the receipt is about another target.",
             reason="receipt-other-key",
         )
     return [Agreement(claim, ours[claim.key]) for claim in claims if claim.key in ours]
@@ -166,13 +173,13 @@ def _claim(path: Path, statement: bytes, signer: PublicKey) -> Claim:
             signer.name,
             str(build["externalParameters"]["name"]),
             str(build["internalParameters"]["actionKey"]),
-            {str(one["name"]): str(one["digest"][TREE]) for one in document["subject"]},
+            {str(subject["name"]): str(subject["digest"][TREE]) for subject in document["subject"]},
             confirmed=any(
-                one["name"] == _CHECK and one["annotations"]["identical"] is True
-                for one in document["predicate"]["runDetails"].get("byproducts", ())
+                byproduct["name"] == _CHECK and byproduct["annotations"]["identical"] is True
+                for byproduct in document["predicate"]["runDetails"].get("byproducts", ())
             ),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ReceiptError(
-            f"read receipt {path}: it is no receipt of forge", detail=repr(error), reason="receipt-malformed"
+            f"read receipt {path}: it is not a receipt of forge", detail=repr(error), reason="receipt-malformed"
         ) from error

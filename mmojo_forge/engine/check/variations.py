@@ -1,4 +1,4 @@
-"""What `forge check` varies: for each aspect what it usually is, and what it is in the rebuild."""
+"""The variations of `forge check`: for each aspect, the usual value and the one in the rebuild."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ OTHER_UID = 4321
 OTHER_HOSTNAME = "elsewhere"
 CLOCK_SHIFT = "+400d"
 _CLOCK_LIBRARY = "lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
-# No input can have this name.
+# No input can have this name, so nothing collides with it.
 _CLOCK_PLACE = "/forge/.clock/libfaketime.so.1"
-# Or programs that wait by the monotonic clock would wait for ever. The times of files are the machine's: the library
-# sees only some of the calls that ask for them, and programs must agree on which of two files is the newer one.
+# libfaketime leaves two things alone. The monotonic clock, because programs that wait by it would wait for ever. The
+# times of files, because it sees only some of the calls that read them, and programs must agree on which file is newer.
 _CLOCK_VARIABLES = MappingProxyType({"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"})
-# What sets the times of files: the library would either shift the times that are given (a copy would be older than
-# what it is a copy of, and what is to be of 1980 from before it) or set `now` to its own (and make would see
-# the future in what was touched), and can be told which, but not to leave both alone. And what waits until a time: it
-# takes a time of the monotonic clock, which is not shifted, for one that is (Python's time.sleep would fail).
+# Calls that libfaketime must not intercept, although it has no option for that:
+# - Calls that set file times. It would either shift explicit times (a copy would be older than its original) or use
+#   its own clock for `now` (make would find files in the future).
+# - Calls that wait until an absolute time. It treats times of the monotonic clock, which is not shifted, as shifted,
+#   and Python's time.sleep would fail.
 _CLOCK_MAY_NOT = (
     b"utime",
     b"utimes",
@@ -41,7 +42,7 @@ _CPU_MODEL = "forge check: no such CPU"
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """An aspect, with its usual and its other value; `refused` says why it stays as it is on this machine."""
+    """An aspect, with its usual and its varied value. `refused` is the reason why this machine cannot vary it."""
 
     aspect: Aspect
     usual: str
@@ -51,8 +52,11 @@ class Variation:
 
 @dataclass(frozen=True, slots=True)
 class VariationContext:
-    """Where and how a rebuild takes place. `clock` is the object that holds libfaketime, if there is one; `files` a
-    folder for what is mounted over the sandbox's own files; `environment` that of this process."""
+    """Where and how a rebuild runs.
+
+    `clock` is the store object that contains libfaketime; None if the workspace has no such target. `files` is a folder
+    for files that are mounted over those of the sandbox. `environment` is that of this process.
+    """
 
     usual_store: Path
     other_store: Path
@@ -63,13 +67,13 @@ class VariationContext:
     environment: Mapping[str, str]
 
     def variations(self) -> Iterator[Variation]:
-        """Every aspect, in the order of the report; which of them this machine refuses is only known for some."""
-        return (_unless_the_same(one) for one in self._variations())
+        """A variation for each aspect, in the order of the report. `check.refused` probes what this machine allows."""
+        return (_unless_the_same(variation) for variation in self._variations())
 
     def _variations(self) -> Iterator[Variation]:
         here, there = _file_system(self.usual_store), _file_system(self.other_store)
         uid, name = os.getuid(), os.uname().nodename
-        alone = "builds have one job here anyway" if self.jobs == 1 else ""
+        alone = "builds have only one job here anyway" if self.jobs == 1 else ""
         yield Variation(Aspect.PARALLELISM, f"up to {self.jobs} jobs", "1 job", alone)
         alone = "there is only one CPU here" if len(self.cpus) == 1 else ""
         yield Variation(Aspect.AFFINITY, f"{len(self.cpus)} CPUs", "one CPU", alone)
@@ -83,7 +87,7 @@ class VariationContext:
         yield Variation(Aspect.ORDER, "as the store makes files", "shuffled")
         yield Variation(Aspect.BUILD_PATH, f"{self.usual_store}/tmp", f"{self.other_store}/tmp")
         yield Variation(Aspect.STORE_PATH, str(self.usual_store), str(self.other_store))
-        same = "" if here != there else "no other file system has room; choose one with --scratch"
+        same = "" if here != there else "no other file system has enough space; choose one with --scratch"
         yield Variation(Aspect.FILE_SYSTEM, here, there, same)
         yield Variation(Aspect.UMASK, "022", "077")
         yield Variation(Aspect.ENVIRONMENT, f"{len(self.environment)} variables", "others")
@@ -98,7 +102,7 @@ class VariationContext:
         yield Variation(Aspect.CPU_MODEL, _cpu_model(), _CPU_MODEL)
 
     def host_environment(self, active: Iterable[Aspect], cpu: int) -> HostEnvironment:
-        """What is around the rebuild when these aspects are varied; `cpu` is the one CPU it gets then."""
+        """The host environment of a rebuild that varies these aspects. `cpu` is its only CPU if AFFINITY is varied."""
         active = frozenset(active)
         return HostEnvironment(
             environment=dict(_environment(active)),
@@ -114,15 +118,15 @@ class VariationContext:
 
     def _why_no_clock(self) -> str:
         if self.clock is None:
-            return "there is no target `faketime` in this workspace"
+            return "this workspace has no target `faketime`"
         return "" if (self.clock / _CLOCK_LIBRARY).is_file() else f"the target `faketime` has no {_CLOCK_LIBRARY}"
 
     def _mounts(self, active: frozenset[Aspect]) -> Iterator[Mount]:
         if Aspect.CPU_MODEL in active:
             yield Mount(self._file("cpuinfo", _cpuinfo().encode()), "/proc/cpuinfo")
         if Aspect.CLOCK in active and self.clock:
-            # Not by LD_PRELOAD and FAKETIME: a build may look at its environment, which is part of what it is given.
-            # What no file can say is in _CLOCK_VARIABLES.
+            # Uses files instead of LD_PRELOAD and FAKETIME, because builds may read their environment. Only the options
+            # that have no file are variables: _CLOCK_VARIABLES.
             library = _without_its_own((self.clock / _CLOCK_LIBRARY).read_bytes())
             yield Mount(self._file("libfaketime.so.1", library), _CLOCK_PLACE)
             yield Mount(self._file("ld.so.preload", f"{_CLOCK_PLACE}\n".encode()), "/etc/ld.so.preload")
@@ -131,14 +135,16 @@ class VariationContext:
     def _file(self, name: str, content: bytes) -> Path:
         path = self.files / name
         if not path.exists():
-            # Other builds may begin at the same time, and must not meet half a file.
+            # Atomic, because other builds may start at the same time and must not see a partial file.
             write_atomically(path, content, mode=0o444)
         return path
 
 
 def varied_in(node: Derivation, active: frozenset[Aspect]) -> frozenset[Aspect]:
-    """Which of the active aspects differ for this node: what forge itself unpacks knows of no host environment,
-    and a build that is not parallel has one job anyway."""
+    """The active aspects that apply to this node.
+
+    Builtins see no host environment, and a build that is not parallel has one job anyway.
+    """
     if node.is_builtin:
         return active & INHERENT
     return active if node.parallel else active - {Aspect.PARALLELISM}
@@ -147,12 +153,14 @@ def varied_in(node: Derivation, active: frozenset[Aspect]) -> frozenset[Aspect]:
 def _unless_the_same(variation: Variation) -> Variation:
     if variation.refused or variation.usual != variation.other:
         return variation
-    return replace(variation, refused="it is so here anyway")
+    return replace(variation, refused="this machine already has that value")
 
 
 def _without_its_own(library: bytes) -> bytes:
-    """The library without its own versions of the calls that it may not answer: under other names of the same length
-    nobody finds them, and the C library's are taken."""
+    """The library with the symbols in _CLOCK_MAY_NOT renamed, so that programs use the C library's functions.
+
+    The new names have the same length, so the file's layout stays as it is.
+    """
     for name in _CLOCK_MAY_NOT:
         library = library.replace(b"\0%s\0" % name, b"\0%s\0" % (b"-" * len(name)))
     return library

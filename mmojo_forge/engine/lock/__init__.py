@@ -1,5 +1,5 @@
-"""Writing forge.lock and forge.outputs.
+"""Writes forge.lock and forge.outputs.
 
-Read `lock`, then `outputs` (what targets are expected to be built to), `npm` (closures of npm packages) and `patches`
-(ours on new sources). `add_source` takes a file that somebody brings.
+Read `lock`, then `outputs` (the expected trees of targets), `npm` (closures of npm packages) and `patches` (applies our
+patches to new sources). `add_source` adds a file that the user obtained elsewhere.
 """

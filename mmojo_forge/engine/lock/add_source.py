@@ -1,7 +1,7 @@
-"""Sources that somebody brings: a file that forge could not, or need not, download.
+"""Adds a source from a local file that forge could not, or need not, download.
 
-It is verified against forge.lock like any download, so it does not matter who brings it. Only `pin` believes it. What
-is pinned by its SHA-256 alone gets its BLAKE3 when the file is brought.
+forge verifies the file against forge.lock like any download, so its origin does not matter. Only `pin` trusts the file.
+A pin that has only a SHA-256 gets its BLAKE3 when the file is added.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ _CHUNK = 1 << 20
 _SCHEME = "file:"
 _URL = "url:"
 _VERSION = re.compile(r"[-._ ]*[0-9].*(?=\.[A-Za-z])|\.[0-9]+$")
-"""Of a file's name: from what leads to its first digit up to its ending; and what downloaders number copies with."""
+"""The version part of a file name, up to its suffix; and the number that download tools append to copies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """A source that is in the store now, and whether forge.lock was changed for it. `unwritten` says why it was not
-    where it should have been: this store knows the file even so."""
+    """A source that is now in the store. `pinned` is true if forge.lock was changed for it.
+
+    `unwritten` is the reason why forge.lock could not be changed; the store has the file nevertheless.
+    """
 
     pin: Pin
     pinned: bool
@@ -38,12 +40,14 @@ class Added:
 
 
 def add_source(workspace: Workspace, store: Store, path: Path, *, name: str = "", pin: bool = False) -> Added:
-    """Takes the file at `path` into the store as the source that it is by its content, and adds to forge.lock its
-    BLAKE3 if that was not known; with `pin` it becomes what forge.lock pins `name` (or the file's own name) to, which
-    recipes must declare as a File.
+    """Add the file at `path` to the store, as the source that its content identifies.
 
-    forge.lock changes last: what it says is in the store. Raises EngineError (`source-unknown`, `source-mismatch`,
-    `source-unreadable`, `source-changed`, `lock-changed`), and with `pin` LockError (`lock-unwritable`).
+    If forge.lock lacks the file's BLAKE3, it is added. With `pin`, forge.lock pins `name` (or the file's own name) to
+    this content; a recipe must declare that name as a File.
+
+    forge.lock is written last, so that the store has everything it pins. Raises EngineError (`source-unknown`,
+    `source-mismatch`, `source-unreadable`, `source-changed`, `lock-changed`), and with `pin` LockError
+    (`lock-unwritable`).
     """
     lock = workspace.read_lock()
     received = _measure(path)
@@ -56,7 +60,8 @@ def add_source(workspace: Workspace, store: Store, path: Path, *, name: str = ""
         return Added(found, pinned=True)
     if found.measured:
         return Added(found, pinned=False)
-    # By the download that it stands for as well: forge.lock may be put back, or be another one's of the same store.
+    # Resolve the download without BLAKE3 as well: forge.lock may be reverted, or another workspace with this store may
+    # have a forge.lock without it.
     download = source_of(found, executable=bool(source and source.executable))
     if isinstance(download, Derivation):
         store.record_resolved({download.id: {"out": tree}})
@@ -72,7 +77,7 @@ def _measure(path: Path) -> Received:
     digests = Digests()
     try:
         if path.exists() and not path.is_file():
-            raise EngineError(f"add source {path}: not a file that can be read to its end", reason="source-unreadable")
+            raise EngineError(f"add source {path}: it is not a regular file", reason="source-unreadable")
         with path.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digests.update(chunk)
@@ -83,45 +88,46 @@ def _measure(path: Path) -> Received:
 
 def _take(store: Store, path: Path, received: Received, *, executable: bool) -> TreeId:
     try:
-        # The store never follows a link, for a tree has links of its own; here it is the file that is meant.
+        # The store never follows links, because trees contain links. Here the user means the file behind the link.
         return store.add_file(path.resolve(), digest=received.blake3, size=received.size, executable=executable).id
     except StoreError as error:
         if error.reason != "blob-mismatch":
             raise
         raise EngineError(
-            f"add source {path}: it changed while it was read",
-            detail="Is it still being written? Once it is complete, do this again.",
+            f"add source {path}: it changed while forge read it",
+            detail="Is it still being written? Try again when it is complete.",
             reason="source-changed",
         ) from error
 
 
 def _write(workspace: Workspace, pin: Pin, before: Pin | None = None) -> None:
-    """Puts the pin into forge.lock as it is now: reading a large file takes minutes, and others change the lock."""
+    """Add the pin to the current forge.lock, read again: it may have changed while a large file was being read."""
     lock = workspace.read_lock()
     if before is not None and lock.sources.get(pin.name) != before:
         raise EngineError(
-            f"add source {pin.name}: forge.lock was changed meanwhile, and pins something else by this name",
-            detail="The file is in the store. Do this again if forge.lock still wants it.",
+            f"add source {pin.name}: forge.lock changed in the meantime and pins something else under this name",
+            detail="The file is in the store. Try again if forge.lock still needs it.",
             reason="lock-changed",
         )
     workspace.write_lock(replace(lock, sources={**lock.sources, pin.name: pin}))
 
 
 def _known(lock: Lock, declared: Declared, name: str, path: Path, received: Received) -> Pin:
-    """What forge.lock pins to this content; raises EngineError if it is nothing, or not what it is said to be."""
+    """The pin with this content; raises EngineError (`source-unknown`, or `source-mismatch` if it is not `name`)."""
     found = _find(lock, received)
     if found is None:
         raise _unknown(lock, declared, name or path.name, path, received)
     if name and found.name != name:
         raise EngineError(
             f"add source {path}: it is {found.name}, not {name}",
-            detail="Leave --name out; what it is follows from its content.",
+            detail="Omit --name: forge identifies the file by its content.",
             reason="source-mismatch",
         )
     return found
 
 
 def _find(lock: Lock, received: Received) -> Pin | None:
+    # Prefer the BLAKE3. A pin without one is identified by its SHA-256 and size.
     known = (pin for pin in lock.pins() if pin.blake3 == received.blake3)
     unmeasured = (pin for pin in lock.sources.values() if not pin.measured)
     named = (pin for pin in unmeasured if (pin.sha256, pin.size) == (received.sha256, received.size))
@@ -133,7 +139,7 @@ def _new_pin(declared: Declared, name: str, received: Received) -> Pin:
     if wanted is None or not wanted.locator.startswith(_SCHEME):
         raise EngineError(
             f"pin {name}: no recipe declares it as a File",
-            detail=f"Declared: {', '.join(_by_hand(declared)) or 'none'}. Others are pinned by `forge lock`.",
+            detail=f"Declared: {', '.join(_by_hand(declared)) or 'none'}. `forge lock` pins all other sources.",
             reason="source-unknown",
         )
     return Pin(name, wanted.locator, received.sha256, received.blake3, received.size)
@@ -147,13 +153,13 @@ def _unknown(lock: Lock, declared: Declared, name: str, path: Path, received: Re
     pin = lock.sources.get(name) or _other_version(lock, name)
     if pin is None:
         files = ", ".join(_by_hand(declared))
-        hint = f"\nFor what a recipe declares as a File ({files}): --pin --name NAME." if files else ""
+        hint = f"\nTo pin a source that a recipe declares as a File ({files}): --pin --name NAME." if files else ""
         return EngineError(
-            f"add source {path}: forge.lock pins nothing that has this content (SHA-256 {received.sha256})",
-            detail=f"Is it another version, or not the whole file? It has {received.size} bytes.{_awaited(lock)}{hint}",
+            f"add source {path}: forge.lock pins nothing with this content (SHA-256 {received.sha256})",
+            detail=f"Is it another version, or incomplete? It has {received.size} bytes.{_awaited(lock)}{hint}",
             reason="source-unknown",
         )
-    short = "It is too short: an incomplete download?\n" if received.size < pin.size else ""
+    short = "It is too short. Is the download incomplete?\n" if received.size < pin.size else ""
     return EngineError(
         f"add source {path}: it is not what forge.lock pins as {pin.name}",
         detail=f"expected SHA-256 {pin.sha256}, {pin.size} bytes\ngot      SHA-256 {received.sha256}, "
@@ -163,20 +169,20 @@ def _unknown(lock: Lock, declared: Declared, name: str, path: Path, received: Re
 
 
 def _awaited(lock: Lock) -> str:
-    """A line for each pin whose file nobody has had yet, which is what is brought most of all."""
+    """A line for each pin without a BLAKE3: nobody had its file yet, so it is the likeliest one to be added."""
     rows = (
         f"\n  {pin.name}: {pin.size} bytes, SHA-256 {pin.sha256}" for pin in lock.sources.values() if not pin.measured
     )
     awaited = "".join(sorted(rows))
-    return f"\nWhat forge.lock waits for:{awaited}" if awaited else ""
+    return f"\nforge.lock still needs:{awaited}" if awaited else ""
 
 
 def _places(pin: Pin) -> str:
-    urls = [one.removeprefix(_URL) for one in (pin.locator, *pin.mirrors) if "://" in one]
-    return f"It is to be had from {' or '.join(urls)}." if urls else ""
+    urls = [locator.removeprefix(_URL) for locator in (pin.locator, *pin.mirrors) if "://" in locator]
+    return f"Get it from {' or '.join(urls)}." if urls else ""
 
 
 def _other_version(lock: Lock, name: str) -> Pin | None:
-    """The only pin that is called like `name`, apart from versions."""
+    """The pin whose name equals `name` apart from the version; None if there is none, or several."""
     alike = [pin for pin in lock.sources.values() if _VERSION.sub("", pin.name) == _VERSION.sub("", name)]
     return alike[0] if len(alike) == 1 else None

@@ -1,11 +1,11 @@
-"""Writing forge.lock: every source that a recipe declares gets a pin, every userland its closure.
+"""Writes forge.lock: a pin for every source that a recipe declares, a closure for every userland.
 
-1. All recipes are evaluated with stand-ins for pins that are missing; what they declare is collected.
-2. What is pinned to the same locator stays; the rest is resolved, downloaded once, hashed, kept in the store. What a
-   recipe gives the SHA-256 of is not downloaded; its BLAKE3 follows once the file was had here.
-3. Pins that nothing declares are dropped.
+1. Evaluate all recipes, with placeholders for missing pins, and collect what they declare.
+2. Keep pins whose locator is unchanged. Resolve the rest: download each source once, hash it, keep it in the store.
+   A source with a declared SHA-256 is not downloaded; its pin gets a BLAKE3 when the file first arrives here.
+3. Drop pins that no recipe declares.
 
-What targets are expected to be built to stands in a file of its own: see `outputs`.
+Expected outputs have a file of their own, forge.outputs: see `outputs`.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from mmojo_forge.recipe.evaluate import Declared, Instance, is_pin_of, source_of
 from mmojo_forge.store.protocol import Store
 
 Keep = Callable[[Pin, Path], None]
-"""Given a pin and a file with its verified content, which may be moved away."""
+"""Called with a pin and a file that has its verified content. The callee may move the file away."""
 
 
 class Resolver(NpmResolver, Protocol):
-    """Turns what a recipe declares into pins; raises FetchError."""
+    """Resolves declared sources to pins; raises FetchError."""
 
     def resolve(self, name: str, locator: str, mirrors: tuple[str, ...], destination: Path) -> Pin:
-        """The pin of one source, whose verified content is left at `destination`."""
+        """The pin of one source. Leaves the verified content at `destination`."""
 
     def resolve_userland(
         self, name: str, suite: str, architecture: str, packages: tuple[str, ...], keep: Keep | None = None
     ) -> Userland:
-        """The closure of Debian packages; `keep` is given the content of each, perhaps in several threads."""
+        """The closure of Debian packages. `keep` receives each package's content, possibly in several threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class LockReport:
-    """How the lock differs from what the recipes declare. All sorted.
+    """How the lock differs from what the recipes declare. All fields are sorted.
 
-    `wrong` is what contradicts this store: a pin's digest or size, or an expected output. Outputs that are stale or
-    unused (`outputs`) only become so by changes that are right, and do not count.
+    `wrong` lists contradictions to this store: a pin's digest or size, or an expected output. Stale and unused
+    `outputs` do not make a report unclean, because legitimate changes cause them.
     """
 
     missing: tuple[str, ...]
@@ -59,33 +59,33 @@ class LockReport:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing has to be done."""
+        """Whether the lock needs no change."""
         return not (self.missing or self.stale or self.unused or self.wrong)
 
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """A lock that was brought up to date, and the sources that were resolved for it: new, changed or asked for."""
+    """An updated lock, and the names of the sources that are new, changed or were requested by name."""
 
     lock: Lock
     resolved: frozenset[str]
 
 
 def declared_by(workspace: Workspace, lock: Lock) -> tuple[Declared, Mapping[str, Instance]]:
-    """All that the workspace's recipes declare, and every target instantiated (with stand-ins for missing pins)."""
+    """Everything that the workspace's recipes declare, and every target's instance. Missing pins get placeholders."""
     evaluation = evaluate_all(workspace, lock, locking=True)
     return evaluation.evaluator.declared, evaluation.instances
 
 
 def check_lock(workspace: Workspace, store: Store) -> LockReport:
-    """What `forge lock` would change, apart from newer versions, and what this store knows better. Raises LockError."""
+    """What `forge lock` would change (newer versions aside), and what contradicts this store. Raises LockError."""
     lock = workspace.read_lock()
     expected = workspace.read_outputs(lock)
     declared, instances = declared_by(workspace, lock)
     missing, stale, unused = list[str](), list[str](), list[str]()
     sources = {name: _is_pin_of(lock.sources.get(name), source) for name, source in declared.sources.items()}
-    userlands = {name: _is_userland_of(lock.userlands.get(name), one) for name, one in declared.userlands.items()}
-    npm = {name: is_locked(one, lock.npm.get(name)) for name, one in declared.npm.items()}
+    userlands = {name: _is_userland_of(lock.userlands.get(name), land) for name, land in declared.userlands.items()}
+    npm = {name: is_locked(declaration, lock.npm.get(name)) for name, declaration in declared.npm.items()}
     kinds: tuple[tuple[str, Mapping[str, object], Mapping[str, bool]], ...] = (
         ("source", lock.sources, sources),
         ("userland", lock.userlands, userlands),
@@ -104,7 +104,7 @@ def check_lock(workspace: Workspace, store: Store) -> LockReport:
 
 
 def _wrong_pins(lock: Lock, store: Store) -> Iterator[str]:
-    """What of each pin is not so, by a file in the store that has its BLAKE3 or its SHA-256."""
+    """The digest and size fields of pins that contradict a file in the store with the same BLAKE3 or SHA-256."""
     pins = list(lock.pins())
     digests = [digest for pin in pins for digest in (pin.blake3, pin.sha256) if digest]
     known = {digest: file for file in store.file_digests(digests) for digest in (file.blake3, file.sha256)}
@@ -116,9 +116,9 @@ def _wrong_pins(lock: Lock, store: Store) -> Iterator[str]:
 
 
 class Locker:
-    """Brings one workspace's lock up to date. The lock file is replaced only when everything could be resolved.
+    """Updates one workspace's lock. The caller writes the lock file, once everything is resolved.
 
-    `say` is told what is being resolved, for that takes as long as downloading it.
+    `say` receives a line for each source before it is resolved, because that includes downloading it.
     """
 
     def __init__(self, workspace: Workspace, store: Store, resolver: Resolver, say: Callable[[str], None]) -> None:
@@ -130,11 +130,12 @@ class Locker:
     def update(self, names: Iterable[str] = ()) -> Locked:
         """The new lock, not written yet. Raises LockError, FetchError.
 
-        What `names` name is resolved anew: pins, userlands, and all that the recipes of a package declare.
+        `names` are resolved again even if they are pinned. A name is a pin, a userland, an npm closure, or a package,
+        which stands for everything that its recipes declare.
         """
         old = self._workspace.read_lock()
         declared, _ = declared_by(self._workspace, old)
-        anew = {one for name in names for one in _pins_called(name, declared)}
+        anew = {pinned for name in names for pinned in _pins_called(name, declared)}
         sources = {name: self._source(name, wanted, old, anew) for name, wanted in declared.sources.items()}
         userlands = {name: self._userland(wanted, old, anew) for name, wanted in declared.userlands.items()}
         lock = replace(old, sources=sources, userlands=userlands)
@@ -158,7 +159,7 @@ class Locker:
         return pin
 
     def _measured(self, pin: Pin, wanted: Fixed) -> Pin:
-        """The pin with its BLAKE3, if the file was downloaded here since it was pinned without."""
+        """The pin, with its BLAKE3 added if the file has been downloaded here in the meantime."""
         node = source_of(pin, executable=wanted.executable)
         trees = self._store.lookup_resolved([node.id]).get(node.id) if isinstance(node, Derivation) else None
         if not trees or not self._store.has_tree(trees["out"]):
@@ -176,7 +177,7 @@ class Locker:
         )
 
     def _npm(self, lock: Lock, anew: set[str]) -> dict[str, NodeModules]:
-        """The npm closures; where their package-lock.json is, is known only now that sources are pinned."""
+        """The npm closures. They are locked last, because package-lock.json is in a source that needs its pin first."""
         declared, _ = declared_by(self._workspace, lock)
         locker = NpmLocker(self._store, self._resolver, self._say)
         closures = {}
@@ -187,7 +188,7 @@ class Locker:
         return closures
 
     def _keep(self, pin: Pin, content: Path) -> None:
-        # Hashing a package takes all of it, and the next build will want it.
+        # Hashing downloaded the whole package, and the next build needs it.
         self._store.add_file(content, digest=pin.blake3, size=pin.size, move=True)
 
 
@@ -204,7 +205,10 @@ def _is_userland_of(userland: Userland | None, wanted: Debian) -> bool:
 
 
 def _pins_called(name: str, declared: Declared) -> Iterator[str]:
-    """The pins and userlands that `name` means: one of that name, or those of a package, written with `-` or `_`."""
+    """The pins and userlands that `name` stands for: the one of that name, or those of a package.
+
+    A package name may have `_` instead of `-`. Raises LockError (`unknown-pin`).
+    """
     packages = [package for package in dict.fromkeys((name, name.replace("_", "-"))) if package in declared.packages]
     if name in declared.sources or name in declared.userlands or name in declared.npm:
         yield name
@@ -212,7 +216,7 @@ def _pins_called(name: str, declared: Declared) -> Iterator[str]:
         raise LockError(
             f"lock --update {name}: no recipe declares it",
             detail=f"Pins: {', '.join(sorted([*declared.sources, *declared.userlands, *declared.npm]))}.\n"
-            f"Packages that have some: {', '.join(sorted(declared.packages))}.",
+            f"Packages with pins: {', '.join(sorted(declared.packages))}.",
             reason="unknown-pin",
         )
     for package in packages:

@@ -1,7 +1,7 @@
-"""Locking an npm closure: its package-lock.json is read out of the source that has it, and each tarball is pinned.
+"""Locks an npm closure: reads package-lock.json from the source that contains it, and pins each tarball.
 
-What was pinned before by the same name, version and hash is not downloaded again. Everything else is downloaded once,
-compared with the hash that the package-lock.json gives, and kept, as the next build will want it.
+A tarball that is already pinned with the same locator and integrity hash is not downloaded again. Each other tarball is
+downloaded once, checked against the hash in package-lock.json, and kept in the store for the next build.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SAY_EVERY = 100
 
 
 class NpmResolver(Protocol):
-    """Fetches sources, and pins tarballs; raises FetchError."""
+    """Fetches sources and resolves npm tarballs to pins; raises FetchError."""
 
     def fetch(self, source: Source, destination: Path) -> None:
         """Leave the verified content at `destination`."""
@@ -31,11 +31,14 @@ class NpmResolver(Protocol):
     def resolve_npm(
         self, tarballs: Mapping[str, str], keep: Callable[[Pin, Path], None], on_pin: Callable[[Pin], None]
     ) -> dict[str, Pin]:
-        """The pins by locator, given the integrity of each; `keep` gets the contents, then `on_pin` hears of it."""
+        """The pin of each tarball, by locator. `tarballs` maps locators to integrity hashes.
+
+        For each tarball, `keep` receives its content, then `on_pin` is called.
+        """
 
 
 class NpmLocker:
-    """Brings npm closures up to date. `say` is told how far it is."""
+    """Locks npm closures. `say` receives progress messages."""
 
     def __init__(self, store: Store, resolver: NpmResolver, say: Callable[[str], None]) -> None:
         self._store = store
@@ -43,11 +46,11 @@ class NpmLocker:
         self._say = say
 
     def lock(self, declaration: Declaration, known: NodeModules | None) -> NodeModules:
-        """The closure, locked anew; raises LockError, FetchError."""
+        """The newly locked closure. Reuses the pins of `known`. Raises LockError, FetchError."""
         wanted = declaration.wanted
         what = f"{wanted.path or 'package-lock.json'} of {declaration.origin.name}"
         packages = read_package_lock(self._read(declaration, what), what, wanted.exclude)
-        old = {(one.locator, one.integrity): one for one in _packages(known)}
+        old = {(package.locator, package.integrity): package for package in _packages(known)}
         missing = _tarballs(packages, old, what)
         self._say(f"resolving npm closure {wanted.name}: {len(packages)} packages, {len(missing)} of them to download")
         pins = self._resolver.resolve_npm(missing, self._keep, _Progress(wanted.name, len(missing), self._say))
@@ -77,7 +80,7 @@ class NpmLocker:
 
 
 class _Progress:
-    """Says every so often how many packages are pinned; called in several threads."""
+    """Reports every _SAY_EVERY packages how many are pinned. Thread-safe."""
 
     def __init__(self, name: str, total: int, say: Callable[[str], None]) -> None:
         self._name = name
@@ -95,7 +98,7 @@ class _Progress:
 
 
 def is_locked(declaration: Declaration, known: NodeModules | None) -> bool:
-    """Whether the closure is what is declared, and can be read: what a merge has spoilt is to be written anew."""
+    """Whether the closure matches the declaration and is readable. A merge may break it; it is then locked again."""
     if known is None or not declaration.is_met_by(known):
         return False
     try:
@@ -113,13 +116,13 @@ def _packages(known: NodeModules | None) -> Iterable[NpmPackage]:
 
 
 def _tarballs(packages: Iterable[LockedPackage], old: Mapping[tuple[str, str], object], what: str) -> dict[str, str]:
-    """The integrity of each tarball that is not pinned yet, by locator."""
+    """The integrity hash of each tarball that is not pinned yet, by locator; raises LockError (`npm-lock-conflict`)."""
     integrities: dict[str, str] = {}
     for package in packages:
         locator = str(package.locator)
         if integrities.setdefault(locator, package.integrity) != package.integrity:
             raise LockError(f"read {what}: {locator} has two different hashes", reason="npm-lock-conflict")
-    return {locator: one for locator, one in integrities.items() if (locator, one) not in old}
+    return {locator: integrity for locator, integrity in integrities.items() if (locator, integrity) not in old}
 
 
 def _pinned(package: LockedPackage, old: Mapping[tuple[str, str], NpmPackage], pins: Mapping[str, Pin]) -> NpmPackage:
@@ -163,7 +166,6 @@ def _text(file: Path, what: str) -> str:
 def _missing(what: str) -> LockError:
     return LockError(
         f"read {what}: there is no such file",
-        detail="The recipe's NpmClosure names the source, and the path in it; an archive's own top folder is a part of "
-        "that path.",
+        detail="Correct the path in the recipe's NpmClosure. The path includes the top folder of an archive.",
         reason="npm-lock-missing",
     )

@@ -1,12 +1,11 @@
-"""Writing forge.outputs: which tree each reproducible target is expected to be built to.
+"""Writes forge.outputs: the expected tree of each reproducible target.
 
-An expectation is a target, its derivation and the tree. `forge realize` compares what it builds with the expectation of
-the same derivation, and ignores those of others; `forge lock --outputs` writes them. `forge lock` does not, so that
-a new version changes its pins and nothing else.
+An entry is a target, its derivation and the tree. `forge realize` compares its results with the entries of the same
+derivations. `forge lock --outputs` writes entries; `forge lock` does not, so that a new version changes only pins.
 
-An expectation becomes *stale* when its target gets another derivation. It is kept until the target is built and written
-again: who merges the changes of others has rarely built all of them. It never changes silently to another tree of the
-same derivation, for that is what it is there to find.
+An entry is *stale* when its target has another derivation now. It stays until the target is built and written again,
+because somebody who merges changes has rarely built all targets. An entry never changes silently to another tree of
+the same derivation: forge.outputs exists to detect exactly that.
 """
 
 from __future__ import annotations
@@ -28,10 +27,11 @@ from mmojo_forge.store.protocol import Store
 
 @dataclass(frozen=True, slots=True)
 class OutputsReport:
-    """Targets whose expectation is more than a tree that is still to be built. All sorted.
+    """Targets whose entry in forge.outputs deserves attention. All fields are sorted.
 
-    `stale`: of another derivation than the target has now, or of a target that cannot be evaluated here. `unused`:
-    there is no such target, or it is host-specific. `unexpected`: this store has another tree of the same derivation.
+    - `stale`: the target has another derivation now, or cannot be evaluated here.
+    - `unused`: the target does not exist, or is host-specific.
+    - `unexpected`: this store has another tree for the same derivation.
     """
 
     stale: tuple[str, ...]
@@ -41,8 +41,11 @@ class OutputsReport:
 
 @dataclass(frozen=True, slots=True)
 class OutputsUpdate:
-    """What became of forge.outputs, by target. `accepted` had another tree for the same derivation before; `changed`
-    one of another derivation. `stale` were kept, `dropped` not."""
+    """How forge.outputs changed, by target.
+
+    `accepted` entries had another tree for the same derivation; `changed` entries had another derivation. `stale`
+    entries were kept, `dropped` ones removed. `written` is true if a file changed.
+    """
 
     outputs: Mapping[str, ExpectedOutput]
     new: tuple[str, ...]
@@ -56,8 +59,10 @@ class OutputsUpdate:
 def compare_outputs(
     expected: Mapping[str, ExpectedOutput], instances: Mapping[str, Instance], targets: Collection[str], store: Store
 ) -> OutputsReport:
-    """How what is expected differs from what the targets are, and from what this store knows of them; `instances` has
-    those that can be evaluated here."""
+    """How the `expected` outputs differ from the targets and from this store.
+
+    `targets` are all targets of the workspace; `instances` has those that can be evaluated here.
+    """
     unused = _unused(expected, instances, targets)
     return OutputsReport(_stale(expected, instances, unused), unused, _unexpected(expected, _built(instances, store)))
 
@@ -65,18 +70,18 @@ def compare_outputs(
 def update_outputs(
     workspace: Workspace, store: Store, targets: Sequence[str] = (), *, accept: bool = False
 ) -> OutputsUpdate:
-    """Write forge.outputs: what each reproducible target was built to here, or else what was expected of it before.
+    """Write forge.outputs: the tree of each reproducible target that is built here; other entries are kept.
 
-    With `targets` only those change, and each must be built. Raises EngineError (`not-built`, `host-specific`), and,
-    unless `accept`, UnexpectedOutput where a tree differs from the one expected of the same derivation; then nothing
-    is written.
+    With `targets`, only those change, and each must be built. Raises EngineError (`not-built`, `host-specific`).
+    Unless `accept`, raises UnexpectedOutput, and writes nothing, if a tree differs from the expected one of the same
+    derivation.
     """
     loader = Loader(workspace.root)
     lock = workspace.read_lock()
     instances = _named(workspace, lock, targets) if targets else evaluate_all(workspace, lock, tolerant=True).instances
     built = _built(instances, store)
     _check_built(targets, instances, built)
-    # Read when everything slow is done: others may be writing it too.
+    # Read the file after everything slow is done, because another process may be writing it too.
     before = workspace.read_outputs(lock)
     unexpected = _unexpected(before, built)
     if unexpected and not accept:
@@ -84,6 +89,7 @@ def update_outputs(
     dropped = () if targets else _unused(before, instances, loader.targets())
     after = {target: output for target, output in {**before, **built}.items() if target not in dropped}
     written = workspace.write_outputs(after)
+    # Older versions of forge kept the expected outputs in forge.lock; remove them there.
     if lock.outputs:
         written |= workspace.write_lock(replace(lock, outputs={}))
     differing = [target for target in built if target in before and before[target] != built[target]]
@@ -101,13 +107,13 @@ def update_outputs(
 def _named(workspace: Workspace, lock: Lock, targets: Iterable[str]) -> Mapping[str, Instance]:
     loader = Loader(workspace.root)
     for target in targets:
-        # Not TARGET^OUTPUT either: an expectation is of what `forge realize TARGET` gives.
+        # Also refuses TARGET^OUTPUT: an entry is for what `forge realize TARGET` gives.
         loader.find(target)
     return evaluate(workspace, Request.parse(targets), lock).instances
 
 
 def _built(instances: Mapping[str, Instance], store: Store) -> dict[str, ExpectedOutput]:
-    """What each reproducible target came to, as far as this store knows."""
+    """The output of each reproducible target that this store knows."""
     graph = Graph.of_outputs((instance.node, instance.output) for instance in instances.values())
     resolved = make_plan(graph, store).resolved
     return {
@@ -125,7 +131,7 @@ def _check_built(
         if not label.reproducible:
             raise EngineError(
                 f"lock --outputs {target}: it is {label}",
-                detail="Only reproducible targets come out the same everywhere.",
+                detail="Only reproducible targets have the same output on every machine.",
                 reason="host-specific",
             )
         if target not in built:
@@ -164,9 +170,10 @@ def _refused(
     )
     names = " ".join(targets)
     return UnexpectedOutput(
-        f"lock --outputs: {names} came out here other than forge.outputs expects of the same derivation",
-        detail=f"{differences}\nNothing is written. forge.outputs was edited by hand, this machine or the one that "
-        "wrote it is broken or compromised, or the recipe is not reproducible: `forge check --bisect TARGET` finds "
-        f"what it depends on. To expect what this store has: `forge lock --outputs --accept {names}`.",
+        f"lock --outputs: the output of {names} differs from what forge.outputs expects of the same derivation",
+        detail=f"{differences}\nNothing was written. Possible causes: forge.outputs was edited by hand; this machine "
+        "or the one that wrote it is broken or compromised; the recipe is not reproducible. `forge check --bisect "
+        "TARGET` finds what a build depends on.\n"
+        f"To accept the outputs in this store: `forge lock --outputs --accept {names}`.",
         reason="unexpected-output",
     )

@@ -1,7 +1,7 @@
-"""Trying our patches on a new version of what they are for, before anybody needs the result.
+"""Applies our patches to new versions of their sources, before anybody needs the result.
 
-`forge lock` does so once the new pins are written: whoever has to mend patches needs the new source, which is got by
-its pin. The patches are tried as they are applied in earnest, in the sandbox; what succeeds is kept.
+`forge lock` does this after it writes the new pins, because fixing a patch requires the new source, and the source
+needs its pin. The patches run in the sandbox, as in a real build, and successful results are kept.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ from mmojo_forge.recipe.source_trees import is_patched
 
 @dataclass(frozen=True, slots=True)
 class PatchedTree:
-    """A tree that is another with patches on it. `target` is what to realise for it, `source` for the other; either
-    may be "" where no target means just that."""
+    """A node that applies patches to another tree.
+
+    `target` is the target whose output is the patched tree, `source` the one whose output is the unpatched tree. Each
+    is "" if there is no such target.
+    """
 
     node: Derivation
     target: str
@@ -37,7 +40,7 @@ class PatchedTree:
 
 
 class PatchesFailed(EngineError):
-    """Patches that do not apply to the new source they are for; `report` names each, with file and hunk."""
+    """Patches do not apply to a new source. `report` names each failed patch, with file and hunk."""
 
     exit_code = ExitCode.BUILD_FAILED
 
@@ -48,15 +51,15 @@ class PatchesFailed(EngineError):
         look = f"`forge realize {sources}` shows the new source. " if sources else ""
         super().__init__(
             f"lock: patches of {names} do not apply to the new source\n{self.report}",
-            detail=f"forge.lock is written all the same. {look}Mend the patches (CONTRIBUTING.md says how) until "
-            f"`forge realize {names.replace(',', '')}` applies them; `forge log {trees[0].node.name}` has what "
-            "patch said.",
+            detail=f"forge.lock was written nevertheless. {look}Fix the patches as CONTRIBUTING.md describes, until "
+            f"`forge realize {names.replace(',', '')}` succeeds. `forge log {trees[0].node.name}` shows the output of "
+            "patch.",
             reason="patches-do-not-apply",
         )
 
 
 def affected_trees(workspace: Workspace, lock: Lock, sources: Collection[str]) -> list[PatchedTree]:
-    """The patched trees of all targets that are made from any of the `sources`, which are names in the lock."""
+    """The patched trees of all targets that depend on any of the `sources`, which are names of pins in the lock."""
     digests = {lock.sources[name].sha256 for name in sources}
     if not digests:
         return []
@@ -78,26 +81,27 @@ def _source_target(inputs: Mapping[str, Input], instances: Mapping[str, Instance
 
 
 def _target_of(identifier: str, output: str, instances: Mapping[str, Instance]) -> str:
-    found = (name for name, one in instances.items() if (one.node.id, one.output) == (identifier, output))
+    wanted = (identifier, output)
+    found = (name for name, instance in instances.items() if (instance.node.id, instance.output) == wanted)
     return next(found, "")
 
 
 def try_patches(trees: Sequence[PatchedTree], services: Services, settings: Settings) -> None:
-    """Make the trees valid; raises PatchesFailed, and BuildsFailed where it is not the patches."""
+    """Make the trees valid; raises PatchesFailed, or BuildsFailed if no failure comes from a patch."""
     by_name = {tree.node.name: tree for tree in trees}
     plan = make_plan(Graph.of(tree.node for tree in trees), services.store, services.substituter())
     try:
         realise(plan, services, replace(settings, keep_going=True), push=True)
     except BuildsFailed as error:
-        reports = {one.name: _report(one.name, services) for one in error.failures if one.name in by_name}
-        told = [name for name, report in reports.items() if report]
-        if not told:
+        names = [failure.name for failure in error.failures if failure.name in by_name]
+        reports = {name: report for name in names if (report := _report(name, services))}
+        if not reports:
             raise
-        raise PatchesFailed([by_name[name] for name in told], [reports[name] for name in told]) from error
+        raise PatchesFailed([by_name[name] for name in reports], list(reports.values())) from error
 
 
 def _report(name: str, services: Services) -> str:
-    """What the log of a failed build says of patches, "" if nothing."""
+    """The summary of failed patches in the log of a failed build; "" if it has none."""
     key = failed_builds.key_of(services.directories.failed_build(name))
     if key is None or not services.store.log_path(key).exists():
         return ""

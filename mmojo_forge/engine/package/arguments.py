@@ -1,4 +1,4 @@
-"""The arguments in a packaged file: shown, edited, replaced (docs/args.md)."""
+"""`forge ape args`: shows, edits and replaces the arguments in a packaged file (docs/args.md)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["ApeError", "ArgumentFile", "Edit", "clear", "replace", "show"]
 
 
 def show(file: Path) -> tuple[ArgumentFile, ...]:
-    """The files of arguments in a program; raises ApeError."""
+    """The argument files in a program; raises ApeError."""
     return tuple(report_on(file, read_program(file).assets, 0).arguments)
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The arguments of a program in a file of their own, for a person to change."""
+    """An editing session: the arguments of a program in a temporary file, which the user edits."""
 
     program: Path
     path: Path
@@ -34,30 +34,31 @@ class Edit:
 
     @classmethod
     def begin(cls, program: Path, folder: Path) -> Edit:
-        """Write the program's own arguments into `folder`; raises ApeError where it has both forms of them."""
+        """Write the program's own arguments to a file in `folder`; raises ApeError if it has both text and YAML."""
         old = read_old_arguments(read_program(program))
         if old.yaml is not None and old.given is not None:
             raise ApeError(
-                f"edit arguments of {program}: it has both forms of them",
-                detail="Take them out with `forge ape extract`, and give one file with --set.",
+                f"edit arguments of {program}: it has both {head.NAME} and {head.YAML_NAME}",
+                detail="Extract them with `forge ape extract`, and give one file with --set.",
                 reason=ApeReason.ARGUMENTS,
             )
         path = folder / (head.YAML_NAME if old.yaml is not None else head.NAME)
+        # A program without arguments starts with an empty file.
         before = old.yaml or old.given or b""
         path.write_bytes(before)
         return cls(program, path, before)
 
     @property
     def changed(self) -> bool:
-        """Whether the file is another one now."""
+        """Whether the user changed the file."""
         return self.path.read_bytes() != self.before
 
     def check(self) -> None:
-        """Raise ApeError unless what was written can be read."""
+        """Raise ApeError if the edited file is invalid."""
         look_through(self._order)
 
     def apply(self, out: Path | None, report: OnTotalProgress) -> None:
-        """Put what was written into the program, or into a copy at `out`; raises ApeError."""
+        """Write the edited arguments to the program, or to a copy at `out`; raises ApeError."""
         _write(self.program, out, self._order, report)
 
     @property
@@ -66,20 +67,20 @@ class Edit:
 
 
 def replace(program: Path, out: Path | None, given: Path, report: OnTotalProgress) -> None:
-    """Put the arguments in `given` into the program, or into a copy at `out`; raises ApeError."""
+    """Write the arguments in the file `given` to the program, or to a copy at `out`; raises ApeError."""
     _write(program, out, PackageOrder(program, args=NamedFile(given.name, given)), report)
 
 
 def clear(program: Path, out: Path | None, report: OnTotalProgress) -> None:
-    """Drop the program's own arguments; those that packaging wrote stay. Raises ApeError."""
+    """Remove the program's own arguments, and keep those that packaging added; raises ApeError."""
     _write(program, out, PackageOrder(program, clear=True), report)
 
 
 def _write(program: Path, out: Path | None, order: PackageOrder, report: Callable[[int, int], None]) -> None:
     if out is None and program.is_symlink():
         raise ApeError(
-            f"change arguments of {program}: it is a link, to {program.resolve()}",
-            detail="What lies in a store is never changed. Write a copy with -o FILE.",
+            f"change arguments of {program}: it is a link to {program.resolve()}",
+            detail="Files in a store must not change. Write a copy with -o FILE.",
             reason=ApeReason.OUTPUT,
         )
     packaging.write(packaging.plan(order, out or program, [Format.APE]), report)

@@ -1,4 +1,4 @@
-"""build-info.json: what a recipe says of the program it built, beside the program or inside an APE."""
+"""Reads build-info.json: a recipe's facts about the program it built, beside the program or inside an APE."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from typing import Any
 from mmojo_forge.ape.read import container
 
 NAME = "build-info.json"
+# The first bytes of every APE.
 _MAGIC = b"MZqFpD='"
 _LARGEST = 1 << 20
 _LEAST_BYTES = 64
 
 
 def read_build_info(path: Path) -> dict[str, Any] | None:
-    """What is known of the program at `path`, or of those in the folder there; None if nothing is, or it is unreadable.
+    """The build info of the program or result folder at `path`; None if there is none, or it is unreadable.
 
-    A program lies beside its build-info.json or in the folder `bin` below it.
+    build-info.json is in the program's folder, or in the parent of its `bin` folder.
     """
     try:
         if path.is_file():
@@ -49,13 +50,13 @@ def _parse(data: bytes) -> dict[str, Any] | None:
 
 
 def summarise(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The lines for a person: what it is, by which compiler, for which CPU; for an APE a line for each slice."""
+    """Rows of label and text for a person: version, compiler, CPU; for an APE, one row for each slice."""
     llama = info.get("llama.cpp", {})
     if llama:
         yield "llama.cpp", f"{llama.get('version')} build {llama.get('build')} ({llama.get('commit')})"
     yield from _program(info)
-    for name, one in sorted(info.get("slices", {}).items()):
-        yield "slice", f"{name}: {'; '.join(text for _, text in _program(one))}"
+    for name, facts in sorted(info.get("slices", {}).items()):
+        yield "slice", f"{name}: {'; '.join(text for _, text in _program(facts))}"
     if "threads" in info:
         yield "threads", f"suggested: {info['threads']}"
     if info.get("reasons"):
@@ -73,7 +74,7 @@ def _program(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def slices_of(path: Path) -> list[str]:
-    """The names of the slices of an APE; none of any other file or folder. Raises ApeError."""
+    """The names of an APE's slices; empty for any other file or folder. Raises ApeError."""
     if not path.is_file() or path.stat().st_size < _LEAST_BYTES:
         return []
     with path.open("rb") as file:

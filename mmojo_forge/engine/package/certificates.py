@@ -1,4 +1,4 @@
-"""Server certificates: what one is for and until when, and whether its key fits."""
+"""Reads and checks server certificates and their private keys."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SOON = timedelta(days=30)
 
 
 class CertificateError(ForgeError):
-    """A certificate or key that no server could use, or that do not belong together."""
+    """A certificate or key is unusable for a server, or they do not belong together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The certificate a server shows: the names it is for, who signed it, and from when until when it counts."""
+    """A server's certificate: its host names and addresses, its issuer, and its period of validity."""
 
     names: tuple[str, ...]
     issuer: str
@@ -32,19 +32,19 @@ class Certificate:
     public_key: bytes
 
     def warnings(self, now: float) -> list[str]:
-        """What clients will not like about it at this time."""
+        """Reasons why clients will reject the certificate at the time `now`, or soon after. Seconds since the epoch."""
         moment = datetime.fromtimestamp(now, UTC)
         if moment > self.expires:
             return [f"the certificate expired on {self.expires:%Y-%m-%d}"]
         if moment < self.begins:
-            return [f"the certificate counts only from {self.begins:%Y-%m-%d} on"]
+            return [f"the certificate is not valid before {self.begins:%Y-%m-%d}"]
         if self.expires - moment < _SOON:
             return [f"the certificate expires on {self.expires:%Y-%m-%d}"]
         return [] if self.names else ["the certificate names no host, so no client accepts it"]
 
 
 def read_certificate(data: bytes, what: str) -> Certificate:
-    """The first certificate of a PEM file, which is the server's own; raises CertificateError."""
+    """The first certificate of a PEM file, which must be the server's own; raises CertificateError."""
     try:
         found = x509.load_pem_x509_certificates(data)[0]
         return Certificate(
@@ -56,25 +56,25 @@ def read_certificate(data: bytes, what: str) -> Certificate:
         )
     except (ValueError, IndexError, UnsupportedAlgorithm) as error:
         raise CertificateError(
-            f"read certificate {what}: {error or 'there is none in it'}",
-            detail="It must be in PEM: -----BEGIN CERTIFICATE-----, the server's own first.",
+            f"read certificate {what}: {error or 'it contains no certificate'}",
+            detail="The file must be in PEM format (-----BEGIN CERTIFICATE-----), with the server's certificate first.",
             reason="certificate-unreadable",
         ) from error
 
 
 def check_key(certificate: Certificate, data: bytes, what: str) -> None:
-    """Refuses a private key that is encrypted, cannot be read, or is another certificate's; raises CertificateError."""
+    """Raise CertificateError if the private key is encrypted, unreadable, or belongs to another certificate."""
     try:
         key = serialization.load_pem_private_key(data, password=None)
     except TypeError as error:
         raise CertificateError(
             f"read key {what}: it is encrypted",
-            detail="Nobody is there to be asked for the password. Decrypt it: openssl pkey -in KEY -out NEW",
+            detail="The server cannot ask for a password. Decrypt the key: openssl pkey -in KEY -out NEW",
             reason="key-encrypted",
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise CertificateError(
-            f"read key {what}: no private key in PEM", detail=str(error), reason="key-unreadable"
+            f"read key {what}: it contains no private key in PEM format", detail=str(error), reason="key-unreadable"
         ) from error
     if key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != certificate.public_key:
         raise CertificateError(
@@ -85,7 +85,7 @@ def check_key(certificate: Certificate, data: bytes, what: str) -> None:
 
 
 def _names(found: x509.Certificate) -> tuple[str, ...]:
-    """The hosts, as clients look for them; the common name only where there are none."""
+    """The subject alternative names. Without any, the common name, although modern clients ignore that."""
     try:
         extension = found.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
     except x509.ExtensionNotFound:
@@ -97,4 +97,5 @@ def _names(found: x509.Certificate) -> tuple[str, ...]:
 
 
 def _texts(attributes: Sequence[x509.NameAttribute[str | bytes]]) -> tuple[str, ...]:
-    return tuple(one.value if isinstance(one.value, str) else one.value.decode("latin-1") for one in attributes)
+    values = (attribute.value for attribute in attributes)
+    return tuple(value if isinstance(value, str) else value.decode("latin-1") for value in values)

@@ -1,9 +1,9 @@
-"""The documents of a package: its bill of materials and its licence texts inside, bill and signed provenance beside.
+"""The documents of a package: a bill of materials and licence texts inside; a bill and signed provenance beside it.
 
     target ──▶ bill ──▶ sbom.cdx.json, NOTICES.txt     in the file: no hash of the file itself, nothing that changes
                   └───▶ OUT.cdx.json, OUT.intoto.json  beside it: the hash of the file, all that was added to it
 
-Nothing is fetched for them, and the same package gives the same bytes.
+Documents need no network, and the same package gives the same bytes.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ PROVENANCE_SUFFIX = ".intoto.json"
 
 _OURS = frozenset({SBOM, NOTICES})
 _UNKNOWN = "0" * 64
-# A bill of thousands of components has some megabytes.
+# A bill of thousands of components has a few megabytes; anything larger than this is not read.
 _LARGEST = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentOptions:
-    """What the user wants of them."""
+    """Which documents the user wants: inside the package (`sbom`, `notices`), beside it (`beside`), and signatures."""
 
     sbom: bool = True
     notices: bool = True
@@ -58,13 +58,13 @@ class DocumentOptions:
 
 @dataclass(slots=True)
 class Hashes:
-    """Files of a package with their hashes, each read once; with `skip` none is read, and all hashes are zeros."""
+    """The hashes of a package's files. Each file is read once; with `skip`, none is read and all hashes are zeros."""
 
     skip: bool = False
     _known: dict[Origin, str] = field(default_factory=dict, init=False)
 
     def of(self, items: Iterable[PackageItem]) -> list[PackedFile]:
-        """What was added to the program of these, but for the private key, which nobody is told of."""
+        """The items that were added to the program, except for the private key, which no document mentions."""
         added = (item for item in items if not isinstance(item.origin, InProgram) and item.name != names.KEY)
         return [PackedFile(item.name, self._hash(item.origin), item.size) for item in added]
 
@@ -79,7 +79,7 @@ def _sha256(origin: Origin) -> str:
         return hashlib.sha256(origin.data).hexdigest()
     assert isinstance(origin, OnDisk)
     sha256 = hashlib.sha256()
-    # That it did not change since it was looked at is checked when it is packed.
+    # No check for changes here: packing verifies that the file is still the same.
     with content.open_input(origin.path, "package") as stream:
         for chunk in content.read_chunks(stream, origin.size):
             sha256.update(chunk)
@@ -87,12 +87,12 @@ def _sha256(origin: Origin) -> str:
 
 
 def bill_of_file(path: Path) -> Bill:
-    """The bill of a program that is no target."""
+    """The bill of a program file that is not a target."""
     return bill_of_program(PackedFile(path.name, sha256_of(path), path.stat().st_size))
 
 
 def with_sbom(contents: PackageContents, bill: Bill, hashes: Hashes) -> PackageContents:
-    """The same with the bill of the target and of what was added to it, unless there is a file of that name."""
+    """The contents plus the bill of the target and the added files, unless the user gives a file of that name."""
     if _is_given(contents, SBOM):
         return contents
     name = contents.head.alias or bill.root.name.partition(".")[0]
@@ -101,7 +101,7 @@ def with_sbom(contents: PackageContents, bill: Bill, hashes: Hashes) -> PackageC
 
 
 def with_sbom_renewed(contents: PackageContents, hashes: Hashes) -> PackageContents:
-    """The same with the bill that the program has told of what was added and what was left out; raises ApeError."""
+    """The contents with the program's own bill updated for added and removed files; raises ApeError."""
     old = next((item for item in contents.items if item.name == SBOM), None)
     if old is None or not isinstance(old.origin, InProgram):
         return contents
@@ -109,18 +109,18 @@ def with_sbom_renewed(contents: PackageContents, hashes: Hashes) -> PackageConte
     added = [file.item() for file in _lasting(contents, hashes)]
     renewed = cyclonedx.replace_files(_read(old.origin), contents.head.alias, kept, added)
     if renewed is None:
-        return _with_note(contents, f"{SBOM} in it was not made here: it stays as it is")
+        return _with_note(contents, f"the program's {SBOM} was not made by forge, so it stays unchanged")
     return _with_file(contents, SBOM, renewed)
 
 
 def without_sbom(contents: PackageContents) -> PackageContents:
-    """The same without a bill that the program has: it would tell of another package."""
+    """The contents without the program's own bill, which would describe the old package."""
     stays = (item for item in contents.items if item.name != SBOM or not isinstance(item.origin, InProgram))
     return replace(contents, items=tuple(stays))
 
 
 def with_notices(contents: PackageContents, bill: Bill, store: Store) -> PackageContents:
-    """The same with the licence texts of the target, if they are all in the store; raises NoticeError."""
+    """The contents plus the target's licence texts, or a note if the store lacks them; raises NoticeError."""
     if _is_given(contents, NOTICES):
         return contents
     collected = notices.collect_here(bill, store)
@@ -130,8 +130,10 @@ def with_notices(contents: PackageContents, bill: Bill, store: Store) -> Package
 
 
 def with_notices_added(contents: PackageContents, bill: Bill, store: Store) -> PackageContents:
-    """The same with the licence texts of a target that was packed into a program which brought its own, if it did,
-    after those and once; raises NoticeError, ApeError."""
+    """The contents with a target's licence texts appended to those that the program already has, without duplicates.
+
+    Raises NoticeError, ApeError.
+    """
     old = next((item for item in contents.items if item.name == NOTICES), None)
     if old is not None and isinstance(old.origin, OnDisk):
         return contents
@@ -144,22 +146,22 @@ def with_notices_added(contents: PackageContents, bill: Bill, store: Store) -> P
 
 
 def with_folders_told(contents: PackageContents, folders: Iterable[str]) -> PackageContents:
-    """The same with a note for each module that was given as a folder, of which nobody knows what is in it, unless
-    licence texts are given with it."""
+    """The contents with a note for each module that is given as a folder, because its licence texts are unknown.
+
+    Adds none if the user gives licence texts.
+    """
     if _is_given(contents, NOTICES):
         return contents
     for folder in folders:
-        hint = "Give it as a target, or add them yourself: --file NOTICES.txt"
-        contents = _with_note(
-            contents, f"module {folder}: a folder has no licence texts and no bill of its own. {hint}"
-        )
+        hint = f"Name a target instead, or add the texts yourself: --file {NOTICES}"
+        contents = _with_note(contents, f"module {folder}: a folder has no licence texts and no bill. {hint}")
     return contents
 
 
 def _without_texts(contents: PackageContents, bill: Bill) -> PackageContents:
-    hint = f"`forge sbom {bill.root.name} --notices -o {NOTICES}` fetches them, then package again"
-    why = "their sources are not in the store any more"
-    return _with_note(contents, f"no licence texts of {bill.root.name} in it: {why}. {hint}")
+    hint = f"Fetch them with `forge sbom {bill.root.name} --notices -o {NOTICES}`, then package again"
+    why = "their sources are no longer in the store"
+    return _with_note(contents, f"the package lacks the licence texts of {bill.root.name}: {why}. {hint}")
 
 
 def _bytes_of(origin: Origin) -> bytes:
@@ -173,7 +175,7 @@ def _is_given(contents: PackageContents, name: str) -> bool:
 
 
 def _lasting(contents: PackageContents, hashes: Hashes) -> list[PackedFile]:
-    """What was added and does not change: arguments can, with `forge ape args`, and are not among the items."""
+    """The added files that cannot change later. Arguments can (`forge ape args`), and are not among the items."""
     return [file for file in hashes.of(contents.items) if file.name not in _OURS]
 
 
@@ -195,7 +197,7 @@ def _read(origin: InProgram) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class WrittenDocument:
-    """What was left beside a product: which document, and where it lies."""
+    """A document beside a product: its kind and its path."""
 
     kind: str
     product: Path
@@ -204,7 +206,7 @@ class WrittenDocument:
 
 @dataclass(frozen=True, slots=True)
 class SidecarWriter:
-    """All that documents beside a package are made of. `parameters` are what its user asked for."""
+    """Writes the documents beside a package. `parameters` are the user's options, for the provenance."""
 
     bill: Bill | None
     parameters: Json
@@ -213,7 +215,7 @@ class SidecarWriter:
     sign: bool
 
     def leave(self, plans: Iterable[PackagePlan]) -> Iterator[WrittenDocument]:
-        """Writes them beside every product that is one file; raises DocumentError, SigningError."""
+        """Write the documents beside every product that is one file; raises DocumentError, SigningError."""
         for plan in plans:
             path = plan.output.path
             if plan.output.format in FOLDERS:
@@ -236,5 +238,5 @@ class SidecarWriter:
 
 
 def _in_file(form: Format, layout: PackageLayout) -> tuple[PackageItem, ...]:
-    """What is in the one file: models that Windows cannot start the program with lie beside it."""
+    """The items in the product's file. APE and EXE keep large models beside it, because Windows limits their size."""
     return layout.inside if form in {Format.APE, Format.EXE} else (*layout.inside, *layout.beside)

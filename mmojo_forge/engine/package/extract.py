@@ -1,4 +1,4 @@
-"""Taking a packaged file apart, for the command line, which knows no layer below the engine."""
+"""Re-exports the functions that take a packaged file apart, because the CLI may not import layers below the engine."""
 
 from __future__ import annotations
 

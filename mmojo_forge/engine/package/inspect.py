@@ -1,6 +1,6 @@
-"""What a packaged program has in it, for people and for programs: arguments, models, modules, pages, the certificate.
+"""`forge ape inspect`: reports the arguments, models, modules, pages and the certificate in a packaged program.
 
-What is wrong with one of them is part of the report and no error: whoever looks wants to know of all of them.
+A fault of one of them is part of the report and not an error, so that one run reports all faults.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["ArgumentFile", "Container", "Gguf", "Model", "PackageReport", "descr
 
 @dataclass(frozen=True, slots=True)
 class ArgumentFile:
-    """A file of arguments: its text, what it comes to but for variables, and what is wrong with it."""
+    """An argument file: its text, its words before variables are expanded, and its fault, if any."""
 
     name: str
     text: str
@@ -35,7 +35,7 @@ class ArgumentFile:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model in the program. `facts` are None where it cannot be read."""
+    """A model in the program. `facts` is None if it cannot be read; `mappable` means that the server can mmap it."""
 
     name: str
     size: int
@@ -46,7 +46,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class PackageReport:
-    """What is in a program, besides itself."""
+    """What a packaged program contains besides its code. `faults` collects the faults of all parts."""
 
     arguments: tuple[ArgumentFile, ...]
     models: tuple[Model, ...]
@@ -56,12 +56,12 @@ class PackageReport:
     faults: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of `forge ape inspect --json`: arguments, models, modules, pages, certificate, faults."""
+        """The fields of `forge ape inspect --json`: arguments, models, modules, pages, certificate, faults."""
         found = self.certificate
         return {
-            "arguments": [asdict(one) for one in self.arguments],
-            "models": [asdict(one) for one in self.models],
-            "modules": [one.to_json() for one in self.modules],
+            "arguments": [asdict(file) for file in self.arguments],
+            "models": [asdict(model) for model in self.models],
+            "modules": [module.to_json() for module in self.modules],
             "pages": list(self.pages),
             "certificate": found
             and {
@@ -75,23 +75,23 @@ class PackageReport:
 
 
 def inspect_file(path: Path, now: float, *, verify: bool) -> tuple[Container, PackageReport]:
-    """What a file holds as it was linked, with `verify` every byte checked, and what is packaged in it.
+    """The structure of a linked file, and the report on what is packaged in it. Raises ApeError.
 
-    `now` is in seconds since the epoch: a certificate has a date. Raises ApeError.
+    `verify` checks every byte. `now`, in seconds since the epoch, is compared with the certificate's dates.
     """
     container = read_container(path, verify=verify)
     return container, report_on(path, container.entries, now)
 
 
 def report_on(path: Path, found: Sequence[DirectoryEntry], now: float) -> PackageReport:
-    """What the zip entries of the program at `path` are."""
+    """The report on the zip entries `found` in the program at `path`."""
     models = tuple(_model(path, entry) for entry in found if names.is_mapped(entry.name))
     arguments = tuple(_arguments(path, entry) for entry in found if entry.name in names.ARGUMENTS)
     modules = modules_in(path, found)
     certificate, faults = _certificate(path, {entry.name: entry for entry in found}, now)
-    faults += [f"{one.name}: {one.fault}" for one in models if one.fault]
-    faults += [f"{one.name}: {one.fault}" for one in modules if one.fault]
-    faults += [one.fault for one in arguments if one.fault]
+    faults += [f"{model.name}: {model.fault}" for model in models if model.fault]
+    faults += [f"{module.name}: {module.fault}" for module in modules if module.fault]
+    faults += [file.fault for file in arguments if file.fault]
     pages = names.pages_of(entry.name for entry in found)
     return PackageReport(arguments, models, modules, pages, certificate, tuple(faults))
 
@@ -101,7 +101,7 @@ def _model(path: Path, entry: DirectoryEntry) -> Model:
     if entry.deflated:
         fault = "it is compressed, so it cannot be mapped"
     elif not entry.mappable:
-        fault = f"its data is at {entry.offset:#x}, no multiple of 64 KiB, so it cannot be mapped"
+        fault = f"its data is at {entry.offset:#x}, which is not a multiple of 64 KiB, so it cannot be mapped"
     if entry.deflated:
         return Model(entry.name, entry.size, None, False, fault)
     try:

@@ -1,12 +1,13 @@
-"""GPU modules for `forge package`: the folders that are given or realised, and the programs that can load them.
+"""GPU modules: finds those to package, and reads those in a packaged program.
 
---module ggml-vulkan ──▶ target ggml-vulkan ──▶ modules/linux-x86_64/ggml-vulkan/
-mmojo-server.ape, linked statically ──▶ target mmojo-server.hosts ──▶ modules/linux-x86_64/host/
+Packaging takes module folders that the user names or that targets give. A statically linked program cannot load
+modules, so packaging adds host programs, which can:
 
-The GPU modules in a packaged program: what each says of itself in its module.json, and whether it fits.
+    --module ggml-vulkan ──▶ target ggml-vulkan ──▶ modules/linux-x86_64/ggml-vulkan/
+    mmojo-server.ape, linked statically ──▶ target mmojo-server.hosts ──▶ modules/linux-x86_64/host/
 
-Nobody has checked what is in such a file: of what it says only what is known is taken, if it is of the right type and
-of a size that makes sense.
+Each module in a packaged program describes itself in its module.json (a note). That file is not trusted: only known
+keys are read, and only values with the right type and a plausible size.
 """
 
 from __future__ import annotations
@@ -33,24 +34,27 @@ from mmojo_forge.engine.package import build_info
 
 _HOSTS = ".hosts"
 Realise = Callable[[Sequence[str]], Sequence[Path]]
-"""The results of targets, in order."""
+"""Realises targets; returns the path of each result, in order."""
 
 
 def targets_of(given: Sequence[str], program: Path) -> tuple[str, ...]:
-    """The targets that the modules come from, each once: those that are given by name, and that of the programs which
-    load them, unless the program itself does, or they are given; raises EngineError (`no-modules`), ApeError."""
+    """The targets that provide the modules, without duplicates. Raises EngineError (`no-modules`), ApeError.
+
+    These are the modules given by name, and the target of the host programs. The latter is not needed if the program
+    can load modules itself, or if `given` has a folder of host programs.
+    """
     if not given:
         return ()
-    names = [one for one in given if "/" not in one]
-    hosts = any(_name_of(Path(one)) == HOST for one in given if "/" in one)
-    return tuple(dict.fromkeys(names if hosts else (*names, *_hosts_of(read_program(program)))))
+    targets = [module for module in given if "/" not in module]
+    has_host = any(_name_of(Path(module)) == HOST for module in given if "/" in module)
+    return tuple(dict.fromkeys(targets if has_host else (*targets, *_hosts_of(read_program(program)))))
 
 
 def find_modules(given: Sequence[str], targets: Sequence[str], realise: Realise) -> tuple[NamedFile, ...]:
-    """The folders to be packed, called as the program looks for them; raises ForgeError."""
+    """The module folders to pack, with the names that the program expects; raises ForgeError."""
     if not given:
         return ()
-    folders = [NamedFile(_name_of(Path(one)), Path(one)) for one in given if "/" in one]
+    folders = [NamedFile(_name_of(Path(module)), Path(module)) for module in given if "/" in module]
     results = zip(targets, realise(targets), strict=True)
     realised = [NamedFile(HOST if name.endswith(_HOSTS) else _name_of(path), path) for name, path in results]
     return (*folders, *realised)
@@ -59,7 +63,7 @@ def find_modules(given: Sequence[str], targets: Sequence[str], realise: Realise)
 def _hosts_of(program: Program) -> tuple[str, ...]:
     system = "linux-x86_64"
     if program.facts is not None:
-        if not any(one.system == system for one in program.facts.slices):
+        if not any(part.system == system for part in program.facts.slices):
             raise _refuse(program, f"it has no slice for {system}")
         return (program.facts.program + _HOSTS,)
     if program.kind is not ProgramKind.ELF or program.system != system:
@@ -70,14 +74,14 @@ def _hosts_of(program: Program) -> tuple[str, ...]:
 
 def _refuse(program: Program, cause: str) -> EngineError:
     return EngineError(
-        f"package {program.path}: {cause}, and modules are made for no other system",
-        detail="Leave --module away; docs/modules.md says where GPUs are used.",
+        f"package {program.path}: {cause}, and GPU modules exist for no other system",
+        detail="Omit --module. docs/modules.md says on which systems GPUs are used.",
         reason="no-modules",
     )
 
 
 def _name_of(folder: Path) -> str:
-    """What the folder is called in a package: like the module in it."""
+    """The folder's name in a package: the name of the module in it."""
     found = sorted(folder.glob("libggml-*.so"))
     if found:
         return found[0].stem.removeprefix("lib")
@@ -93,11 +97,13 @@ _NEWEST_DRIVER: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ModuleFacts:
-    """What a module says of itself; what it does not say is empty.
+    """A module's note; absent facts are empty.
 
-    `backend` is ggml's name of it, `needs` the library of the driver, `driver` the least version of that as
-    cuDriverGetVersion counts (13000 for 13.0), `ggml_abi` what the headers hash to that it was compiled with,
-    `architectures` those of CUDA that it has code for.
+    - `backend`: ggml's name for it.
+    - `needs`: the driver's library.
+    - `driver`: the least driver version, as cuDriverGetVersion counts (13000 for 13.0).
+    - `ggml_abi`: a hash of the ggml headers that it was compiled with.
+    - `architectures`: the CUDA architectures that it has code for.
     """
 
     backend: str = ""
@@ -110,7 +116,7 @@ class ModuleFacts:
 
 @dataclass(frozen=True, slots=True)
 class PackagedModule:
-    """A folder of modules/: `size` in bytes of all files, `fault` what is wrong with it, empty if nothing is."""
+    """A folder below modules/. `size` is the total of its files in bytes; `fault` is empty if the module is fine."""
 
     name: str
     size: int
@@ -120,7 +126,7 @@ class PackagedModule:
 
     @property
     def is_host(self) -> bool:
-        """Whether it holds the programs that load the others."""
+        """Whether it has the host programs, which load the modules."""
         return self.name == names.HOST
 
     def to_json(self) -> dict[str, Any]:
@@ -129,7 +135,7 @@ class PackagedModule:
 
 
 def modules_in(path: Path, found: Sequence[DirectoryEntry]) -> tuple[PackagedModule, ...]:
-    """Those that are in the program at `path`, of whose zip these are the entries."""
+    """The modules among the zip entries `found` of the program at `path`."""
     folders: dict[str, list[DirectoryEntry]] = {}
     for entry in found:
         if entry.name.startswith(names.MODULES):
@@ -139,22 +145,22 @@ def modules_in(path: Path, found: Sequence[DirectoryEntry]) -> tuple[PackagedMod
 
 
 def described(module: PackagedModule) -> str:
-    """In one line for a person: for what, which ggml, what of a driver it needs, for which architectures."""
+    """One line for a person: backend, ggml version, needed driver, architectures."""
     if module.is_host:
-        return f"what loads them: {', '.join(name for name in module.files if name != SUMS)}"
+        return f"host programs: {', '.join(name for name in module.files if name != SUMS)}"
     facts = module.facts
-    version = f" of {facts.driver // 1000}.{facts.driver % 1000 // 10} or later" if facts.driver else ""
+    version = f" {facts.driver // 1000}.{facts.driver % 1000 // 10} or later" if facts.driver else ""
     rows = (
         ("", facts.backend),
         ("ggml ", facts.ggml_version),
         ("needs ", f"{facts.needs}{version}" if facts.needs else ""),
         ("code for ", " ".join(facts.architectures)),
     )
-    return ", ".join(f"{word}{value}" for word, value in rows if value) or "says nothing of itself"
+    return ", ".join(f"{word}{value}" for word, value in rows if value) or "no description"
 
 
 def _abi_wanted(path: Path, found: Sequence[DirectoryEntry]) -> str:
-    """The ggml that the program is made of: a program for glibc says so itself, an APE in a file; empty if neither."""
+    """The hash of the program's ggml headers, from its ELF note or, for an APE, its build-info.json; else empty."""
     with contextlib.suppress(ApeError):
         if note := read_note(path, "program").get("ggml", ""):
             return note
@@ -172,14 +178,14 @@ def _module(path: Path, name: str, inside: Sequence[DirectoryEntry], wanted: str
             said, fault = _object(path, entry)
     facts = _facts(said)
     if facts.ggml_abi and wanted and facts.ggml_abi != wanted:
-        fault = f"for another version of ggml ({facts.ggml_abi}) than the program ({wanted}), which will not load it"
+        fault = f"it is for ggml {facts.ggml_abi}, but the program has ggml {wanted} and will not load it"
     return PackagedModule(name, size, files, facts, fault)
 
 
 def _object(path: Path, entry: DirectoryEntry) -> tuple[Mapping[str, Any], str]:
-    """The JSON object that an entry is, and what is wrong with it."""
+    """The JSON object in an entry, and its fault; one of them is empty."""
     if entry.size > _LARGEST:
-        return {}, f"{entry.name} is too large to be what it is called"
+        return {}, f"{entry.name} is larger than {_LARGEST >> 10} KiB"
     try:
         with content.open_input(path, "program") as stream:
             document = json.loads(content.read_entry_text(stream, entry, str(path)))

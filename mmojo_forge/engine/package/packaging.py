@@ -1,7 +1,7 @@
-"""`forge package`: a target is realised, looked at with all that goes with it, and written.
+"""The steps of `forge package`: check inputs, realise the program and modules, plan, write.
 
-The files are made by `ape/packaging`, which recipes use as well. Here is what needs more than the standard library,
-and what needs a workspace.
+`ape/packaging` makes the files; recipes use it too, so it needs only the standard library. This module adds what needs
+other libraries or a workspace.
 
     inputs ──check_inputs──▶ (realise) ──▶ program ──plan──▶ Planned ──write──▶ products
                                                   └─ documents join the contents here (documents.py)
@@ -51,7 +51,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What would be written, and what should be said of it beforehand."""
+    """A planned package: its contents, a plan for each product, and warnings to show before it is written."""
 
     contents: PackageContents
     plans: tuple[PackagePlan, ...]
@@ -64,12 +64,15 @@ class Planned:
 
     @property
     def products(self) -> list[Product]:
-        """What would come of it."""
+        """The products that writing the plan would make."""
         return [plan.product() for plan in self.plans]
 
 
 def check_inputs(order: PackageOrder, now: float) -> list[str]:
-    """What is to be said of all that goes with the program, which need not be there yet; raises ForgeError."""
+    """Check everything that is packed with the program; returns warnings. The program need not exist yet.
+
+    `now` is in seconds since the epoch. Raises ForgeError.
+    """
     look_through(order)
     if order.cert is None or order.key is None:
         return []
@@ -79,12 +82,12 @@ def check_inputs(order: PackageOrder, now: float) -> list[str]:
 
 
 def check_settings(workspace: Workspace, request: Request) -> None:
-    """Raises RecipeError for an option that there is not, before anything is realised."""
+    """Raise RecipeError for an unknown or unused option, before anything is realised."""
     evaluate(workspace, request)
 
 
 def realise_program(workspace: Workspace, request: Request, services: Services, settings: Settings) -> Path:
-    """The program file of the request's one target, which is realised; raises ForgeError (`no-program`)."""
+    """Realise the request's one target; returns its program file. Raises ForgeError, among others `no-program`."""
     (result,) = realise_request(workspace, request, services, settings)
     return find_program(result.path, result.target)
 
@@ -92,8 +95,7 @@ def realise_program(workspace: Workspace, request: Request, services: Services, 
 def realise_modules(
     workspace: Workspace, given: Sequence[str], request: Request, services: Services, settings: Settings
 ) -> tuple[NamedFile, ...]:
-    """The GPU modules that are given as folders, and those that the request's targets are realised to; raises
-    ForgeError."""
+    """The GPU modules: folders in `given`, and the results of the request's targets. Raises ForgeError."""
 
     def realise(names: Sequence[str]) -> list[Path]:
         return [result.path for result in realise_request(workspace, request.part(*names), services, settings)]
@@ -102,7 +104,10 @@ def realise_modules(
 
 
 def find_program(result: Path, target: str) -> Path:
-    """The program in a target's result: the file itself, or the one in bin/ that is called like the target."""
+    """The program in a target's result: the file itself, or the one in bin/ with the target's name.
+
+    A single program in bin/ may have any name. Raises EngineError (`no-program`).
+    """
     if result.is_file():
         return result
     name = target_name(target).partition(".")[0]
@@ -111,8 +116,9 @@ def find_program(result: Path, target: str) -> Path:
     if len(called or found) == 1:
         return (called or found)[0]
     raise EngineError(
-        f"package {target}: {'no program' if not found else 'more than one program'} in {result}",
-        detail="It must be one file, or a folder with the program in bin/. Name a file by its path: ./FILE",
+        f"package {target}: there is {'no program' if not found else 'more than one program'} in {result}",
+        detail="The result must be one file, or a folder with one program in bin/. To package a file, name its path: "
+        "./FILE",
         reason="no-program",
     )
 
@@ -123,8 +129,7 @@ def plan(
     formats: Sequence[Format],
     document: Callable[[PackageContents], PackageContents] = lambda contents: contents,
 ) -> Planned:
-    """What the order comes to, with the documents that `document` adds; raises ForgeError for all that can be wrong
-    with it. Writes nothing."""
+    """The plan of an order, with the documents that `document` adds. Writes nothing; raises ForgeError."""
     contents = gather(order)
     outputs = choose_outputs(out, formats, order.name, contents.program)
     contents = document(contents)
@@ -133,5 +138,5 @@ def plan(
 
 
 def write(planned: Planned, report: OnTotalProgress) -> list[Product]:
-    """Makes all of it, or nothing; raises ForgeError."""
+    """Write all products, or none if one fails; raises ForgeError."""
     return write_package(planned.plans, report)

@@ -1,4 +1,4 @@
-"""`forge package`, from what a user asks for to what lies there.
+"""`forge package`, from the user's request to products and documents.
 
 PackageRequest ──prepare──▶ Prepared (planned, warnings) ──write──▶ Written (products, documents)
 """
@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What goes with the program, as the user names it: `ui` is a folder or a page's name, a file is SRC=NAME."""
+    """What the user packs with the program. `ui` is a folder or the name of a page; each of `files` is SRC=NAME."""
 
     models: tuple[Path, ...] = ()
     mmproj: Path | None = None
@@ -56,7 +56,7 @@ class Inputs:
     name: str = ""
 
     def order(self) -> PackageOrder:
-        """The same as an order, whose program is not known yet."""
+        """The inputs as an order, whose program is filled in later."""
         folder, page = _page(self.ui)
         return PackageOrder(
             program=Path(),
@@ -75,7 +75,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class PackageRequest:
-    """A package as the user asks for it. `target` and `modules` are targets, or paths where they contain a slash."""
+    """A package as the user requests it. `target` and `modules` are targets, or paths if they contain a slash."""
 
     target: str
     out: Path
@@ -87,18 +87,18 @@ class PackageRequest:
 
     @property
     def is_target(self) -> bool:
-        """Whether the program is a target, and not a file that is here."""
+        """Whether the program is a target, and not a file."""
         return "/" not in self.target
 
     @property
     def request(self) -> Request:
-        """The program and the modules that are targets, with their options; raises WorkspaceError (`bad-setting`)."""
+        """The request for the program and modules that are targets; raises WorkspaceError (`bad-setting`)."""
         return Request.parse((name for name in (self.target, *self.modules) if "/" not in name), self.settings)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What would be written, and what the user should know beforehand. `sidecar` writes the documents beside it."""
+    """A package that is ready to write, with warnings. `sidecar` writes the documents beside it, if any."""
 
     planned: Planned
     warnings: tuple[str, ...]
@@ -107,7 +107,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was made, and the documents beside it."""
+    """The products that were written, and the documents beside them."""
 
     products: tuple[Product, ...]
     documents: tuple[WrittenDocument, ...] = ()
@@ -116,9 +116,9 @@ class Written:
 def prepare(
     session: Session, wanted: PackageRequest, make_reporter: Callable[[], Reporter], *, dry: bool = False
 ) -> Prepared:
-    """Realise the program and the modules, and look at all that goes with them; nothing is written.
+    """Realise the program and the modules, and check all inputs. Writes no product.
 
-    `dry` reads no content for hashes. Raises ForgeError for all that can be wrong with the request.
+    `dry` computes no hashes. Raises ForgeError if the request is invalid.
     """
     wanted, warnings = _usable_modules(wanted)
     order = wanted.inputs.order()
@@ -132,22 +132,27 @@ def prepare(
 
 
 def write(prepared: Prepared, report: OnTotalProgress) -> Written:
-    """Make all of it, or nothing, then the documents beside it; raises ForgeError."""
+    """Write all products, or none if one fails, then the documents beside them; raises ForgeError."""
     products = packaging.write(prepared.planned, report)
     documents = prepared.sidecar.leave(prepared.planned.plans) if prepared.sidecar else ()
     return Written(tuple(products), tuple(documents))
 
 
 def _usable_modules(wanted: PackageRequest) -> tuple[PackageRequest, list[str]]:
-    """Without modules for images alone, and a warning: they are not built for nothing, and no bill lists them."""
+    """The request without its modules, and a warning, if all formats are images, which cannot use modules.
+
+    The modules are then neither built nor listed in the bill.
+    """
     if wanted.modules and IMAGES.issuperset(wanted.formats):
-        return replace(wanted, modules=()), ["an image has no glibc, which GPU modules need: --module is skipped"]
+        return replace(wanted, modules=()), [
+            "--module is ignored: GPU modules need glibc, which an image does not have"
+        ]
     return wanted, []
 
 
 @dataclass(slots=True)
 class _Run:
-    """What the target and the GPU modules came to. `targets` are those that the modules turned out to come from."""
+    """Realises the program and the GPU modules. `complete` sets `targets` to those that provide the modules."""
 
     session: Session
     wanted: PackageRequest
@@ -159,7 +164,7 @@ class _Run:
         self.request = self.wanted.request
 
     def complete(self, order: PackageOrder) -> PackageOrder:
-        """The order with the program file and the folders of modules, realised where they are targets."""
+        """The order with the program file and the module folders filled in. Realises those that are targets."""
         if self.request.overrides:
             packaging.check_settings(self.session.workspace, self.request)
         order = replace(order, program=self._program())
@@ -189,7 +194,7 @@ class _Run:
 
 @dataclass(slots=True)
 class _Documents:
-    """The documents in the package and beside it. A target has a bill; of a file only its own bill is known."""
+    """Makes the documents in the package and beside it. For a program that is a file, the bill has only its hash."""
 
     run: _Run
     program: Path
@@ -197,7 +202,7 @@ class _Documents:
     _bill: Bill | None = None
 
     def bill(self) -> Bill:
-        """The bill of the program and the modules; raises SbomError for what is not redistributable."""
+        """The bill of the program and the modules; raises SbomError (`not-redistributable`)."""
         if self._bill is None:
             self._bill = self._of_program().joined(map(self.run.bill_of, self.run.targets))
             check_redistributable(self._bill)
@@ -208,7 +213,7 @@ class _Documents:
         return self.run.bill_of(wanted.target) if wanted.is_target else documents.bill_of_file(self.program)
 
     def add_to(self, contents: PackageContents) -> PackageContents:
-        """The same with the documents that go into it; raises SbomError for what is not redistributable."""
+        """The contents with the documents that go into the package; raises SbomError (`not-redistributable`)."""
         wanted = self.run.wanted
         if wanted.is_target or self.run.targets:
             self.bill()
@@ -229,7 +234,7 @@ class _Documents:
         return contents
 
     def sidecar(self, parameters: dict[str, Any]) -> SidecarWriter | None:
-        """What writes the documents beside it, with the user's key; None if none are wanted."""
+        """The writer of the documents beside the package, with the user's key; None if the user wants none."""
         options = self.run.wanted.options
         if not (options.beside or options.sign):
             return None
@@ -238,7 +243,7 @@ class _Documents:
 
 
 def _parameters(wanted: PackageRequest, order: PackageOrder) -> dict[str, Any]:
-    """What was asked for, by names: where files lay on this machine is nobody's business."""
+    """The user's options for the provenance. Files appear by name, because paths would describe this machine."""
     given = {
         "target": wanted.target.rpartition("/")[2],
         "options": {name: dict(options) for name, options in wanted.request.overrides.items()},
@@ -261,7 +266,7 @@ def _named(path: Path) -> NamedFile:
 
 
 def _page(ui: str | None) -> tuple[Path | None, str]:
-    """The folder to be packed, or the name of a page: a name is one word, and no folder here is called like it."""
+    """The folder to pack, or the name of a page. A word without a slash is a page, unless such a path exists here."""
     if ui is None:
         return None, ""
     is_name = "/" not in ui and not Path(ui).exists()

@@ -1,4 +1,4 @@
-"""Can this machine build and run what forge makes, and if not, which command mends it."""
+"""`forge doctor`: checks whether this machine can build and run what forge makes, and says how to fix it if not."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 
 from mmojo_forge.executor import availability, personality
 
+# The free space that a build of mmojo-server.ape needs.
 ENOUGH_BYTES = 12_000_000_000
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _NVIDIA = Path("/sys/module/nvidia/version")
 _CUDA_DRIVER = 580
-"""The first driver of CUDA 13.0, by which `ggml-cuda` is built (NVIDIA, "CUDA Toolkit 13.0 Release Notes")."""
+"""The least driver for CUDA 13.0, which builds `ggml-cuda` (NVIDIA, "CUDA Toolkit 13.0 Release Notes")."""
 _DRIVER_VERSION = re.compile(r"(\d+)(?:\.\d+)+")
 
 
 @dataclass(frozen=True, slots=True)
 class DoctorFinding:
-    """One thing that was looked at. `reason` is empty where all is well; `detail` then is empty too."""
+    """The result of one check. `reason` and `detail` are empty if all is well; `fatal` means that no build can run."""
 
     subject: str
     state: str
@@ -32,12 +33,12 @@ class DoctorFinding:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing needs to be done."""
+        """Whether the check found no problem."""
         return not self.reason
 
 
 def examine(store: Path, binfmt: Path = _BINFMT, nvidia: Path = _NVIDIA) -> list[DoctorFinding]:
-    """Everything that is looked at, in the order a build would meet it, then what its results need. Changes nothing."""
+    """The findings of all checks: first what builds need, in the order they meet it, then what results need."""
     return [_python(), *_sandbox(), *_addresses(), *_disk(store), *_binfmt(binfmt), *_nvidia(nvidia)]
 
 
@@ -51,16 +52,16 @@ def _sandbox() -> Iterator[DoctorFinding]:
 
 
 def _addresses() -> Iterator[DoctorFinding]:
-    """Said only where it is not well: nearly everything can do without."""
+    """A finding only if builds cannot have a fixed memory layout. Most targets do not need it."""
     with personality.taken_on(personality.USUAL) as why:
         if why:
             yield DoctorFinding(
                 "memory layout",
-                f"builds cannot have a fixed one: {why}",
+                f"builds cannot have a fixed memory layout: {why}",
                 "addresses-not-fixed",
-                "A container's system call filter forbids personality(2). Compilers that sort by address, as NVIDIA's\n"
-                "does, make other code each time, so ggml-cuda cannot be built. Docker and Podman allow it with\n"
-                "--security-opt seccomp=unconfined.",
+                "The container's system call filter forbids personality(2). Compilers that sort by address, such as\n"
+                "NVIDIA's, then make different code each time, so ggml-cuda cannot be built. To allow it, start\n"
+                "Docker or Podman with --security-opt seccomp=unconfined.",
                 fatal=False,
             )
 
@@ -69,7 +70,7 @@ def _disk(store: Path) -> Iterator[DoctorFinding]:
     folder = next(parent for parent in (store, *store.parents) if parent.exists())
     if not os.access(folder, os.W_OK):
         yield DoctorFinding(
-            "store", f"{store} cannot be written to", "store-permission", "Set FORGE_STORE to a folder of yours."
+            "store", f"{store} is not writable", "store-permission", "Set FORGE_STORE to a folder that you own."
         )
         return
     free = shutil.disk_usage(folder).free
@@ -79,7 +80,7 @@ def _disk(store: Path) -> Iterator[DoctorFinding]:
             "store",
             state,
             "little-space",
-            f"Building mmojo-server.ape takes up to {ENOUGH_BYTES / 1e9:.0f} GB; set FORGE_STORE to a larger disk.",
+            f"A build of mmojo-server.ape needs up to {ENOUGH_BYTES / 1e9:.0f} GB. Set FORGE_STORE to a larger disk.",
             fatal=False,
         )
     else:
@@ -87,7 +88,7 @@ def _disk(store: Path) -> Iterator[DoctorFinding]:
 
 
 def _binfmt(folder: Path) -> Iterator[DoctorFinding]:
-    """Handlers that take every file which starts with MZ, and so an APE too, before its own launcher is asked."""
+    """A finding for each binfmt_misc handler that takes every file starting with MZ, before an APE's own launcher."""
     for entry in sorted(folder.glob("*")) if folder.is_dir() else ():
         text = _read(entry)
         if not text.startswith("enabled") or "magic 4d5a\n" not in text + "\n":
@@ -96,14 +97,14 @@ def _binfmt(folder: Path) -> Iterator[DoctorFinding]:
             "binfmt_misc",
             f"{entry.name} takes every file that starts with MZ",
             "binfmt-takes-mz",
-            f"An APE started directly goes to {entry.name}. Start it with `sh FILE`, make a native copy with\n"
-            f"`sh FILE --assimilate`, or turn the handler off: echo 0 | sudo tee {entry}",
+            f"The kernel passes an APE that is started directly to {entry.name}. Start it with `sh FILE`, make a\n"
+            f"native copy with `sh FILE --assimilate`, or turn the handler off: echo 0 | sudo tee {entry}",
             fatal=False,
         )
 
 
 def _nvidia(version: Path) -> Iterator[DoctorFinding]:
-    """Said only where there is such a driver: nobody needs one."""
+    """A finding only if an NVIDIA driver is installed, because builds need none."""
     if found := _DRIVER_VERSION.fullmatch(_read(version).strip()):
         state = f"driver {found[0]}"
         if int(found[1]) >= _CUDA_DRIVER:
@@ -113,8 +114,8 @@ def _nvidia(version: Path) -> Iterator[DoctorFinding]:
             "nvidia",
             state,
             "driver-too-old",
-            f"ggml-cuda needs driver {_CUDA_DRIVER} or later, and does nothing with an older one: the CPU computes.\n"
-            "ggml-vulkan may do with it.",
+            f"ggml-cuda needs driver {_CUDA_DRIVER} or later. With an older one, the server uses the CPU.\n"
+            "ggml-vulkan may work with this driver.",
             fatal=False,
         )
 

@@ -1,6 +1,6 @@
-"""Maintaining the workspace's store: what a collection must keep for the engine, and whose trees are whose.
+"""`forge store gc` and `du`: what a collection must keep for the engine, and the trees of targets.
 
-The CLI imports the values of `forge store gc` and `du` from here; it knows no layer below the engine.
+The CLI imports the stores' values from here, because it may not import layers below the engine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def collect_store(
     on_step: OnStep,
     on_wait: Callable[[float], None],
 ) -> GcResult:
-    """What went, or with `dry` would go; what failed builds that are kept were built from stays. Raises StoreError."""
+    """Collect the store; with `dry`, report what would be removed. Keeps the inputs of kept failed builds.
+
+    `now` is in seconds since the epoch. Raises StoreError.
+    """
     return store.maintenance.collect(
         policy,
         now,
@@ -52,7 +55,7 @@ def collect_store(
 
 
 def pinned_by_failed_builds(directories: Directories) -> Iterator[TreeId]:
-    """The inputs of failed builds that are kept: `forge shell` needs them."""
+    """The input trees of kept failed builds, which `forge shell` mounts."""
     for request in directories.failed.glob(f"*/{failed_builds.REQUEST}"):
         try:
             mounts = json.loads(request.read_text(encoding="utf-8"))["mounts"]

@@ -1,4 +1,4 @@
-"""Questions about targets that change nothing: what there is, what it is made of, where it lies, what it said."""
+"""Read-only questions about targets: which exist, what they are, where their results are, what their builds logged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mmojo_forge.store.protocol import Store
 
 @dataclass(frozen=True, slots=True)
 class TargetSummary:
-    """One target in a list. `error` is the reason why it cannot be instantiated, if it cannot."""
+    """One target in a list. `error` is the reason if it cannot be instantiated here."""
 
     target: str
     summary: str
@@ -40,7 +40,7 @@ class TargetSummary:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """One target in full. `key` and `outputs` are there as far as they are known."""
+    """One target in detail. `key` is None, and `outputs` is empty, if they are not known yet."""
 
     instance: Instance
     summary: str
@@ -69,7 +69,7 @@ def list_targets(workspace: Workspace, store: Store) -> list[TargetSummary]:
 
 
 def describe(workspace: Workspace, request: Request, store: Store) -> Description:
-    """The request's one target in full; raises RecipeError, LockError."""
+    """The details of the request's one target; raises RecipeError, LockError."""
     target = request.targets[0]
     instance = evaluate(workspace, request).instances[target]
     plan = make_plan(Graph.of([instance.node]), store)
@@ -86,7 +86,7 @@ def describe(workspace: Workspace, request: Request, store: Store) -> Descriptio
 
 
 def target_path(workspace: Workspace, request: Request, store: Store) -> Path:
-    """Where the request's one target lies in the store; raises EngineError (`not-built`)."""
+    """The store path of the request's one target; raises EngineError (`not-built`)."""
     evaluation = evaluate(workspace, request)
     [(target, instance)] = evaluation.instances.items()
     tree = evaluation.built(evaluation.plan(store), "find")[target]
@@ -95,7 +95,7 @@ def target_path(workspace: Workspace, request: Request, store: Store) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ResultInfo:
-    """One finished result. `size` in bytes; `trace` and `label` are known only for targets of this workspace."""
+    """One finished result. `size` is in bytes. `trace` and `label` are known only for targets of this workspace."""
 
     path: Path
     tree: TreeId
@@ -106,7 +106,10 @@ class ResultInfo:
 
 
 def find_result(workspace: Workspace, what: str, folder: Path, store: Store) -> ResultInfo:
-    """What a target, or a file or folder at `what` seen from `folder`, is; raises EngineError, RecipeError."""
+    """The result that `what` names: a file or folder relative to `folder`, or a target.
+
+    A folder counts as a path only if `what` contains a slash. Raises EngineError, RecipeError.
+    """
     path = folder / what
     if path.exists() and (os.sep in what or path.is_file()):
         tree = read_local_tree(path.resolve())
@@ -124,21 +127,21 @@ def find_result(workspace: Workspace, what: str, folder: Path, store: Store) -> 
 def open_log(
     workspace: Workspace, name: str, store: Store, directories: Directories
 ) -> AbstractContextManager[BinaryIO]:
-    """The log of the last build of a target or of any node called `name`: the failed one if that was the last."""
+    """The log of the last build of a target or node called `name`, even a failed one. Raises EngineError (`no-log`)."""
     kept = failed_builds.key_of(directories.failed_build(name))
     keys = [kept, *(key for _, key in _known_keys(workspace, name, store))]
     for key in keys:
         if key and store.log_path(key).exists():
             return store.open_log(key)
     raise EngineError(
-        f"show log of {name}: there is none here",
-        detail="It was never built in this store, or it is unpacked by forge itself, which logs nothing.",
+        f"show log of {name}: this store has none",
+        detail="Either it was never built here, or forge unpacks it itself, which leaves no log.",
         reason="no-log",
     )
 
 
 def _known_keys(workspace: Workspace, name: str, store: Store) -> Iterator[tuple[Derivation, ActionKey | None]]:
-    """The action keys of the target `name`, or of all nodes of that name below any target."""
+    """The node of the target `name`, or else all nodes of that name below any target, each with its action key."""
     is_target = name in Loader(workspace.root).targets()
     evaluation = evaluate(workspace, Request.parse([name])) if is_target else evaluate_all(workspace)
     plan = evaluation.plan(store)

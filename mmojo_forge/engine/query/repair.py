@@ -1,7 +1,8 @@
-"""`forge store repair`: what the store cannot mend from itself is fetched from a cache, by its pin, or built anew.
+"""`forge store repair`: restores the trees that the store cannot repair from its own data.
 
-The store has set aside what was damaged and made every tree that has it invalid, so this is plain realising: a node
-of the workspace whose tree was lost is fetched, imported or built, and what it gives counts only if it is that tree.
+The store has set aside damaged blobs and marked every tree with one as invalid. So this is ordinary realising: nodes of
+the workspace whose trees were lost are fetched, imported, substituted or built. A tree is restored only if the result
+has the same id.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from mmojo_forge.store.maintain.repair import RepairResult
 
 @dataclass(frozen=True, slots=True)
 class Remade:
-    """A tree that was lost. `targets` are those of the workspace that have it in what they are built from; `failure`
-    is the reason why it could not be made anew, or empty: `unknown` if nothing here says how, `other-bytes` if what
-    was made is another tree."""
+    """A tree that was lost, and whether it was restored.
+
+    `targets` are the workspace's targets that have it in their closure. `failure` is empty if the tree was restored.
+    Otherwise it is a failure's reason, `unknown` if no node of the workspace has this tree, or `other-bytes` if the
+    rebuild gave another tree.
+    """
 
     tree: TreeId
     name: str
@@ -37,24 +41,24 @@ class Remade:
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """What the store mended by itself, and what became of the trees that it lost."""
+    """What the store repaired by itself (`mended`), and the outcome for each lost tree."""
 
     mended: RepairResult
     remade: tuple[Remade, ...]
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is missing that was there."""
-        return not any(one.failure for one in self.remade)
+        """Whether all lost trees were restored."""
+        return not any(tree.failure for tree in self.remade)
 
 
 def make_anew(workspace: Workspace, mended: RepairResult, services: Services, settings: Settings) -> RepairReport:
-    """Make the lost trees again, as far as the workspace says how, and check out what was checked out."""
+    """Make the lost trees again if a node of the workspace has them, and restore their checkouts."""
     if not mended.lost:
         return RepairReport(mended, ())
     evaluation = evaluate_all(workspace, tolerant=True)
     plan = evaluation.plan(services.store)
-    lost = {one.tree for one in mended.lost}
+    lost = {entry.tree for entry in mended.lost}
     makers = _makers(plan, lost)
     known = {tree for node in makers for tree in _trees_of(node, plan)}
     pinned = [source for source in _pinned(workspace.read_lock()) if source.tree in lost - known]
@@ -63,14 +67,14 @@ def make_anew(workspace: Workspace, mended: RepairResult, services: Services, se
     users = _users(plan, evaluation.instances, makers)
     valid = services.store.valid_trees(lost)
     remade = []
-    for one in mended.lost:
-        if one.tree in valid:
-            for name in one.objects:
-                services.store.checkout(one.tree, name)
-        nodes = [node for node in (*makers, *pinned) if one.tree in _trees_of(node, plan)]
+    for entry in mended.lost:
+        if entry.tree in valid:
+            for name in entry.objects:
+                services.store.checkout(entry.tree, name)
+        nodes = [node for node in (*makers, *pinned) if entry.tree in _trees_of(node, plan)]
         targets = sorted({target for node in nodes for target in users.get(node.id, ())})
-        failure = "" if one.tree in valid else _why(nodes, failures)
-        remade.append(Remade(one.tree, one.name, tuple(targets), failure))
+        failure = "" if entry.tree in valid else _why(nodes, failures)
+        remade.append(Remade(entry.tree, entry.name, tuple(targets), failure))
     return RepairReport(mended, tuple(remade))
 
 
@@ -83,8 +87,9 @@ def _trees_of(node: Node, plan: Plan) -> set[TreeId]:
 
 
 def _pinned(lock: Lock) -> Iterator[Source]:
-    """Every source that is pinned, whether or not a target that can be evaluated here needs it."""
+    """Every pinned source, also those that only targets for other machines need."""
     for pin in lock.pins():
+        # The lock does not record the exec bit, which is part of the tree id, so try both.
         for executable in (False, True) if pin.measured else ():
             yield Source(pin.name, pin.locator, pin.blake3, pin.size, pin.sha256, executable, pin.mirrors)
 
@@ -96,7 +101,7 @@ def _lost_outputs(node: Node, plan: Plan, lost: set[TreeId]) -> Sequence[str]:
 
 
 def _realise(outputs: Iterable[tuple[Node, str]], services: Services, settings: Settings) -> Mapping[str, str]:
-    """Make the outputs valid; the reasons of those that failed, by name, with those that could not be tried."""
+    """Make the outputs valid; returns the reasons of failures by node name. Untried nodes have `input-failed`."""
     plan = make_plan(Graph.of_outputs(outputs), services.store, services.substituter())
     if not plan.steps:
         return {}
@@ -111,8 +116,8 @@ def _realise(outputs: Iterable[tuple[Node, str]], services: Services, settings: 
 
 
 def _users(plan: Plan, instances: Mapping[str, Instance], nodes: Iterable[Node]) -> dict[str, set[str]]:
-    """For each of the nodes, by id, the targets that have it in their closure."""
-    # As in Graph.to_networkx: only a repair that lost something needs it.
+    """The targets that have each of the nodes in their closure, by the node's id."""
+    # networkx is slow to import, and only a repair that lost something needs it.
     import networkx
 
     graph = plan.graph.to_networkx()

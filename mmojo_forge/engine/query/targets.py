@@ -1,7 +1,7 @@
-"""What is to be said of each target: what it is for and built with, its options, and where it has been run.
+"""Collects the facts about each target for docs/targets.md: purpose, tools, options, and where it has been run.
 
-All of it comes from recipes and the derivation graph, and none of it from this machine or its store. What its label
-says of a host-specific target are therefore the names of the facts, which are read off a host that is always the same.
+All facts come from recipes and the derivation graph, and none from this machine or its store, so that the page is the
+same everywhere. Recipes see a fixed host (PLAIN_HOST); a host-specific target lists only the names of its facts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mmojo_forge.recipe.loader import Loader
 __all__ = ["PART", "PLAIN_HOST", "TOOLCHAIN", "Option", "OptionValue", "TargetFacts", "Tool", "options_of", "survey"]
 
 TOOLCHAIN = "toolchain"
-"""The group of what lies in the folder of toolchains."""
+"""The group of the targets in the folder `toolchains`."""
 
 PLAIN_HOST: Mapping[str, str] = MappingProxyType(
     {
@@ -42,7 +42,7 @@ PLAIN_HOST: Mapping[str, str] = MappingProxyType(
         "os": "linux",
     }
 )
-"""The host that recipes are shown here, so that what they answer is the same everywhere."""
+"""The host facts that recipes see here, the same on every machine."""
 
 _TOOLCHAINS = "toolchains"
 _VERSIONED = re.compile(r"(.+?)-(\d[A-Za-z0-9._+]*)")
@@ -50,7 +50,7 @@ _VERSIONED = re.compile(r"(.+?)-(\d[A-Za-z0-9._+]*)")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option of a recipe: the name of its type, the values it may have (none: any of its type), its default."""
+    """One option of a recipe: its type's name, its allowed values (empty: any of its type), and its default."""
 
     name: str
     type: str
@@ -60,7 +60,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A toolchain that something is built with; without a version where its derivation's name has none."""
+    """A toolchain that builds a target. `version` is empty if the toolchain's derivation name has none."""
 
     name: str
     version: str
@@ -71,12 +71,14 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
-    """One target. `recipe` is the target that its recipe is named by, `preset` the options that a variant sets.
+    """One target.
 
-    `systems` are those it runs on (none: it is data, or nobody said); `host_facts` the names of what a host-specific
-    target depends on. `tools` are the toolchains that it and what is in it are built with, what most of that is built
-    with first, without the userland. `ran` is empty where nobody says that it was run. `error` is the reason why it
-    cannot be instantiated.
+    - `recipe`: the name of its recipe. `preset`: the options that a variant sets.
+    - `systems`: the systems it runs on; empty if it is data, or the recipe does not say.
+    - `host_facts`: the names of the facts that a host-specific target depends on.
+    - `tools`: the toolchains that build it and its contents, most used first, without the userland.
+    - `ran`: where it has been run; empty if the recipe does not say.
+    - `error`: the reason why it cannot be instantiated, or empty.
     """
 
     name: str
@@ -93,7 +95,7 @@ class TargetFacts:
 
 
 def survey(workspace: Workspace, lock: Lock) -> list[TargetFacts]:
-    """All targets of the workspace, sorted by name; raises RecipeError where a recipe file cannot be loaded."""
+    """All targets of the workspace, sorted by name; raises RecipeError if a recipe file cannot be loaded."""
     loader = Loader(workspace.root)
     evaluator = Evaluator(loader, lock, forge_root=FORGE_ROOT, host_facts=lambda: PLAIN_HOST)
     nodes: dict[str, Derivation] = {}
@@ -128,7 +130,7 @@ def survey(workspace: Workspace, lock: Lock) -> list[TargetFacts]:
 
 
 def options_of(recipe: Recipe) -> tuple[Option, ...]:
-    """The options of a recipe, in its order."""
+    """The options of a recipe, in the order of its parameters."""
     annotations = recipe.function.__annotations__
     return tuple(
         _option(name, annotations.get(name, type(default)), default) for name, default in recipe.options.items()
@@ -146,7 +148,7 @@ def _is_toolchain(loader: Loader, target: str) -> bool:
 
 
 def _toolchains(loader: Loader, evaluator: Evaluator) -> dict[str, str]:
-    """The package of every node that a toolchain's recipe made, with whatever options, by the node's id."""
+    """The package of every node made by a toolchain's recipe, with any options, by the node's id."""
     return {
         instance.node.id: package.name.partition(".")[0]
         for package, instance in evaluator.instances().items()
@@ -156,13 +158,13 @@ def _toolchains(loader: Loader, evaluator: Evaluator) -> dict[str, str]:
 
 @dataclass(slots=True)
 class _Surveyor:
-    """Reads off the graph what holds for a node and what is in its outputs."""
+    """Derives the systems and tools of nodes from the graph. `toolchains` maps node ids to packages."""
 
     toolchains: Mapping[str, str]
     _systems: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def systems(self, node: Derivation) -> tuple[str, ...]:
-        """On which systems the node's outputs run: as its recipe says, else all those of what is in them."""
+        """The systems that the node's outputs run on: as its recipe says, else all systems of its contents."""
         for inner in Graph.of([node]).derivations():
             if inner.id not in self._systems:
                 below = (self._systems[part.id] for part in _contained(inner))
@@ -171,24 +173,24 @@ class _Surveyor:
         return self._systems[node.id]
 
     def tools(self, node: Derivation, package: str) -> tuple[Tool, ...]:
-        """The toolchains other than `package` itself that the node and what is in its outputs are built with."""
+        """The toolchains that build the node and its contents, except for `package` itself, most used first."""
         found: Counter[Tool] = Counter()
         queue, seen = [node], {node.id}
-        for one in queue:
-            for name, edge in one.inputs.items():
+        for current in queue:
+            for name, edge in current.inputs.items():
                 below = edge.node
                 if not isinstance(below, Derivation) or edge.at == contents.USERLAND:
                     continue
                 if self.toolchains.get(below.id, package) != package:
                     found[_tool(below)] += 1
-                elif below.id not in seen and contents.contained(one, name):
+                elif below.id not in seen and contents.contained(current, name):
                     seen.add(below.id)
                     queue.append(below)
         return tuple(tool for tool, _ in found.most_common())
 
 
 def _contained(node: Derivation) -> list[Derivation]:
-    """The inputs of the node, built by forge, that are in its outputs as a whole."""
+    """The inputs that forge built and that are completely in the node's outputs."""
     return [
         edge.node
         for name, edge in node.inputs.items()

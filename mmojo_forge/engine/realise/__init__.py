@@ -1,1 +1,6 @@
-"""From a request to results. Read `run` (the pipeline), `realise` (the states of nodes), then `builder` (one node)."""
+"""Turns a request into results.
+
+Read `run` (the pipeline), `realise` and `state` (the state machine of a run), then `builder` (one node). `schedule`
+picks the next node, `worker_pool` runs it. `builtins` has forge's own builders. `host_references` checks outputs,
+`failed_builds` keeps failed builds for inspection, and `evaluation_cache` serves the no-op path.
+"""

@@ -1,6 +1,7 @@
-"""Making one node: fetch a source, import workspace files, run a builder, register what came out.
+"""Makes one node valid: fetches a source, imports workspace files, or runs a builder and registers its outputs.
 
-Runs in worker threads; it knows the store, the executor and the fetcher, and nothing of states or schedules.
+The code runs in worker threads. It uses the store, the executor and the fetcher; states and scheduling are in
+`realise` and `schedule`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _DAY = 86_400
 
 
 class BuildFailed(EngineError):
-    """A builder that did not succeed, with the failure to be shown."""
+    """A builder failed; `failure` is what the user sees."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message, detail=failure.detail, reason=failure.reason)
@@ -53,8 +54,10 @@ class Builder:
     def make(
         self, step: Step, trees: Mapping[str, TreeId], jobs: int, wanted: Set[str] | None = None
     ) -> Resolution | None:
-        """The output trees of a derivation, of which all or those wanted are valid now; None for a source. Raises
-        ForgeError."""
+        """Make the step's node valid: all its outputs, or those in `wanted`.
+
+        Returns the output trees of a derivation, None for a source. Raises ForgeError.
+        """
         node = step.node
         started = self._services.clock()
         self._services.reporter.started(step)
@@ -67,8 +70,10 @@ class Builder:
         return resolution
 
     def substitute(self, step: Step, outputs: Resolution, needed: Resolution) -> Resolution | None:
-        """The outputs of a derivation, of which those needed are valid now, from other stores; None if those do not
-        have all of them."""
+        """Fetch the `needed` outputs of a derivation from other stores.
+
+        Returns all `outputs` when the needed ones are valid here; None if the other stores lack any of them.
+        """
         node = step.node
         assert isinstance(node, Derivation)
         started = self._services.clock()
@@ -79,7 +84,8 @@ class Builder:
                 self._services.reporter.missed(node)
                 return None
             self._store.checkout(tree, object_name(node.name, name))
-        # The claim first: what it resolves to must not be known without who says so, who may be revoked one day.
+        # Record the claim before the resolution. A result must never be known without its signer, because the signer's
+        # key may be revoked later.
         if step.claim:
             self._store.record(step.claim)
         self._store.record_resolved({node.id: outputs})
@@ -87,7 +93,7 @@ class Builder:
         return outputs
 
     def _receive(self, wanted: WantedTree, node: Node) -> bool:
-        """Whether another store had the tree; it is valid then."""
+        """Fetch the tree from another store; true if it is valid here afterwards."""
         substituter = self._services.substituter()
         if substituter is None:
             return False
@@ -115,7 +121,7 @@ class Builder:
         )
 
     def _download(self, node: Node, file: Source | Download, name: str) -> Path:
-        """Where the verified file lies now. What has arrived so far stays under the name for the next try."""
+        """Download and verify the file; returns its path. Partial content stays under `name` for the next attempt."""
         destination = self._services.directories.download(name)
         destination.parent.mkdir(parents=True, exist_ok=True)
         reporter = self._services.reporter
@@ -136,7 +142,7 @@ class Builder:
         tree = read_local_tree(path)
         if tree.id != source.tree:
             raise EngineError(
-                f"import {source.path}: it changed since the recipe was evaluated", reason="local-files-changed"
+                f"import {source.path}: the files changed after the recipe was evaluated", reason="local-files-changed"
             )
         self._store.add_tree(tree, lambda entry: (path / entry.path if entry.path else path).open("rb"))
 
@@ -146,6 +152,7 @@ class Builder:
         preimage = node.preimage(trees)
         key = action_key(preimage)
         with self._lock(key, node):
+            # Another process may have built it while this one waited for the lock.
             known = self._store.lookup([key]).get(key)
             rows = known.outputs if known else {}
             needed = {row.tree for name, row in rows.items() if wanted is None or name in wanted}
@@ -175,12 +182,13 @@ class Builder:
         if signer:
             trace = replace(trace, signatures=(TraceSignature(str(signer.public), signer.sign(trace.fingerprint())),))
         self._store.record(trace)
+        # Others cannot use unsigned traces, and a host-specific result rarely fits another machine.
         if trace.signatures and node.label.reproducible and (publisher := self._services.publisher()):
             publisher.built(node, trace)
         return {name: output.tree for name, output in outputs.items()}
 
     def rebuild(self, node: Derivation, trees: Mapping[str, TreeId], jobs: int) -> Resolution:
-        """The trees that the derivation gives when it is built now, whatever is known of it; nothing is recorded."""
+        """Build the derivation even if its result is known, and return the output trees. Records no trace."""
         outputs, _ = self._run(node, trees, jobs, action_key(node.preimage(trees)))
         return {name: output.tree for name, output in outputs.items()}
 
@@ -196,6 +204,7 @@ class Builder:
                 result = builtins.run(node, self._inputs(node, trees), out)
             else:
                 result = self._execute(node, trees, jobs, key, scratch)
+            # A builtin's files are forge's own, so they can be moved. Outputs of a sandbox are copied.
             return self._register(node, out, move=node.is_builtin), result
 
     def _inputs(self, node: Derivation, trees: Mapping[str, TreeId]) -> dict[str, Path]:
@@ -212,6 +221,7 @@ class Builder:
         request = BuildRequest(
             name=node.name,
             argv=(node.builder, *node.args),
+            # FORGE_JOBS is no part of the action key: the number of cores must not change the output.
             env={**sandbox.sandbox_environment(), **node.env, "FORGE_JOBS": str(jobs)},
             mounts=tuple(Mount(path, node.inputs[name].at) for name, path in self._inputs(node, trees).items()),
             work=work,
@@ -230,6 +240,7 @@ class Builder:
         result = executor.run(request, cancellation=self._stop, on_output=on_output)
         if not result.succeeded:
             kept = None
+            # A cancelled build has nothing to investigate.
             if result.outcome is not BuildOutcome.CANCELLED:
                 kept = self._services.directories.failed_build(node.name)
                 failed_builds.keep(scratch, kept, request, key)
@@ -243,7 +254,7 @@ class Builder:
             path = out / name
             if not os.path.lexists(path):
                 raise BadOutput(
-                    f"realize {node.name}: output {name} is missing: the build left nothing at /forge/out/{name}",
+                    f"realize {node.name}: output {name} is missing: the build did not create /forge/out/{name}",
                     reason="output-missing",
                 )
             if not node.is_builtin and node.label.reproducible:
@@ -259,23 +270,25 @@ class Builder:
         return outputs
 
     def _refuse_leaks(self, node: Derivation, output: str, path: Path) -> None:
-        wanted = [secret for secret in self._secrets_of_today() if secret.kind not in node.allowed_leaks]
+        references = self._secrets_of_today()
+        wanted = [reference for reference in references if reference.kind not in node.allowed_leaks]
         found = list(host_references.find_references(path, wanted))
         if found:
             raise BadOutput(
-                f"realize {node.name}: output {output} tells of this machine: {found[0]}",
+                f"realize {node.name}: output {output} contains data of the build machine: {found[0]}",
                 detail="\n".join(
                     (
                         *(str(leak) for leak in found[1:MOST_REFERENCES]),
-                        "A reproducible output has nothing of where and when it was built. If this is harmless, the "
-                        f"recipe can say so: build(…, allowed_leaks={{{found[0].kind!r}: 'the reason'}}).",
+                        "A reproducible output must not contain where or when it was built. If this is harmless, "
+                        f"allow it in the recipe: build(…, allowed_leaks={{{found[0].kind!r}: 'the reason'}}).",
                     )
                 ),
                 reason="output-leaks",
             )
 
     def _secrets_of_today(self) -> tuple[host_references.HostReference, ...]:
-        # Looked up once a day, and not for each of a thousand small builds. Two threads may both; they find the same.
+        # Computed once a day instead of for each of thousands of small builds. If two threads race here, both compute
+        # the same value.
         now = self._services.clock()
         if self._secrets is None or now // _DAY != self._secrets[0]:
             self._secrets = (
@@ -291,12 +304,12 @@ class Builder:
 
 
 def object_name(name: str, output: str) -> str:
-    """What a store object is called: the node's name, and the output's unless it is the usual one."""
+    """The name of a store object: the node's name, plus the output's name unless that is `out`."""
     return name if output == "out" else f"{name}-{output}"
 
 
 class _Tail:
-    """The last lines of a stream, in bounded memory."""
+    """The last lines of a stream, kept in bounded memory."""
 
     def __init__(self) -> None:
         self._bytes = b""
@@ -311,17 +324,19 @@ class _Tail:
 
 _OUTCOME_TEXT: Mapping[BuildOutcome, Callable[[Derivation, BuildResult], str]] = MappingProxyType(
     {
-        BuildOutcome.FAILED: lambda _, result: f"the builder ended with exit code {result.exit_code}",
+        BuildOutcome.FAILED: lambda _, result: f"the builder failed with exit code {result.exit_code}",
         BuildOutcome.SIGNALLED: lambda _, result: f"the builder was killed by signal {result.exit_code - 128}",
-        BuildOutcome.WALL_LIMIT: lambda node, _: f"it took longer than {node.limits.wall_seconds:.0f} s",
-        BuildOutcome.SILENCE_LIMIT: lambda node, _: f"it said nothing for {node.limits.silent_seconds:.0f} s",
-        BuildOutcome.MEMORY_LIMIT: lambda node, _: f"it used more than {node.limits.memory_bytes >> 20} MiB of memory",
-        BuildOutcome.PROCESS_LIMIT: lambda node, _: f"it had more than {node.limits.processes} processes",
-        BuildOutcome.OUTPUT_LIMIT: lambda node, _: (
-            f"it wrote more than {node.limits.output_bytes >> 20} MiB or too many files"
+        BuildOutcome.WALL_LIMIT: lambda node, _: f"the build took longer than {node.limits.wall_seconds:.0f} s",
+        BuildOutcome.SILENCE_LIMIT: lambda node, _: f"the build printed nothing for {node.limits.silent_seconds:.0f} s",
+        BuildOutcome.MEMORY_LIMIT: lambda node, _: (
+            f"the build used more than {node.limits.memory_bytes >> 20} MiB of memory"
         ),
-        BuildOutcome.LOG_LIMIT: lambda node, _: f"it logged more than {node.limits.log_bytes >> 20} MiB",
-        BuildOutcome.CANCELLED: lambda _, __: "it was stopped",
+        BuildOutcome.PROCESS_LIMIT: lambda node, _: f"the build had more than {node.limits.processes} processes",
+        BuildOutcome.OUTPUT_LIMIT: lambda node, _: (
+            f"the build wrote more than {node.limits.output_bytes >> 20} MiB or too many files"
+        ),
+        BuildOutcome.LOG_LIMIT: lambda node, _: f"the build logged more than {node.limits.log_bytes >> 20} MiB",
+        BuildOutcome.CANCELLED: lambda _, __: "the build was stopped",
     }
 )
 

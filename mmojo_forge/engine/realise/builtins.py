@@ -1,8 +1,10 @@
-"""Builders that forge itself runs: `builtin:unpack`, by which the first userland comes to be without one, and
-`builtin:node-modules`, which lays npm packages out as npm does, but runs none of their scripts.
+"""The builders that forge runs itself, without a sandbox.
 
-They work on data they treat as hostile, in a folder of their own, and their result is registered like any other.
-A change of what they do to the same archives is a new builder name, since the name is part of the action key.
+- `builtin:unpack` unpacks archives. The first userland has no other userland to be built in, so it needs this.
+- `builtin:node-modules` lays out npm packages as npm does, but runs none of their scripts.
+
+Both treat their inputs as hostile and write only to their own output folder. The outputs are registered like any
+other. The builder name is part of the action key: a change in what a builtin produces needs a new name.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ NODE_MODULES = "builtin:node-modules"
 
 
 def run(node: Derivation, inputs: Mapping[str, Path], out: Path) -> BuildResult:
-    """Run the builtin that `node` names on its inputs; raises ArchiveError, or EngineError for an unknown one."""
+    """Run the builtin that `node` names on its inputs.
+
+    Raises ArchiveError, and EngineError (`no-such-builtin`, `bad-symlink`, `bad-command`).
+    """
     builders = {UNPACK: _unpack, NODE_MODULES: _lay_out_packages}
     if node.builder not in builders:
-        raise EngineError(f"realize {node.name}: there is no {node.builder}", reason="no-such-builtin")
+        raise EngineError(f"realize {node.name}: unknown builder {node.builder}", reason="no-such-builtin")
     started = time.monotonic()
     builders[node.builder](node, inputs, out / "out")
     return BuildResult(BuildOutcome.SUCCEEDED, 0, time.monotonic() - started)
@@ -61,17 +66,20 @@ def _unpack(node: Derivation, inputs: Mapping[str, Path], destination: Path) -> 
 
 
 def _add_symlink(node: Derivation, destination: Path, path: str, target: str) -> None:
-    """Make a symlink that the recipe asks for, in a folder that the archives gave and that is really there."""
+    """Make a symlink that the recipe asks for. Its folder must exist and, with links resolved, lie in the output."""
     parent = (destination / path).parent
     if not parent.resolve().is_relative_to(destination.resolve()) or os.path.lexists(destination / path):
-        raise EngineError(f"realize {node.name}: cannot add symlink {path}: no folder, or in use", reason="bad-symlink")
+        raise EngineError(
+            f"realize {node.name}: cannot add symlink {path}: its folder is outside of the output, or the path exists",
+            reason="bad-symlink",
+        )
     (destination / path).symlink_to(target)
 
 
 def _lay_out_packages(node: Derivation, inputs: Mapping[str, Path], destination: Path) -> None:
-    """Make the content of a node_modules: each tarball, without its top folder, at its places; then links to commands.
+    """Fill a node_modules folder: unpack each tarball, without its top folder, at its places; then link the commands.
 
-    Outer packages come first, so that what lies in them is written into real folders or refused.
+    Outer packages are unpacked first. Nested packages then land in real folders, or are refused if a symlink is there.
     """
     layout: dict[str, Any] = json.loads(node.args[0])
     places = sorted((folder, name) for name, folders in layout["packages"].items() for folder in folders)
@@ -87,15 +95,15 @@ def _lay_out_packages(node: Derivation, inputs: Mapping[str, Path], destination:
 
 
 def _add_command(node: Derivation, destination: Path, link: str, file: str) -> None:
-    """Link a command to the file that it is, which is made executable; nothing if the package does not have it."""
+    """Link a command to its file and make the file executable. Does nothing if the package lacks the file."""
     root = destination.resolve()
     program, name = (destination / file).resolve(), destination / link
     if not program.is_relative_to(root) or not name.parent.parent.resolve().is_relative_to(root):
-        raise EngineError(f"realize {node.name}: command {link}: leads out of the folder", reason="bad-command")
+        raise EngineError(f"realize {node.name}: command {link} leads out of node_modules", reason="bad-command")
     if not program.is_file():
         return
     if name.parent.is_symlink() or os.path.lexists(name):
-        raise EngineError(f"realize {node.name}: command {link}: a package has a file there", reason="bad-command")
+        raise EngineError(f"realize {node.name}: command {link}: a package already has that path", reason="bad-command")
     name.parent.mkdir(exist_ok=True)
     name.symlink_to(os.path.relpath(destination / file, name.parent))
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Failed builds: kept as they were left, the latest of each name, so that one can step into the sandbox and look."""
+"""Keeps the latest failed build of each name, so that `forge shell` can enter its sandbox."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _KEY = "action-key"
 
 
 class Enterable(Protocol):
-    """An executor whose sandbox a person can step into."""
+    """An executor whose sandbox the user can enter."""
 
     def shell_command(self, request: BuildRequest, argv: tuple[str, ...] = ()) -> SandboxCommand:
-        """The command that starts `argv`, or a shell, in the sandbox of the request."""
+        """The command that starts `argv`, or a shell if it is empty, in the request's sandbox."""
 
 
 def keep(scratch: Path, kept: Path, request: BuildRequest, key: ActionKey) -> None:
-    """Move the build in `scratch` to `kept`, in place of an older one, with all that is needed to enter it."""
+    """Move the build in `scratch` to `kept`, with the request to enter it again. Replaces an older one."""
     document = {
         "argv": request.argv,
         "env": dict(request.env),
@@ -45,14 +45,14 @@ def keep(scratch: Path, kept: Path, request: BuildRequest, key: ActionKey) -> No
 
 
 def forget(kept: Path) -> None:
-    """Remove a kept build, if there is one: it was built in the meantime."""
-    # Builds leave folders that nobody may write to, which shutil.rmtree does not get past.
+    """Remove a kept build, if there is one."""
+    # Builds leave read-only folders, which shutil.rmtree cannot delete.
     with contextlib.suppress(FileNotFoundError):
         remove_tree(str(kept.parent), kept.name)
 
 
 def key_of(kept: Path) -> ActionKey | None:
-    """The action key of the build that is kept there, if one is."""
+    """The action key of the build that is kept there; None if there is none."""
     try:
         return ActionKey((kept / _KEY).read_text(encoding="utf-8"))
     except OSError:
@@ -60,13 +60,13 @@ def key_of(kept: Path) -> ActionKey | None:
 
 
 def request_of(kept: Path) -> BuildRequest:
-    """The request of a kept build, as it has to be run to enter its sandbox; raises EngineError (`no-failed-build`)."""
+    """The request of a kept build, to enter its sandbox again; raises EngineError (`no-failed-build`)."""
     try:
         document = json.loads((kept / REQUEST).read_text(encoding="utf-8"))
     except OSError as error:
         raise EngineError(
-            f"enter the failed build of {kept.name}: none is kept",
-            detail="Builds are kept when they fail, the latest of each name.",
+            f"enter the failed build of {kept.name}: there is none",
+            detail="forge keeps the latest failed build of each name, until a build of that name succeeds.",
             reason="no-failed-build",
         ) from error
     return BuildRequest(
@@ -81,18 +81,20 @@ def request_of(kept: Path) -> BuildRequest:
 
 
 def with_terminal(request: BuildRequest) -> BuildRequest:
-    """The request for a person: the same, with a terminal's name and a prompt."""
+    """The request for interactive use: with TERM and a prompt."""
     return replace(request, env={**request.env, "TERM": "xterm-256color", "PS1": f"[{request.name}] \\w \\$ "})
 
 
 def prepare_to_enter(request: BuildRequest, argv: Sequence[str], executor: Enterable) -> SandboxCommand:
-    """The command that takes this process into the sandbox, in which `argv` or a shell is started.
+    """The command that starts `argv`, or a shell if it is empty, in the sandbox. The caller must execute it.
 
-    From now on this process has what a build is started with: umask, personality, and the command's descriptors open.
+    Changes this process to what a build starts with: its umask, its personality, and the descriptors that the command
+    inherits.
     """
     command = executor.shell_command(request, tuple(argv))
     for descriptor in command.descriptors:
         os.set_inheritable(descriptor, True)
+    # The same umask and personality as in the sandbox contract (ARCHITECTURE.md).
     os.umask(0o022)
     personality.take_on(personality.USUAL)
     return command

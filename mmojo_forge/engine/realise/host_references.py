@@ -1,7 +1,8 @@
-"""What an output may not tell of the machine that built it: its names, its paths, its kernel, its CPU, the date.
+"""Scans outputs for host references: texts that identify the machine or the day of the build.
 
-A sandbox hides most of it. What it cannot hide (the kernel's version, the clock, the CPU) would make a build differ on
-another machine or another day, and is found here on the first day, before the output is registered.
+The sandbox hides most of them. It cannot hide the kernel version, the clock and the CPU. An output that contains
+these differs on another machine or another day; the scan finds that at the first build, before the output is
+registered.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from pathlib import Path
 from mmojo_forge.model.tree import MAX_DEPTH
 
 _DAY = 86_400
-# More dates than builds have days would be searched for only where the clock was set forward by years in between.
+# Limits the number of dates to search for, in case the clock jumped by years during the run.
 _MOST_DAYS = 31
 _CHUNK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _UNFOLLOWED = os.O_NOFOLLOW | os.O_CLOEXEC
-# Shorter texts turn up by chance, and these users and hosts are called so everywhere.
+# Shorter texts occur by chance, and the common names below identify no machine.
 _SHORTEST_NAME = 4
 _SHORTEST_MODEL = 12
 _COMMON_NAMES = frozenset(
@@ -37,7 +38,7 @@ _WORD = _DIGITS | frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 @dataclass(frozen=True, slots=True)
 class HostReference:
-    """A text that may not turn up, and what it is. `whole` ones count only where no word goes on around them."""
+    """A text that an output must not contain, and its kind. With `whole`, only matches at word boundaries count."""
 
     kind: str
     text: bytes
@@ -46,8 +47,11 @@ class HostReference:
 
 @dataclass(frozen=True, slots=True)
 class FoundReference:
-    """One place where a secret turned up: `path` within the output, empty if it is one file; `offset` in its content
-    or in what a symlink points to, None if the path itself tells it."""
+    """One place where a host reference was found.
+
+    `path` is relative to the output, empty if the output is one file. `offset` is the position in the file's content
+    or in the symlink's target; None if the path itself contains the text.
+    """
 
     kind: str
     text: str
@@ -61,8 +65,10 @@ class FoundReference:
 
 
 def references_of_this_machine(store: Path, now: float, since: float | None = None) -> tuple[HostReference, ...]:
-    """What a build on this machine may not give away that ran from `since` (`now` if None) until `now`, both in seconds
-    since the epoch: each day of it was today once."""
+    """The host references of a build that ran on this machine from `since` (`now` if None) until `now`.
+
+    Both are in seconds since the epoch. The dates of all days in between are included.
+    """
     return tuple(_secrets(store, now, now if since is None else since))
 
 
@@ -87,13 +93,13 @@ def _secrets(store: Path, now: float, since: float) -> Iterator[HostReference]:
 
 
 def _days(since: float, now: float) -> list[int]:
-    """The days from one time to another, whichever is the earlier, as the sandbox counts them: by UTC."""
+    """The UTC days between two times, in either order. The sandbox has TZ=UTC, so builds see UTC dates."""
     first, last = sorted((int(since // _DAY), int(now // _DAY)))
     return sorted({first, *range(max(first, last - _MOST_DAYS), last + 1)})
 
 
 def _user() -> tuple[str, str]:
-    """This user's home and name; both empty for one who has no entry, as in containers with a number for a user."""
+    """This user's home and name; both empty if the user id has no passwd entry, as is common in containers."""
     try:
         user = pwd.getpwuid(os.getuid())
     except KeyError:
@@ -111,9 +117,10 @@ def _cpu_model() -> str:
 
 
 def find_references(output: Path, secrets: Iterable[HostReference]) -> Iterator[FoundReference]:
-    """The leaks in the files, symlinks and names of an output, the first of each secret in each; raises OSError.
+    """The host references in the files, symlinks and names of an output; raises OSError.
 
-    What may not be read, or lies too deep, is passed over: the store refuses such outputs.
+    Each reference is reported once per file. Unreadable files and too deep folders are skipped, because the store
+    refuses such outputs anyway.
     """
     above = os.open(output.parent, _DIRECTORY)
     try:
@@ -123,24 +130,24 @@ def find_references(output: Path, secrets: Iterable[HostReference]) -> Iterator[
 
 
 def _find(folder: int, name: str, path: str, secrets: tuple[HostReference, ...]) -> Iterator[FoundReference]:
-    """The leaks in one entry of an open folder and in all below it; `path` is the entry's own within the output."""
-    for secret in _scan_name(path, secrets):
-        yield FoundReference(secret.kind, _shown(secret), path, None)
+    """The references in one entry of an open folder and everything below it; `path` is relative to the output."""
+    for reference in _scan_name(path, secrets):
+        yield FoundReference(reference.kind, _shown(reference), path, None)
     with contextlib.suppress(PermissionError):
         mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         if stat.S_ISDIR(mode):
             yield from _find_below(folder, name, path, secrets)
         elif stat.S_ISLNK(mode) or stat.S_ISREG(mode):
-            # Anything else is a device or pipe, which the store refuses; reading it might never end.
+            # Anything else is a device or pipe. The store refuses it, and reading it might never end.
             scan = _scan_link if stat.S_ISLNK(mode) else _scan_file
-            for secret, offset in scan(folder, name, secrets).items():
-                yield FoundReference(secret.kind, _shown(secret), path, offset)
+            for reference, offset in scan(folder, name, secrets).items():
+                yield FoundReference(reference.kind, _shown(reference), path, offset)
 
 
 def _find_below(folder: int, name: str, path: str, secrets: tuple[HostReference, ...]) -> Iterator[FoundReference]:
     if path.count("/") + 1 >= MAX_DEPTH:
         return
-    # By descriptors, as a path may be longer from here than it is within the output.
+    # Uses descriptors instead of paths: seen from here, a path may exceed the system's length limit.
     opened = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
     try:
         for below in sorted(os.listdir(opened)):
@@ -154,15 +161,16 @@ def _shown(secret: HostReference) -> str:
 
 
 def _scan_name(path: str, secrets: tuple[HostReference, ...]) -> list[HostReference]:
-    """The secrets in a path that end in its last part: what a folder's name tells is not told for all below it too.
+    """The references in a path that end in its last part, so that a folder's match is not repeated for its files.
 
-    The whole path is searched, from a slash on, as a secret may be a path itself, and made up of several folders.
+    The whole path is searched, with a leading slash, because a reference may be a path of several folders.
     """
     if not path:
         return []
     text = b"\0/" + os.fsencode(path) + b"\0"
     last = text.rindex(b"/") + 1
-    return [secret for secret, at in _search(text, secrets, 0).items() if at + len(secret.text) > last]
+    found = _search(text, secrets, 0)
+    return [reference for reference, at in found.items() if at + len(reference.text) > last]
 
 
 def _scan_link(folder: int, name: str, secrets: tuple[HostReference, ...]) -> dict[HostReference, int]:
@@ -170,38 +178,44 @@ def _scan_link(folder: int, name: str, secrets: tuple[HostReference, ...]) -> di
 
 
 def _scan_file(folder: int, name: str, secrets: tuple[HostReference, ...]) -> dict[HostReference, int]:
-    """The first offset of each secret, in memory that does not grow with the file."""
+    """The first offset of each reference. Reads in windows, so memory does not grow with the file."""
     found: dict[HostReference, int] = {}
-    # As much of one window is seen again in the next as the longest secret needs, with a byte on either side.
-    overlap = max((len(secret.text) for secret in secrets), default=0) + 2
+    # Consecutive windows overlap by the longest reference and one byte on either side, which _search needs.
+    overlap = max((len(reference.text) for reference in secrets), default=0) + 2
     with os.fdopen(os.open(name, os.O_RDONLY | _UNFOLLOWED, dir_fd=folder), "rb", buffering=0) as file:
         start, window = -1, b"\0"
         while chunk := file.read(_CHUNK):
             window += chunk
-            found.update(_search(window, (secret for secret in secrets if secret not in found), start))
+            found.update(_search(window, (reference for reference in secrets if reference not in found), start))
             start += max(len(window) - overlap, 0)
             window = window[-overlap:]
-        found.update(_search(window + b"\0", (secret for secret in secrets if secret not in found), start))
+        found.update(_search(window + b"\0", (reference for reference in secrets if reference not in found), start))
     return found
 
 
 def _search(window: bytes, secrets: Iterable[HostReference], start: int) -> dict[HostReference, int]:
-    """Where the secrets are in a window that begins at `start`; its first and last byte only say what is beside."""
+    """The offsets of the references in a window that begins at offset `start` of the file.
+
+    The first and last byte of the window are context for word boundaries; matches do not include them.
+    """
     found = {}
-    for secret in secrets:
-        at = window.find(secret.text, 1, -1)
-        while at >= 0 and secret.whole and _goes_on(window, at, at + len(secret.text)):
-            at = window.find(secret.text, at + 1, -1)
+    for reference in secrets:
+        at = window.find(reference.text, 1, -1)
+        while at >= 0 and reference.whole and _goes_on(window, at, at + len(reference.text)):
+            at = window.find(reference.text, at + 1, -1)
         if at >= 0:
-            found[secret] = start + at
+            found[reference] = start + at
     return found
 
 
 def _goes_on(window: bytes, start: int, end: int) -> bool:
-    """Whether the word that begins at `start` begins earlier, or the one that ends at `end` ends later."""
+    """Whether the match from `start` to `end` is part of a longer word."""
     return _joined(window[start - 1], window[start]) or _joined(window[end], window[end - 1])
 
 
 def _joined(beside: int, edge: int) -> bool:
-    """Whether a word goes on: none begins with a slash, and a number ends where a letter is: `2026-01-02T03:04`."""
+    """Whether the byte `beside` continues the word that ends with `edge`.
+
+    A slash is no part of a word. A number ends at a letter, so that the date in `2026-01-02T03:04` is found.
+    """
     return beside in (_DIGITS if edge in _DIGITS else _WORD) and edge in _WORD

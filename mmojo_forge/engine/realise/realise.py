@@ -1,15 +1,17 @@
-"""Realising a plan: make the roots valid, building as little as the build trace allows.
+"""Realises a plan: makes its roots valid and builds as little as the build trace allows.
 
-Every node is in exactly one BuildState (state.py). The main thread alone changes states; workers fetch and build.
+Every node is in exactly one BuildState (state.py). Only the main thread changes states; workers fetch and build.
 
-1. A root is *wanted*. If its trees are known and present it is VALID; if they are known and another store has them it
-   is READY to be substituted; if known but absent, or known to be new, its inputs are wanted in turn and it is WAITING;
-   if its key cannot be known yet it is RESOLVING.
-2. When the last unknown input of a RESOLVING node is resolved, its action key is looked up in the trace, then in other
-   stores: a hit is early cutoff, nothing below it is wanted on its account; a miss makes it WAITING.
-3. When the last input of a WAITING node is VALID it is READY; the schedule starts it when cores and memory allow.
-4. A substitution that turns out not to be had is a miss: the node's inputs are wanted, as if nobody had offered it.
-5. A failure blocks what needs the node. Without `keep_going` nothing new is started.
+1. The roots are *wanted*. A wanted node becomes
+   - VALID, if its trees are known and present;
+   - READY, if its trees are known and another store offers them: it will be substituted;
+   - WAITING, if it must be built: its inputs are wanted in turn;
+   - RESOLVING, if its action key depends on an input that is not resolved yet.
+2. When the last unresolved input of a RESOLVING node is resolved, its action key is looked up in the build trace, then
+   in other stores. A hit is early cutoff: nothing below is wanted on its account. A miss makes the node WAITING.
+3. When the last input of a WAITING node is VALID, the node is READY. The schedule starts it when resources allow.
+4. When no other store can deliver an offered node, its inputs are wanted, as if nobody had offered it.
+5. A failure blocks every node that needs the failed one. Without `keep_going`, nothing new is started.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ _BROKEN = (_S.FAILED, _S.BLOCKED, _S.CANCELLED)
 class _Job:
     """One node of the run: its state, whether its content is wanted, and the ids of the inputs it waits for.
 
-    `substituted`: it is to be fetched from another store; `refused`: that was tried.
+    `substituted` means that it is fetched from another store. `refused` means that this was tried and failed.
     """
 
     node: Node
@@ -55,7 +57,7 @@ class _Job:
 
 
 class Realisation:
-    """One run over one plan. Use once."""
+    """One run of one plan. Use an instance only once."""
 
     def __init__(self, plan: Plan, services: Services, settings: Settings) -> None:
         self._plan = plan
@@ -78,7 +80,8 @@ class Realisation:
         )
 
     def run(self) -> dict[DerivationId, Resolution]:
-        """The trees of all derivations that were resolved; raises BuildsFailed or Interrupted."""
+        """The output trees of all derivations that were resolved; raises BuildsFailed or Interrupted."""
+        # One thread for each build and each download that the budget allows, so that neither waits for a thread.
         with WorkerPool(self._settings.jobs + self._schedule.budget.fetches) as workers:
             self._workers = workers
             self._builder = Builder(self._services, workers.stop)
@@ -88,7 +91,7 @@ class Realisation:
                 self._loop()
             except KeyboardInterrupt:
                 self._interrupt()
-        # What others signed is kept with the rest of the trace: it says what things were made of, and can be passed on.
+        # Keep the signed traces of other builders too: they document the inputs of results, and a push includes them.
         for identifier, claim in self._claims.items():
             if not (self._jobs[identifier].substituted and self._jobs[identifier].state is _S.VALID):
                 self._services.store.record(claim)
@@ -104,7 +107,7 @@ class Realisation:
             substituter.cancel()
         raise Interrupted(
             "realize: interrupted",
-            detail="What was built is kept; the next run goes on from there.",
+            detail="Finished builds are kept; the next run continues from there.",
             reason="interrupted",
         ) from None
 
@@ -141,7 +144,7 @@ class Realisation:
         return functools.partial(self._builder.make, self._step(node), trees, grant.jobs, wanted)
 
     def _step(self, node: Node) -> Step:
-        """The step as it was planned, or of what nobody planned: a node whose result no other store had after all."""
+        """The planned step, or a new one for a node that was planned as a substitution or not at all."""
         planned = self._steps.get(node.id)
         if planned is None or planned.action is Action.SUBSTITUTE:
             return step_of(node, self._resolved, None)
@@ -150,6 +153,7 @@ class Realisation:
     def _finish(self, job: _Job, grant: Grant, future: Future[Resolution | None]) -> None:
         self._schedule.give_back(grant)
         error = future.exception()
+        # Any other exception is a bug in forge, and not a failure of the node.
         if error is not None and not isinstance(error, ForgeError):
             raise error
         if error is not None:
@@ -174,10 +178,10 @@ class Realisation:
         claim = self._claims.get(node.id)
         if claim and node.label.reproducible and dict(outputs) != dict(resolution_of(claim)):
             self._services.reporter.warning(
-                f"{node.name} came out otherwise here than a builder who is trusted says:\n"
+                f"{node.name}: the result here differs from what a trusted builder signed:\n"
                 f"  here: {', '.join(f'{name} {tree}' for name, tree in sorted(outputs.items()))}\n"
                 f"  {describe(claim)}\n"
-                f"  `forge challenge` compares them; one of the two machines is broken, or its builder lies."
+                f"  One of the two machines is broken or compromised. Compare them with `forge challenge`."
             )
 
     def _miss(self, job: _Job) -> None:
@@ -187,9 +191,9 @@ class Realisation:
                 job,
                 Failure(
                     job.node.name,
-                    f"realize {job.node.name}: no cache had it after all",
+                    f"realize {job.node.name}: no cache could deliver it",
                     "not-substituted",
-                    "Leave --substitute-only out to build it.",
+                    "To build it, omit --substitute-only.",
                 ),
             )
         else:
@@ -201,7 +205,7 @@ class Realisation:
         self._services.reporter.failed(job.node, failure.reason, failure.message)
         self._later(self._block_users, job)
 
-    # What follows runs on the worklist, one small step at a time: graphs are deeper than Python's stack.
+    # The methods below run from a worklist, one small step at a time, because graphs exceed Python's recursion limit.
 
     def _later(self, action: Callable[[_Job], None], job: _Job) -> None:
         self._todo.append((action, job))
@@ -235,7 +239,7 @@ class Realisation:
         return all(tree in self._valid for tree in trees)
 
     def _resolve(self, job: _Job) -> None:
-        """Find out the node's key: at once if its inputs are resolved, else when they are."""
+        """Look up the node's action key: now if its inputs are resolved, else as soon as they are."""
         if job.state is not _S.UNWANTED:
             return
         unknown = [child for child in self._children(job) if self._is_unknown(child.node)]
@@ -271,15 +275,16 @@ class Realisation:
             )
 
     def _hear(self, job: _Job, node: Derivation, key: ActionKey, future: Future[Mapping[ActionKey, Trace]]) -> None:
-        """Go on with a node whose key other stores were asked about; meanwhile an input may have failed."""
+        """Continue with a node when other stores have answered about its key."""
         claim = future.result().get(key)
+        # An input may have failed in the meantime, which blocked the node.
         if job.state is not _S.RESOLVING:
             return
         if claim is None:
             self._await_inputs(job)
             return
         self._claims[node.id] = claim
-        # Whether its content is there too is seen when it is fetched.
+        # Nobody checked yet that the store also has the content. If it lacks it, the fetch is a miss.
         self._offered.update(output.tree for output in claim.outputs.values())
         self._learn(job, node, claim)
 
@@ -338,7 +343,7 @@ class Realisation:
                 self._make_ready(user)
 
     def _was_last(self, user: _Job, job: _Job) -> bool:
-        """Strike `job` off what `user` waits for; true if it was the last. Being told twice does no harm."""
+        """Remove `job` from the inputs that `user` awaits; true if it was the last. A repeated call returns false."""
         identifier = job.node.id
         if identifier not in user.awaited:
             return False
@@ -353,7 +358,7 @@ class Realisation:
 
 
 def builder_failure(node: Node, error: ForgeError) -> Failure:
-    """The failure that an error of a worker amounts to."""
+    """The failure to report for an error that a worker raised."""
     failure = getattr(error, "failure", None)
     if isinstance(failure, Failure):
         return failure

@@ -1,8 +1,9 @@
-"""The scheduler: which ready node starts next, and how many cores it gets. No threads, no clock.
+"""Decides which ready node starts next, and with how many cores. Uses no threads and no clock.
 
-Ready nodes go by longest remaining path, in seconds that history expects. Cores are tokens shared by all nodes. A
-build that can use several is told its share of the machine even if a short neighbour still holds a core of it: it
-would otherwise be stuck with fewer for minutes. Memory is reserved by what the last build of the same name used.
+- Order: the node with the longest remaining path first, in seconds that past builds took.
+- Cores are tokens that all nodes share. A parallel build may run as many jobs as its share of the machine, even while
+  short builds still hold some of these cores. With only the free cores, it would be slow for its whole run.
+- Memory is reserved according to the last build of the same name.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from dataclasses import dataclass, field
 from mmojo_forge.engine.graph import Graph
 from mmojo_forge.model.derivation import Derivation, Node, fetched_file
 
+# Estimates for nodes without history. They only affect the order of builds.
 DEFAULT_BUILD_SECONDS = 10.0
 DEFAULT_FETCH_BYTES_PER_SECOND = 20e6
 MAX_FETCHES = 4
 LEAST_SHARE = 4
-"""Cores below which it does not pay to run two parallel builds side by side instead of one after the other."""
+"""The least jobs of a parallel build. With fewer cores each, two builds in sequence beat two side by side."""
 
 
 def remaining_paths(graph: Graph, expected_seconds: Mapping[str, float]) -> dict[str, float]:
-    """For each node id, the seconds from its start to the end of the last root that needs it."""
+    """For each node id, the expected seconds from the node's start to the end of the last root that needs it."""
     remaining: dict[str, float] = {}
     for identifier in reversed(tuple(graph.nodes)):
         above = max((remaining[user] for user in graph.users[identifier]), default=0.0)
@@ -38,7 +40,7 @@ def _seconds(node: Node, expected: Mapping[str, float]) -> float:
 
 @dataclass(slots=True)
 class ResourceBudget:
-    """What the machine has for builds that run at the same time: `cores`, `memory_bytes`, and download slots."""
+    """What concurrent nodes share: `cores`, `memory_bytes`, and download slots (`fetches`)."""
 
     cores: int
     memory_bytes: int
@@ -47,7 +49,7 @@ class ResourceBudget:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one running node holds until it is given back; `jobs` is how many processes it is told to run."""
+    """What one running node holds until it gives it back. `jobs` is the number of processes it may run."""
 
     cores: int = 0
     jobs: int = 1
@@ -57,7 +59,7 @@ class Grant:
 
 @dataclass(slots=True)
 class Schedule:
-    """Ready nodes, best first, and what is left of the budget."""
+    """The queue of ready nodes, by priority, and the remaining budget."""
 
     budget: ResourceBudget
     priority: Mapping[str, float]
@@ -71,19 +73,20 @@ class Schedule:
         self.total_cores = self.budget.cores
 
     def add(self, node: Node, *, fetched: bool = False) -> None:
-        """Note that a node is ready; `fetched` says that its outputs come from another store."""
+        """Queue a ready node. `fetched` means that its outputs come from another store."""
         identifier = node.id
         queue = self._fetches if fetched or fetched_file(node) else self._builds
         heapq.heappush(queue, (-self.priority.get(identifier, 0.0), identifier, node))
 
     def take(self) -> tuple[Node, Grant] | None:
-        """The next node that the budget allows, with what it was granted; None when nothing fits now."""
+        """The next node that the budget allows, with its grant; None if nothing fits now."""
         if self._fetches and self.budget.fetches > 0:
             return self._start(heapq.heappop(self._fetches)[2], Grant(fetches=1))
         if not self._builds or self.budget.cores < 1:
             return None
         node = self._builds[0][2]
         memory = self.memory_by_name.get(node.name, 0)
+        # A node that needs more than the whole budget runs alone, rather than never.
         if memory > self.budget.memory_bytes and self._running:
             return None
         heapq.heappop(self._builds)
@@ -91,7 +94,7 @@ class Schedule:
         return self._start(node, Grant(min(jobs, self.budget.cores), jobs, memory))
 
     def give_back(self, grant: Grant) -> None:
-        """Return what a node held."""
+        """Return a node's grant to the budget."""
         self.budget.cores += grant.cores
         self.budget.memory_bytes += grant.memory_bytes
         self.budget.fetches += grant.fetches
@@ -107,5 +110,6 @@ class Schedule:
     def _jobs(self, node: Node) -> int:
         if not (isinstance(node, Derivation) and node.parallel):
             return 1
+        # Share the machine with the parallel builds that are ready too.
         rivals = sum(isinstance(other, Derivation) and other.parallel for _, _, other in self._builds)
         return min(self.total_cores, max(LEAST_SHARE, self.total_cores // (rivals + 1)))

@@ -1,4 +1,4 @@
-"""The state of one node while its graph is realised: one enum, and every transition there is.
+"""The states of a node while its graph is realised, and all allowed transitions.
 
 UNWANTED ─▶ RESOLVING ─▶ WAITING ─▶ READY ─▶ RUNNING ─▶ VALID
     │           │           │                   ├─────▶ FAILED
@@ -17,18 +17,18 @@ from types import MappingProxyType
 
 
 class BuildState(StrEnum):
-    """Where a node stands."""
+    """The state of one node in a run."""
 
     UNWANTED = "unwanted"
     """Nobody asked for it."""
     RESOLVING = "resolving"
-    """Its action key is not known before an input is built."""
+    """Its action key is unknown until an input is resolved."""
     RESOLVED = "resolved"
     """Its trees are known from the build trace; nobody needs their content yet."""
     WAITING = "waiting"
-    """It has to be built, and an input is not valid yet."""
+    """It must be built, and an input is not valid yet."""
     READY = "ready"
-    """All inputs are valid."""
+    """All inputs are valid, or another store offers its outputs."""
     RUNNING = "running"
     """It is being fetched or built."""
     VALID = "valid"
@@ -59,5 +59,5 @@ TRANSITIONS: Mapping[BuildState, frozenset[BuildState]] = MappingProxyType(
 
 
 def check_transition(before: BuildState, after: BuildState) -> None:
-    """Assert that a node may go from `before` to `after`; anything else is a bug of ours."""
+    """Assert that the transition is allowed. A failed assertion is a bug in forge."""
     assert after in TRANSITIONS[before], f"{before} → {after}"

@@ -1,4 +1,7 @@
-"""Workers, and what stops them: what they finish comes back to the one thread that waits for it."""
+"""Threads that make nodes, and the token that stops their builds.
+
+Results come back to the thread that calls `WorkerPool.wait`, so callbacks need no locks.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,17 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class CancelToken:
-    """Tells every running build to stop: a pipe whose read end becomes readable."""
+    """Tells all running builds to stop. It is a pipe, so builds can poll it together with their output."""
 
     _pipe: tuple[int, int] = field(default_factory=lambda: os.pipe2(os.O_CLOEXEC))
     asked: bool = False
 
     def fileno(self) -> int:
-        """The read end; it becomes readable, for everyone at once, when the write end is closed."""
+        """The read end of the pipe. It becomes readable for all pollers when `ask` closes the write end."""
         return self._pipe[0]
 
     def ask(self) -> None:
-        """Stop everything; may be called more than once."""
+        """Stop all builds. Further calls do nothing."""
         if not self.asked:
             self.asked = True
             os.close(self._pipe[1])
@@ -37,7 +40,7 @@ class CancelToken:
 
 
 class WorkerPool:
-    """Some threads. Callers may assume that nothing runs any more once the block is left."""
+    """A context manager for worker threads. On exit, it stops all work and waits until nothing runs any more."""
 
     def __init__(self, threads: int) -> None:
         self.stop = CancelToken()
@@ -52,21 +55,22 @@ class WorkerPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop.ask()
+        # Close the token last: running builds still poll its descriptor.
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.stop.close()
 
     def start(self, work: Callable[[], _T], then: Callable[[Future[_T]], None]) -> None:
-        """Have a worker do something; `then` is called with what came of it by `wait`, in the thread that waits."""
+        """Run `work` in a worker thread. `wait` later calls `then` with its future, in the thread that waits."""
         self._running += 1
         self._pool.submit(work).add_done_callback(lambda done: self._done.put(lambda: then(done)))
 
     @property
     def busy(self) -> bool:
-        """Whether anything was started that `wait` has not told of yet."""
+        """Whether `wait` still has callbacks to run, now or later."""
         return self._running > 0
 
     def wait(self) -> None:
-        """Return when something was finished and told of."""
+        """Wait until one piece of work finishes, and run its callback."""
         finish = self._done.get()
         self._running -= 1
         finish()

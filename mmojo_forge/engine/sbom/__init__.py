@@ -1,5 +1,6 @@
-"""What is in a result. Read `contents` (as recipes declare it), `bom` (the list), then `documents`.
+"""Bills of materials: what a result contains and what it was built with.
 
-`cyclonedx` and `spdx` encode a list, `notices` collects licence texts, `redistribution` says what may not be passed
-on, `provenance` what was made of what. `purl` and `licence` are the names that other tools know.
+Read `contents` (what recipes declare), `bom` (makes a bill), then `documents` (the bills of targets and packages).
+`cyclonedx` and `spdx` encode a bill. `notices` collects licence texts, `redistribution` finds restricted nodes, and
+`provenance` makes signed statements. `purl` and `licence` spell names and licences as other tools expect them.
 """

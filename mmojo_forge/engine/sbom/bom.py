@@ -1,7 +1,7 @@
-"""A bill of materials: what is in a result, from which pinned sources, and what it was built with.
+"""Makes the bill of materials of a result: its components, their pinned sources, and the tools that built it.
 
-It is made from the derivation graph, of which every node is identified by all that is below it: what is not in the
-graph cannot have been in the build. `engine/contents.py` says what of it got into the result.
+The bill comes from the derivation graph. The id of a node covers everything below it, so a build cannot use anything
+outside of the graph. `contents.py` decides which parts of the graph are in the result.
 
     root ─▶ what forge built into it (a slice, a library) ─▶ components of sources
 """
@@ -25,13 +25,13 @@ from mmojo_forge.model.lockfile import Lock, Pin
 
 SHA256, BLAKE3 = "SHA-256", "BLAKE3"
 TREE_PROPERTY = "mmojo-forge:tree"
-"""The property of an item that has the id of its tree."""
+"""The item property with the id of its tree."""
 SIZE_PROPERTY = "mmojo-forge:size"
-"""The property of an item that has its size in bytes."""
+"""The item property with its size in bytes."""
 REDISTRIBUTABLE_PROPERTY = "mmojo-forge:redistributable"
-"""The property of an item whose recipe says whether it is redistributable: yes or no."""
+"""The item property that says whether it is redistributable, "yes" or "no"; absent if the recipe does not say."""
 FILE_REF = "file:"
-"""How the refs of files begin that were packed into another, or others into them."""
+"""The prefix of the refs of packaged files, and of files that were packed into one."""
 
 _PROPERTY = "mmojo-forge:"
 _OWN_LICENCE = "Apache-2.0"
@@ -39,7 +39,7 @@ _YES, _NO = "yes", "no"
 
 
 class BomKind(StrEnum):
-    """What sort of thing an item is; the values are CycloneDX's."""
+    """The type of an item, with CycloneDX's values."""
 
     APPLICATION = "application"
     LIBRARY = "library"
@@ -49,7 +49,7 @@ class BomKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The pinned source that an item was taken out of."""
+    """The pinned source that an item is a part of."""
 
     name: str
     locator: str
@@ -58,8 +58,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class BomItem:
-    """One line of a bill. `ref` tells it from all others in it; `licence` is an SPDX expression, what the index says
-    if that is none, or nothing if nobody knows."""
+    """One item of a bill. `ref` is unique in the bill.
+
+    `licence` is an SPDX expression, or the package index's own text if that is no valid expression; empty if unknown.
+    """
 
     ref: str
     name: str
@@ -75,9 +77,14 @@ class BomItem:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What `root` is made of. Items are sorted by name; `depends` has the items that each is directly made of, and
-    `parts` where those that come from sources stand in the graph. `sources` is every source of the closure.
-    `undeclared` names the builds in it of which nobody said what they contain."""
+    """What `root` consists of. Items are sorted by name.
+
+    - `contained` are the items in the result, `built_with` the sources that were only used to build it.
+    - `depends` maps a ref to the refs of the items that it directly consists of.
+    - `parts` maps the refs of components to their place in the graph.
+    - `sources` are all sources of the closure.
+    - `undeclared` are the names of builds in the result whose recipes do not declare their contents.
+    """
 
     root: BomItem
     contained: tuple[BomItem, ...]
@@ -89,18 +96,17 @@ class Bill:
 
     @property
     def unlicensed(self) -> list[BomItem]:
-        """What others wrote that is in the result, under a licence that nobody named. Under which one the files of a
-        workspace are passed on is for their owner to know."""
+        """The contained items by third parties without a valid licence. The workspace's own files are exempt."""
         theirs = {ref for ref, part in self.parts.items() if not isinstance(part.source, LocalSource)}
         return [item for item in self.contained if item.ref in theirs and not licence.is_expression(item.licence)]
 
     @property
     def restricted(self) -> list[BomItem]:
-        """What is in the result although its licence does not let everybody pass it on."""
+        """The contained items that are not redistributable."""
         return [item for item in self.contained if item.properties.get(REDISTRIBUTABLE_PROPERTY) == _NO]
 
     def packed(self, root: BomItem, files: Sequence[BomItem]) -> Bill:
-        """The bill of `root`, a file into which this bill's root and these files were packed."""
+        """The bill of the file `root`, which this bill's root and `files` were packed into."""
         refs = (self.root.ref, *(file.ref for file in files))
         return replace(
             self,
@@ -110,7 +116,7 @@ class Bill:
         )
 
     def joined(self, others: Iterable[Bill]) -> Bill:
-        """This bill with those of others, whose roots were packed into what this one's root was packed into."""
+        """This bill, extended by the bills of other roots that were packed into the same file."""
         bills = (self, *others)
         added = {other.root.ref for other in bills[1:]}
         contained = {item.ref: item for bill in bills for item in (*bill.contained, bill.root)}
@@ -130,14 +136,14 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """A pin, and the suite of the userland that it is in."""
+    """A pin, and the Debian suite of the userland that it belongs to, if any."""
 
     pin: Pin
     suite: str = ""
 
 
 def pins_of(lock: Lock) -> dict[BlobDigest, Pinned]:
-    """Every pin of the lock, by content."""
+    """Every pin of the lock that has a BLAKE3, by that digest."""
     suites = {pin.blake3: land.suite for land in lock.userlands.values() for pin in land.closure.values()}
     return {pin.blake3: Pinned(pin, suites.get(pin.blake3, "")) for pin in lock.pins() if pin.measured}
 
@@ -152,8 +158,10 @@ def make_bill(
     tree: TreeId | None = None,
     hashes: Mapping[str, str] | None = None,
 ) -> Bill:
-    """The bill of one output, which is called `target`; `tree` is what it was built to, and its content has these
-    hashes, as far as that is known. Raises ContentsError."""
+    """The bill of one output of `root`, named `target`. Raises ContentsError.
+
+    `tree` and `hashes` are those of the output, if it is built.
+    """
     graph = Graph.of([root])
     graph_contents = DeclaredContents(graph)
     describer = _Describer(pins_of(lock), workspace, graph_contents)
@@ -176,7 +184,7 @@ def make_bill(
 
 
 def sources_of(graph: Graph) -> tuple[AnySource, ...]:
-    """Every source in the graph."""
+    """All sources in the graph."""
     return tuple(source for source in map(contents.source_of, graph.nodes.values()) if source)
 
 
@@ -185,7 +193,7 @@ def _sorted(items: Iterable[BomItem]) -> tuple[BomItem, ...]:
 
 
 class _Assembly:
-    """Collects what a node is made of, from the top down."""
+    """Collects the items that a node consists of, from the top down."""
 
     def __init__(self, describer: _Describer, items: dict[str, BomItem]) -> None:
         self.items = items
@@ -195,19 +203,19 @@ class _Assembly:
         self._describer = describer
 
     def add(self, node: Derivation, output: str) -> None:
-        """Collect from the node downwards; closures may be deeper than Python's stack."""
+        """Collect everything from the node down. Uses a stack, because closures exceed Python's recursion limit."""
         stack = [(node, output)]
         while stack:
-            one, its_output = stack.pop()
-            item = self._describer.built(one, its_output)
+            current, its_output = stack.pop()
+            item = self._describer.built(current, its_output)
             if item.ref in self.depends:
                 continue
             self.items.setdefault(item.ref, item)
-            if contents.undeclared(one):
-                self.undeclared.add(one.name)
-            built = _built_into(one)
+            if contents.undeclared(current):
+                self.undeclared.add(current.name)
+            built = _built_into(current)
             self.depends[item.ref] = {self._describer.built(*below).ref for below in built.values()}
-            self.depends[item.ref] |= {self._part(one_part) for one_part in self._parts(one, built)}
+            self.depends[item.ref] |= {self._part(part) for part in self._parts(current, built)}
             stack.extend(built.values())
 
     def _parts(self, node: Derivation, built: Mapping[str, object]) -> list[Part]:
@@ -217,7 +225,7 @@ class _Assembly:
     def _part(self, part: Part) -> str:
         item = self._describer.part(part)
         self.items[item.ref] = item
-        # One thing may be unpacked twice, and only one of the trees have its licence.
+        # A source may be unpacked twice, and only one of the trees may contain its licence.
         if not (item.ref in self.parts and self.parts[item.ref].component.notices):
             self.parts[item.ref] = part
         self.depends.setdefault(item.ref, set())
@@ -225,7 +233,7 @@ class _Assembly:
 
 
 def _built_into(node: Derivation) -> dict[str, tuple[Derivation, str]]:
-    """The inputs that forge built and that are in the node's outputs as a whole, each with its output."""
+    """The inputs that forge built and that are completely in the node's outputs: input name → (node, output)."""
     return {
         name: (edge.node, edge.output)
         for name, edge in node.inputs.items()
@@ -234,8 +242,11 @@ def _built_into(node: Derivation) -> dict[str, tuple[Derivation, str]]:
 
 
 def _tools(graph: Graph, graph_contents: DeclaredContents, contained: Iterable[Part]) -> list[Part]:
-    """The sources that are not in the result, under the names that recipes give them. A source of which only parts are
-    in the result, and which has a name of its own, is a tool as well: zig, of which the C library is linked."""
+    """The sources that only served to build the result, with the names that recipes give them.
+
+    A source with parts in the result is also a tool if a recipe names it as a whole. For example, a result contains
+    zig's C library, and zig itself is the compiler.
+    """
     inside = list(contained)
     whole_inside = {part.source.id for part in inside if part.whole}
     partly_inside = {part.source.id for part in inside if not part.whole}
@@ -253,14 +264,14 @@ def _tools(graph: Graph, graph_contents: DeclaredContents, contained: Iterable[P
 
 
 def _unnamed(source: AnySource, parts: Sequence[Part]) -> Part:
-    """A source of which recipes name only parts."""
-    part = contents.whole_of(source)
-    licences = licence.all_of(one.component.licence for one in parts)
-    return replace(part, component=replace(part.component, licence=licences))
+    """The part for a source that recipes name only parts of. Its licence combines those of the parts."""
+    whole = contents.whole_of(source)
+    licences = licence.all_of(part.component.licence for part in parts)
+    return replace(whole, component=replace(whole.component, licence=licences))
 
 
 class _Describer:
-    """Makes items of what stands in the graph, with what the lock knows of it."""
+    """Makes items from nodes and components, with facts from the lock."""
 
     def __init__(self, pins: Mapping[BlobDigest, Pinned], workspace: Path, graph_contents: DeclaredContents) -> None:
         self.contents = graph_contents
@@ -269,7 +280,7 @@ class _Describer:
         self._built: dict[tuple[DerivationId, str], BomItem] = {}
 
     def built(self, node: Derivation, output: str) -> BomItem:
-        """The item of what forge built; as it is made of its parts, it is under the licences of all of them."""
+        """The item of a build output. Its licence combines the licences of all its parts."""
         if (node.id, output) not in self._built:
             self._built[node.id, output] = self._make_built(node, output)
         return self._built[node.id, output]
@@ -279,14 +290,14 @@ class _Describer:
             f"derivation:{node.id}^{output}",
             node.name if output == "out" else f"{node.name}-{output}",
             BomKind.APPLICATION,
-            # Trees would say more, but who downloads the result need not know them of what it was built from.
+            # A tree id would say more. But somebody who downloads the result may not know the trees of its inputs.
             version=node.id[:12],
             licence=licence.all_of(self.part(part).licence for part in self.contents.of(node)),
             properties={f"{_PROPERTY}derivation": node.id, f"{_PROPERTY}label": str(node.label)},
         )
 
     def part(self, part: Part) -> BomItem:
-        """The item of a component of a source."""
+        """The item of a component."""
         if isinstance(part.source, LocalSource):
             return self._local(part.component, part.source)
         digest = part.source.digest if isinstance(part.source, Source) else BlobDigest("")
@@ -331,7 +342,7 @@ class _Describer:
         )
 
     def _local_name(self, source: LocalSource) -> str:
-        # What lies elsewhere than in the workspace is forge itself, wherever that is installed.
+        # Files outside of the workspace belong to forge itself. Its install location must not appear in a bill.
         path = Path(source.path)
         base = FORGE_ROOT.parent if path.is_relative_to(FORGE_ROOT) else self._workspace
         return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name

@@ -1,8 +1,10 @@
-"""What is in the outputs of a node: which components of which sources, as recipes declare it along the graph.
+"""Finds which components are in the outputs of each node, from what recipes declare along the graph.
 
-From below: a source is made of itself; what forge unpacks has all of its archives, under the names that its recipe
-gives to them; a build has of each input what its recipe says. A build that says nothing may have anything in it but
-the userland it ran in: all of that is counted, so that nothing is left out, and the build is told of.
+- A source consists of itself.
+- An unpacked tree contains all its archives, under the names that its recipe gives them.
+- A build contains the components of its inputs that its recipe lists.
+- A build without such a list counts as containing all its inputs except its userland, so that a bill omits nothing.
+  The bill names it as undeclared.
 """
 
 from __future__ import annotations
@@ -16,18 +18,18 @@ from mmojo_forge.engine.sbom.purl import project_of
 from mmojo_forge.model.derivation import ALL, Component, Derivation, Download, LocalSource, Node, Source, downloading
 
 USERLAND = "/usr"
-"""Where the programs lie that a build runs."""
+"""The mount point of the userland, which has the programs that a build runs."""
 
 AnySource = Source | Download | LocalSource
 
 
 class ContentsError(EngineError):
-    """A recipe that says of a build that something is in it which is not there."""
+    """A recipe declares contents that the graph does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A component in the graph: the source that brings it, and the node in whose tree its licence texts lie."""
+    """A component, the source that it comes from, and the node (`holder`) whose tree has its licence texts."""
 
     component: Component
     source: AnySource
@@ -35,18 +37,20 @@ class Part:
 
     @property
     def whole(self) -> bool:
-        """Whether it is the source itself, rather than a part of it."""
+        """Whether the component is the complete source, and not a part of it."""
         return self.component.version is None
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What tells it from all others: name, version, source."""
+        """The identity of the part: name, version, source."""
         return self.component.name, self.component.version or "", self.source.id
 
 
 class DeclaredContents:
-    """What the nodes of a graph consist of; raises ContentsError (`no-such-component`, `component-unclear`) where what
-    recipes say does not fit the graph."""
+    """The components of every node of a graph.
+
+    Raises ContentsError (`no-such-component`, `component-unclear`) if a recipe's declarations contradict the graph.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self._parts: dict[str, tuple[Part, ...]] = {}
@@ -65,15 +69,15 @@ class DeclaredContents:
                 yield from self.selected(node, name)
 
     def of(self, node: Node) -> tuple[Part, ...]:
-        """What a node of the graph consists of."""
+        """The parts that are in a node's outputs."""
         return self._parts[node.id]
 
     def declared(self, node: Derivation) -> Iterator[Part]:
-        """What the node's own recipe says that its sources are made of."""
+        """The parts that the node's own recipe declares for its sources."""
         return (part for parts in self._declared[node.id].values() for part in parts)
 
     def selected(self, node: Derivation, name: str) -> Iterator[Part]:
-        """The parts that an input brings into the node's outputs; several of one name are versions of it."""
+        """The parts of an input that are in the node's outputs. Parts with the same name are different versions."""
         wanted = contained(node, name)
         if wanted:
             available = self._available(node, name)
@@ -83,7 +87,8 @@ class DeclaredContents:
         return self._declared[node.id].get(name) or self._parts[node.inputs[name].node.id]
 
     def _check(self, node: Derivation) -> None:
-        """Some of the inputs that a recipe names become many, among which its components are found."""
+        """Raise ContentsError if a listed component is in none of its inputs."""
+        # One input in a recipe may become several in the derivation. Their components are searched together.
         inputs: dict[tuple[str, ...], list[str]] = {}
         for name in node.inputs:
             inputs.setdefault(contained(node, name), []).append(name)
@@ -92,32 +97,32 @@ class DeclaredContents:
             missing = [component for component in wanted if wanted != ALL and component not in found]
             if missing:
                 raise ContentsError(
-                    f"list what {node.name} contains: {names[0]} has no component {', '.join(missing)}",
-                    detail=f"It has {', '.join(sorted(found)) or 'none'}; its recipe says so with made_of(…).",
+                    f"list the contents of {node.name}: {names[0]} has no component {', '.join(missing)}",
+                    detail=f"It has: {', '.join(sorted(found)) or 'none'}. Its recipe declares them with made_of(…).",
                     reason="no-such-component",
                 )
 
 
 def source_of(node: Node) -> AnySource | None:
-    """The source that the node is, if it is one."""
+    """The source of the node; None if the node is built."""
     return node.download if isinstance(node, Derivation) else node
 
 
 def whole_of(source: AnySource) -> Part:
-    """A source as the one component that it is if no recipe says more of it."""
+    """The source as a single component, for a source without declared components."""
     holder = downloading(source) if isinstance(source, Download) else source
     return Part(Component(_name_of(source)), source, holder)
 
 
 def contained(node: Derivation, name: str) -> tuple[str, ...]:
-    """The names of the components of an input that are in the node's outputs, or ALL."""
+    """The names of an input's components that are in the node's outputs, or ALL."""
     if node.contents is not None:
         return node.contents.get(name, ())
     return () if not node.is_builtin and node.inputs[name].at == USERLAND else ALL
 
 
 def undeclared(node: Node) -> bool:
-    """Whether nobody said what is in the node's outputs."""
+    """Whether the node is a build whose recipe does not list its contents."""
     return isinstance(node, Derivation) and not node.is_builtin and node.contents is None
 
 
@@ -126,7 +131,7 @@ def _name_of(source: AnySource) -> str:
 
 
 def _declared(node: Derivation) -> dict[str, list[Part]]:
-    """The components that the node's recipe declares, by the input that each is of."""
+    """The components that the node's recipe declares, by the name of the input that contains them."""
     declared: dict[str, list[Part]] = {}
     if node.components:
         found = {name: source_of(edge.node) for name, edge in node.inputs.items()}
@@ -137,7 +142,7 @@ def _declared(node: Derivation) -> dict[str, list[Part]]:
             name = only or inputs.get(component.of or component.name, "")
             if not name:
                 raise _unclear(node, component, inputs)
-            # Texts lie where they can be read: unpacked, if that is what the node does.
+            # Licence texts are read from the unpacked tree if this node unpacks, else from the input.
             holder = node if node.is_builtin else node.inputs[name].node
             declared.setdefault(name, []).append(Part(component, sources[name], holder))
     return declared
@@ -146,7 +151,7 @@ def _declared(node: Derivation) -> dict[str, list[Part]]:
 def _unclear(node: Derivation, component: Component, known: Mapping[str, object]) -> ContentsError:
     wanted = component.of or component.name
     return ContentsError(
-        f"list what {node.name} is made of: {component.name} is of {wanted}, which is none of its sources",
-        detail=f"Component(…, of=…) names one of {', '.join(sorted(known)) or 'its sources, of which it has none'}.",
+        f"list the components of {node.name}: {component.name} belongs to {wanted}, which is not one of its sources",
+        detail=f"Component(…, of=…) must name a source of {node.name}: {', '.join(sorted(known)) or 'it has none'}.",
         reason="component-unclear",
     )

@@ -1,8 +1,10 @@
-"""Bills of materials as CycloneDX 1.6 documents, in JSON (ECMA-424).
+"""Encodes bills of materials as CycloneDX 1.6 documents, in JSON (ECMA-424).
 
-What is in the result stands among `components`; what it was built with in `formulation`, which is the place for that
-(scanners that report every component would otherwise warn of the shell that ran the build). The same bill gives the
-same bytes: sorted, the serial number made of the content, a time only if one is given.
+`components` has what is in the result; `formulation` has what it was built with. Scanners report every component, so
+with the tools among them they would warn about, say, the shell that ran the build.
+
+The same bill gives the same bytes: keys are sorted, the serial number is a hash of the content, and a time appears only
+if one is given.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _TOOL = "mmojo-forge"
 
 
 def encode(bill: Bill, *, epoch: int | None = None) -> bytes:
-    """The document, one JSON object; `epoch` in seconds is its time stamp."""
+    """The document, one JSON object. `epoch`, in seconds, becomes its timestamp."""
     return _dump(_document(bill, epoch))
 
 
@@ -33,9 +35,10 @@ def _dump(document: dict[str, Any]) -> bytes:
 
 
 def replace_files(data: bytes, name: str, kept: Container[str], added: Sequence[BomItem]) -> bytes | None:
-    """The document of a packaged file that was packaged anew: it is called `name` if there is one, has still the files
-    whose names are in `kept`, and these new ones. What comes out is as if it had been encoded at once; None if `data`
-    is not such a document of ours.
+    """Update the document of a file that is packaged again; None if `data` is not a document made by forge.
+
+    The root is renamed to `name` unless that is empty. Packed files stay if their name is in `kept`; `added` are new.
+    The result has the same bytes as a document encoded from scratch.
     """
     try:
         document = json.loads(data)
@@ -55,21 +58,22 @@ def _replace_files(
         root.update({"name": name, "bom-ref": f"{FILE_REF}{name}#"})
     new = {item.name for item in added}
 
-    def stays(one: dict[str, Any]) -> bool:
-        return not one["bom-ref"].startswith(FILE_REF) or (one["name"] in kept and one["name"] not in new)
+    def stays(entry: dict[str, Any]) -> bool:
+        return not entry["bom-ref"].startswith(FILE_REF) or (entry["name"] in kept and entry["name"] not in new)
 
-    gone = {one["bom-ref"] for one in document["components"] if not stays(one)}
-    components = [one for one in document["components"] if stays(one)]
+    gone = {entry["bom-ref"] for entry in document["components"] if not stays(entry)}
+    components = [entry for entry in document["components"] if stays(entry)]
     components += [{**_component(item), "scope": "required"} for item in added]
     document["components"] = sorted(
-        components, key=lambda one: (one["name"].lower(), one.get("version", ""), one["bom-ref"])
+        components, key=lambda entry: (entry["name"].lower(), entry.get("version", ""), entry["bom-ref"])
     )
-    below = {one["ref"]: one["dependsOn"] for one in document["dependencies"]}
+    below = {entry["ref"]: entry["dependsOn"] for entry in document["dependencies"]}
     refs = sorted({*below.pop(before), *(item.ref for item in added)} - gone)
     below[root["bom-ref"]] = refs
     document["dependencies"] = [{"ref": ref, "dependsOn": row} for ref, row in sorted(below.items())]
     document["compositions"][0]["assemblies"] = [root["bom-ref"]]
     document["formulation"][0]["bom-ref"] = f"formula:{root['bom-ref']}"
+    # The serial number is a hash of the rest; _dump makes a new one.
     del document["serialNumber"]
     return document
 
@@ -101,7 +105,7 @@ def _document(bill: Bill, epoch: int | None) -> dict[str, Any]:
 
 
 def _compositions(bill: Bill) -> list[dict[str, Any]]:
-    """Whether the list can be relied on: not if there is a build in it that does not say what it contains."""
+    """The completeness of the list: unknown if any build in it does not declare its contents."""
     aggregate = "unknown" if bill.undeclared else "complete"
     return [{"aggregate": aggregate, "assemblies": [bill.root.ref]}]
 
@@ -123,7 +127,7 @@ def _component(item: BomItem) -> dict[str, Any]:
 
 
 def cpe_of(item: BomItem) -> str:
-    """The name of an item in the national vulnerability database (CPE 2.3), or nothing."""
+    """The CPE 2.3 name of an item, for the National Vulnerability Database; empty if it has none."""
     return f"cpe:2.3:a:{item.cpe}:{item.version or '*'}:*:*:*:*:*:*:*" if item.cpe else ""
 
 
@@ -150,6 +154,6 @@ def _reference(origin: Origin) -> dict[str, Any]:
 
 
 def iri_of(locator: str) -> str:
-    """Where a source is looked for: a locator, without the scheme that only says that a URL follows."""
+    """A locator as an IRI: `url:` is removed, `git:` becomes `git+`, other schemes stay."""
     scheme, _, rest = locator.partition(":")
     return rest if scheme == "url" else f"git+{rest}" if scheme == "git" else locator

@@ -1,4 +1,4 @@
-"""Bills of materials of targets, and of the files that `forge package` makes of them."""
+"""Bills of materials of targets, and of the files that `forge package` makes from them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from mmojo_forge.recipe.evaluate import Instance
 from mmojo_forge.store.protocol import Store
 
 FORMATS: Mapping[str, Callable[..., bytes]] = MappingProxyType({"cyclonedx": cyclonedx.encode, "spdx": spdx.encode})
-"""What a bill can be written as."""
+"""The encoders of bills, by format name."""
 
 _MODEL = ".gguf"
 
 
 class SbomError(EngineError):
-    """A bill of materials that has gaps where none are allowed."""
+    """A bill of materials is incomplete, or contains something that is not redistributable."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedFile:
-    """A file that was put into another, or one that files were put into. A model says its licence, if anybody knows;
-    `sha256` is empty while the file is not written yet."""
+    """A packaged file, or a file that was packed into one. `sha256` is empty while the file is not written yet."""
 
     name: str
     sha256: str = ""
@@ -41,7 +40,7 @@ class PackedFile:
     licence: str = ""
 
     def item(self) -> BomItem:
-        """The file in a bill."""
+        """The item of this file in a bill."""
         return BomItem(
             f"{FILE_REF}{self.name}#{self.sha256}",
             self.name,
@@ -54,15 +53,17 @@ class PackedFile:
 
 @dataclass(frozen=True, slots=True)
 class PackageDocuments:
-    """What goes beside a packaged file: its bill of materials, and its signed provenance in one line."""
+    """The documents beside a packaged file: its bill of materials, and its signed provenance in one line."""
 
     sbom: bytes
     provenance: str
 
 
 def bill_of(workspace: Workspace, request: Request, store: Store) -> Bill:
-    """The bill of the request's one target, with the hashes of its file if it is built; raises RecipeError, LockError,
-    ContentsError."""
+    """The bill of the request's one target, with the hashes of its file if it is built.
+
+    Raises RecipeError, LockError, ContentsError.
+    """
     evaluation = evaluate(workspace, request)
     [(target, instance)] = evaluation.instances.items()
     plan = evaluation.plan(store)
@@ -76,7 +77,7 @@ def bill_of(workspace: Workspace, request: Request, store: Store) -> Bill:
 
 
 def bill_of_program(program: PackedFile) -> Bill:
-    """The bill of a program that is no target, of which nobody knows more than its hash."""
+    """The bill of a program that is not a target. Only its hash is known, so its contents are undeclared."""
     root = replace(program.item(), kind=BomKind.APPLICATION)
     return Bill(root, (), (), {root.ref: ()}, {}, (), undeclared=(program.name,))
 
@@ -86,35 +87,37 @@ def check_complete(bill: Bill) -> None:
     result is declared and redistributable."""
     if bill.undeclared:
         raise SbomError(
-            f"list what is in {bill.root.name}: {', '.join(bill.undeclared)} does not say what of its inputs is in it",
-            detail="Its recipe says so with Spec.containing(…); docs/sbom.md has examples.",
+            f"list the contents of {bill.root.name}: no contents declared for {', '.join(bill.undeclared)}",
+            detail="Declare them in the recipe with Spec.containing(…); docs/sbom.md has examples.",
             reason="contents-undeclared",
         )
     if bill.unlicensed:
         names = ", ".join(f"{item.name} ({item.licence or 'no licence'})" for item in bill.unlicensed)
         raise SbomError(
-            f"list what is in {bill.root.name}: nobody declares a valid licence of {names}",
-            detail="The recipe that unpacks the source says so with Spec.made_of(Component(…, licence=…)), in SPDX's "
-            "words; docs/sbom.md has examples.",
+            f"list the contents of {bill.root.name}: no valid licence declared for {names}",
+            detail="Declare it in the recipe that unpacks the source, as an SPDX expression: "
+            "Spec.made_of(Component(…, licence=…)). docs/sbom.md has examples.",
             reason="licence-undeclared",
         )
     check_redistributable(bill)
 
 
 def check_redistributable(bill: Bill) -> None:
-    """Raise SbomError (`not-redistributable`) if something is in the result that its licence keeps from others."""
+    """Raise SbomError (`not-redistributable`) if the result contains something that is not redistributable."""
     if bill.restricted:
         names = ", ".join(f"{item.name} ({item.licence})" for item in bill.restricted)
         raise SbomError(
-            f"list what is in {bill.root.name}: {names} not redistributable",
-            detail="What is linked to it or packed with it has to leave it out: its users install it themselves.",
+            f"list the contents of {bill.root.name}: not redistributable: {names}",
+            detail="Do not link or pack it. Users of the result must install it themselves.",
             reason="not-redistributable",
         )
 
 
 def bill_of_package(target: Bill, package: PackedFile, added: Iterable[PackedFile]) -> Bill:
-    """The bill of a file that holds the target and the files added to it. Without the hash of the file, it can be put
-    into it."""
+    """The bill of a file that contains the target and the added files.
+
+    If `package` has no hash, the bill can be packed into the file itself.
+    """
     files = [file.item() for file in sorted(added, key=lambda file: file.name)]
     root = replace(package.item(), kind=BomKind.APPLICATION, version=target.root.version, licence=target.root.licence)
     return target.packed(root, files)
@@ -129,15 +132,17 @@ def describe_package(
     *,
     epoch: int | None = None,
 ) -> PackageDocuments:
-    """The documents of a file that was made of the target and the files added to it, as its user asked for by
-    `parameters`. The same files, parameters and key give the same bytes."""
+    """The documents of a file that contains the target and the added files. `parameters` are the user's options.
+
+    The same files, parameters and key give the same bytes.
+    """
     bill = bill_of_package(target, package, added)
     inputs = [target.root, *(file.item() for file in sorted(added, key=lambda file: file.name))]
     return PackageDocuments(cyclonedx.encode(bill, epoch=epoch), package_statement(bill, inputs, parameters, key))
 
 
 def _hashes(instance: Instance, tree: TreeId, store: Store) -> dict[str, str]:
-    """The hashes of an output that is one file; a folder has none."""
+    """The hashes of an output that is one file; empty for a folder."""
     root = store.read_tree(tree).entries[0]
     if root.digest is None:
         return {}

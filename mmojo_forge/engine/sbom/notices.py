@@ -1,8 +1,8 @@
-"""The licence texts of what is in a result, which most licences want passed on with it.
+"""Collects the licence texts of everything in a result. Most licences require that they accompany the result.
 
-Recipes say where they lie in the sources (`Component.notices`); of an archive that a build takes as it is (npm's
-tarballs) it is the files at its top that are called like licences. What is rendered is a function of the bill and the
-texts alone.
+Recipes declare where the texts are in the sources (`Component.notices`). For an archive that a build uses without
+unpacking (such as npm tarballs), the texts are the top-level files with usual names such as LICENSE. The rendered
+notices depend only on the bill and the texts.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mmojo_forge.model.digest import DerivationId, TreeId
 from mmojo_forge.store.protocol import Store
 
 _USUAL = ("LICEN[CS]E", "Licen[cs]e", "licen[cs]e", "COPYING", "COPYRIGHT", "NOTICE", "Notice")
-# Archives have them at the top, or in the one folder that everything else is in as well.
+# Archives have these files at the top, or in a single top folder.
 _USUAL_NAMES = tuple(f"{folder}{name}*" for folder in ("", "*/") for name in _USUAL)
 _COMMENT = re.compile(r"^(//|#| \*)($| )")
 _WIDTH = 100
 
 
 class NoticeError(EngineError):
-    """A licence text that is not where a recipe says that it is."""
+    """A licence text is missing, or no recipe declares one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +46,16 @@ class Texts:
 
 
 def collect(bill: Bill, services: Services, settings: Settings) -> list[Texts]:
-    """The texts of everything in the result that is not our own; sources that are not here are fetched and unpacked.
+    """The licence texts of all third-party items in the result. Fetches and unpacks missing sources.
 
-    Raises NoticeError (`notice-missing`), and as realising does.
+    Raises NoticeError (`notice-missing`), and the errors of `realise`.
     """
     plan = make_plan(Graph.of(_holders(_theirs(bill).values())), services.store, services.substituter())
     return _read(bill, services.store, realise(plan, services, settings))
 
 
 def collect_here(bill: Bill, store: Store) -> list[Texts] | None:
-    """The same of what is in the store unpacked, or None if some of it is not: nothing is fetched, nothing built."""
+    """The same texts from the store alone; None if a source is missing there. Fetches and builds nothing."""
     plan = make_plan(Graph.of(_holders(_theirs(bill).values())), store)
     return None if plan.steps else _read(bill, store, plan.resolved)
 
@@ -75,13 +75,13 @@ def _is_own(part: Part) -> bool:
 
 
 def _holders(parts: Iterable[Part]) -> list[Node]:
-    """What has to be there for the texts to be read, each once."""
+    """The nodes whose trees contain the texts, without duplicates."""
     return list({part.holder.id: part.holder for part in parts}.values())
 
 
 def missing(collected: Iterable[Texts]) -> list[BomItem]:
-    """What has no text."""
-    return [one.item for one in collected if not one.texts]
+    """The items without a licence text."""
+    return [texts.item for texts in collected if not texts.texts]
 
 
 def check_complete(bill: Bill, collected: Iterable[Texts]) -> None:
@@ -89,20 +89,20 @@ def check_complete(bill: Bill, collected: Iterable[Texts]) -> None:
     names = ", ".join(_title(item) for item in missing(collected))
     if names:
         raise NoticeError(
-            f"collect the notices of {bill.root.name}: there is no licence text of {names}",
-            detail="The recipe that unpacks the source says where it lies: Component(…, notices=…).",
+            f"collect the notices of {bill.root.name}: no licence text for {names}",
+            detail="Declare its path in the recipe that unpacks the source: Component(…, notices=…).",
             reason="notice-undeclared",
         )
 
 
 def render(bill: Bill, collected: Iterable[Texts]) -> str:
-    """One readable file: a list of what is in the result, then every text once, headed by all that it is for."""
-    found = sorted(collected, key=lambda one: (one.item.name.lower(), one.item.version, one.item.ref))
+    """The notices as one text file: a list of the items, then each text once, below the names of its items."""
+    found = sorted(collected, key=lambda texts: (texts.item.name.lower(), texts.item.version, texts.item.ref))
     by_text: dict[str, list[BomItem]] = {}
-    for one in found:
-        for text in one.texts:
-            by_text.setdefault(text, []).append(one.item)
-    listed = [f"{_title(one.item)}: {one.item.licence or licence.NOASSERTION}" for one in found]
+    for texts in found:
+        for text in texts.texts:
+            by_text.setdefault(text, []).append(texts.item)
+    listed = [f"{_title(texts.item)}: {texts.item.licence or licence.NOASSERTION}" for texts in found]
     head = [
         f"Third-party notices of {bill.root.name}",
         "",
@@ -125,14 +125,14 @@ def _headline(items: Iterable[BomItem]) -> str:
 
 
 class _Reader:
-    """Reads licence texts out of trees in the store."""
+    """Reads licence texts from trees in the store."""
 
     def __init__(self, store: Store, resolved: Mapping[DerivationId, Resolution]) -> None:
         self._store = store
         self._resolved = resolved
 
     def texts(self, part: Part) -> Iterator[str]:
-        """The texts of a part; raises NoticeError (`notice-missing`)."""
+        """The licence texts of a part; raises NoticeError (`notice-missing`)."""
         if part.component.notices:
             yield from (self._declared(part, notice) for notice in part.component.notices)
         elif isinstance(part.holder, Source):
@@ -141,18 +141,18 @@ class _Reader:
     def _declared(self, part: Part, notice: str | Notice) -> str:
         wanted = Notice(notice) if isinstance(notice, str) else notice
         tree = self._store.read_tree(self._tree(part.holder))
-        entry = next((one for one in tree.files() if one.path == wanted.path), None)
+        entry = next((file for file in tree.files() if file.path == wanted.path), None)
         if entry is None or entry.digest is None:
-            raise _missing(part, wanted, "there is no such file in its source")
+            raise _missing(part, wanted, "its source has no such file")
         with self._store.open_blob(entry.digest, executable=entry.kind.value == "x") as file:
             text = clean(file.read().decode("utf-8", "replace"))
         cut = excerpt(text, wanted)
         if not cut:
-            raise _missing(part, wanted, f"no lines from {wanted.begin!r} to {wanted.end!r} in it")
+            raise _missing(part, wanted, f"the file has no lines from {wanted.begin!r} to {wanted.end!r}")
         return cut
 
     def _tree(self, holder: Node) -> TreeId:
-        # What unpacks sources has one output.
+        # A node that unpacks sources has one output.
         return self._resolved[holder.id]["out"] if isinstance(holder, Derivation) else holder.tree
 
     def _usual(self, source: Source) -> Iterator[str]:
@@ -161,19 +161,19 @@ class _Reader:
             try:
                 extract(archive, folder, ExtractOptions(include=_USUAL_NAMES, may_be_empty=True))
             except ArchiveError:
-                # A single file, say a model: there is nothing in it to look for.
+                # Not an archive but a single file, such as a model.
                 return
             for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
                 yield clean(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def clean(text: str) -> str:
-    """The text with line ends of one kind and no space at the ends of lines."""
+    """The text with `\\n` line ends, without trailing spaces and surrounding empty lines."""
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
 def excerpt(text: str, notice: Notice) -> str:
-    """The lines of `text` that the notice means, without the marks of a comment; nothing if it has none such."""
+    """The lines of `text` that the notice selects, without comment markers; empty if there are none."""
     lines = text.splitlines()
     if notice.begin:
         start = next((number for number, line in enumerate(lines) if notice.begin in line), len(lines))
@@ -189,6 +189,6 @@ def excerpt(text: str, notice: Notice) -> str:
 def _missing(part: Part, notice: Notice, cause: str) -> NoticeError:
     return NoticeError(
         f"read the licence of {part.component.name} in {notice.path}: {cause}",
-        detail="Its recipe says where the text lies: Component(…, notices=…). A newer version may have moved it.",
+        detail="Correct the path in the recipe: Component(…, notices=…). A newer version may have moved the text.",
         reason="notice-missing",
     )

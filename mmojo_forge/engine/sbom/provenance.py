@@ -1,7 +1,7 @@
-"""SLSA provenance (slsa.dev/provenance/v1) in in-toto statements v1: what was made of what, by whom.
+"""SLSA provenance (slsa.dev/provenance/v1) in in-toto statements v1: what was built from what, and by whom.
 
-Two kinds of build are told of: one node of the graph (`engine/receipt.py`), and a file that `forge package` made of
-a target and local files. In both, sources are named by where they are looked for and by all their digests.
+Two kinds of build have statements: one node of the graph (`engine/check/receipt.py`), and a file that `forge package`
+made from a target and local files. Both identify sources by their locator and all their digests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 PACKAGE_TYPE = "urn:mmojo-forge:package:v1"
 TREE = "forgeTreeV1"
-"""The digest by which trees are named: BLAKE3 of the canonical manifest."""
+"""The name of the digest of trees: BLAKE3 of the canonical manifest."""
 
 _ALGORITHMS = MappingProxyType({SHA256: "sha256", BLAKE3: "blake3"})
 
@@ -32,7 +32,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What was built: the kind of build, what its user asked for, what forge added, and what went in."""
+    """SLSA's buildDefinition: the build type, the user's parameters, forge's own parameters, and the inputs."""
 
     build_type: str
     external: Json
@@ -42,7 +42,7 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class BuildRun:
-    """The run that built it: who, and what is known of it besides."""
+    """SLSA's runDetails: the builder's key, metadata such as the time, and by-products."""
 
     builder: PublicKey
     metadata: Json = field(default_factory=dict)
@@ -50,7 +50,7 @@ class BuildRun:
 
 
 def statement(subjects: Sequence[Json], definition: Definition, run: BuildRun) -> bytes:
-    """The statement in bytes, ready to be signed."""
+    """The statement as JSON bytes, ready to sign."""
     details = {
         "builder": {"id": f"urn:mmojo-forge:builder:{run.builder}", "version": {"mmojo-forge": __version__}},
         **({"metadata": run.metadata} if run.metadata else {}),
@@ -74,7 +74,7 @@ def statement(subjects: Sequence[Json], definition: Definition, run: BuildRun) -
 
 
 def source_reference(source: AnySource) -> dict[str, Any]:
-    """A source of the graph: where it is looked for and all its digests; of files of the workspace, their tree."""
+    """The reference to a source: its locator and all its digests; for workspace files, their tree."""
     if isinstance(source, LocalSource):
         return {"name": source.name, "digest": {TREE: source.tree}}
     tree = {TREE: source.tree} if isinstance(source, Source) else {}
@@ -87,13 +87,13 @@ def package_statement(
     parameters: Json,
     key: PrivateKey,
 ) -> str:
-    """The signed provenance of a packaged file, in one line: `bill` is that of the file, whose root has its hashes;
-    `packed` is what was put together (the target, the files added), `parameters` what the user asked for.
+    """The signed provenance of a packaged file, in one line.
 
-    It tells no time, so that the same files packaged by the same key give the same line.
+    `bill` is the file's bill; its root has the hashes. `packed` are the target and the added files. `parameters` are
+    the user's options. The line has no time, so the same files packaged with the same key give the same line.
     """
     dependencies = [_reference(item) for item in packed]
-    dependencies += sorted((source_reference(one) for one in bill.sources), key=_order)
+    dependencies += sorted((source_reference(source) for source in bill.sources), key=_order)
     definition = Definition(PACKAGE_TYPE, parameters, {}, dependencies)
     return seal(statement([_reference(bill.root)], definition, BuildRun(key.public)), key)
 

@@ -1,4 +1,4 @@
-"""Package URLs (ECMA-427): the names by which other tools know a source."""
+"""Package URLs (ECMA-427): the identifiers that other tools use for a source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BINARY = re.compile(r"[^_]+_[^_]+_([a-z0-9-]+)\.deb")
 
 
 def project_of(source: Source | Download) -> str:
-    """What the index that a source is from calls it, or the name of its file."""
+    """The project name of a source in its package index; for other sources, the name of its file."""
     try:
         locator = parse(source.locator)
     except FetchError:
@@ -27,7 +27,7 @@ def project_of(source: Source | Download) -> str:
 
 
 def purl_of(source: Source | Download, version: str = "", *, suite: str = "") -> str:
-    """The package URL of a pinned source: a package of an index, or `pkg:generic` with what the pin says of it."""
+    """The package URL of a pinned source. A source without a package index gets `pkg:generic` and facts of the pin."""
     try:
         locator = parse(source.locator)
     except FetchError:
@@ -46,7 +46,7 @@ def purl_of(source: Source | Download, version: str = "", *, suite: str = "") ->
 
 
 def generic(name: str, version: str, **qualifiers: str) -> str:
-    """The package URL of something that no index has."""
+    """The package URL of something that is in no package index."""
     return _write("generic", name, version, **qualifiers)
 
 

@@ -1,11 +1,11 @@
-"""Which nodes of a graph are not redistributable, because a recipe marks a component in them as restricted.
+"""Finds the nodes of a graph that are not redistributable, because a recipe marks a component in them as restricted.
 
-Pushes and exports skip them, and anything that may contain them, unless the user asks for them: a cache of one's own
-may have them.
+Pushes and exports skip these nodes, and anything that may contain them. The user can include them, for instance for a
+private cache.
 
-1. A node is restricted if a component in it is marked as not redistributable.
-2. The sources that brought such a component are restricted, for nothing else may be in them.
-3. A node that has one of these sources in it is restricted if no recipe says what it is made of.
+1. A node is restricted if it contains a component that is marked as not redistributable.
+2. The sources of such components are restricted.
+3. A node that contains one of these sources is restricted if no recipe declares the source's components.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from mmojo_forge.engine.sbom.contents import DeclaredContents, Part, whole_of
 from mmojo_forge.model.derivation import Node
 
 Restricted = Mapping[str, Sequence[Part]]
-"""Nodes by id, each with the parts in it that are not redistributable."""
+"""The restricted nodes by id, each with its parts that are not redistributable."""
 
 
 def restricted(graph: Graph) -> Restricted:
     """The restricted nodes of the graph; raises ContentsError."""
-    if not any(one.redistributable is False for node in graph.derivations() for one in node.components):
+    components = (component for node in graph.derivations() for component in node.components)
+    if not any(component.redistributable is False for component in components):
         return MappingProxyType({})
     contents = DeclaredContents(graph)
     parts = {identifier: contents.of(node) for identifier, node in graph.nodes.items()}
-    forbidden = {part.source.id: part for each in parts.values() for part in each if _is_forbidden(part)}
+    forbidden = {part.source.id: part for held in parts.values() for part in held if _is_forbidden(part)}
     sources = {whole_of(part.source).holder.id: [part] for part in forbidden.values()}
-    inside = {identifier: list(_withheld(each, forbidden)) for identifier, each in parts.items()}
+    inside = {identifier: list(_withheld(held, forbidden)) for identifier, held in parts.items()}
     return {identifier: found for identifier in graph.nodes if (found := sources.get(identifier) or inside[identifier])}
 
 
@@ -45,8 +46,8 @@ def check_redistributable_graph(operation: str, nodes: Iterable[Node], withheld:
         if parts := withheld.get(node.id):
             raise EngineError(
                 f"{operation} {node.name}: not redistributable: {described(parts)}",
-                detail="--not-redistributable includes it; only people whom its licence allows may get it then.\n"
-                "If it is an input and not in the result, the recipe says so with Spec.containing(…).",
+                detail="To include it, add --not-redistributable; then share the result only as its licence permits.\n"
+                "If the result does not contain it, declare that in the recipe with Spec.containing(…).",
                 reason="not-redistributable",
             )
 
@@ -57,6 +58,7 @@ def _is_forbidden(part: Part) -> bool:
 
 def _withheld(parts: Iterable[Part], forbidden: Mapping[str, Part]) -> Iterator[Part]:
     for part in parts:
+        # A source that is contained as a whole, without declared components, may include the restricted one.
         unsaid = part.whole and part.component.redistributable is None and part.source.id in forbidden
         if unsaid or _is_forbidden(part):
             yield part

@@ -1,7 +1,6 @@
-"""Bills of materials as SPDX 2.3 documents, in JSON.
+"""Encodes bills of materials as SPDX 2.3 documents, in JSON.
 
-SPDX demands a time of creation: without one given it is the beginning of the epoch, so that the same bill gives the
-same bytes.
+SPDX requires a creation time. It defaults to the start of the epoch, so that the same bill gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _DOCUMENT = "SPDXRef-DOCUMENT"
 
 
 def encode(bill: Bill, *, epoch: int | None = None) -> bytes:
-    """The document, one JSON object; `epoch` in seconds is when it says that it was made."""
+    """The document, one JSON object. `epoch`, in seconds, becomes its creation time."""
     document = _document(bill, epoch or 0)
     number = uuid.uuid5(_SPACE, json.dumps(document, sort_keys=True))
     document["documentNamespace"] = f"urn:uuid:{number}"
@@ -57,7 +56,7 @@ def _document(bill: Bill, epoch: int) -> dict[str, Any]:
 def _relationships(bill: Bill) -> Iterator[dict[str, str]]:
     yield _relationship(_DOCUMENT, "DESCRIBES", _id(bill.root.ref))
     for ref, below in bill.depends.items():
-        yield from (_relationship(_id(ref), "CONTAINS", _id(one)) for one in below)
+        yield from (_relationship(_id(ref), "CONTAINS", _id(item_ref)) for item_ref in below)
     for tool in bill.built_with:
         yield _relationship(_id(tool.ref), "BUILD_TOOL_OF", _id(bill.root.ref))
     for item in (*bill.contained, *bill.built_with):
@@ -70,7 +69,7 @@ def _relationship(one: str, kind: str, other: str) -> dict[str, str]:
 
 
 def _id(ref: str) -> str:
-    # An identifier has letters, digits, dots and hyphens only.
+    # SPDX identifiers allow only letters, digits, dots and hyphens, so hash the ref.
     return f"SPDXRef-{hashlib.sha256(ref.encode()).hexdigest()[:24]}"
 
 
@@ -93,7 +92,7 @@ def _package(item: BomItem) -> dict[str, Any]:
 
 
 def _comment(item: BomItem) -> dict[str, str]:
-    """SPDX has no properties."""
+    """The redistributable property as a comment, because SPDX 2.3 has no properties."""
     said = item.properties.get(REDISTRIBUTABLE_PROPERTY)
     return {"comment": f"{REDISTRIBUTABLE_PROPERTY}={said}"} if said else {}
 
@@ -116,13 +115,13 @@ def _plain(ref: str, name: str, hashes: Mapping[str, str]) -> dict[str, Any]:
         "name": name,
         "filesAnalyzed": False,
         "copyrightText": licence.NOASSERTION,
-        # BLAKE3 is in the specification, but SPDX's own tools take none that is right.
+        # The specification allows BLAKE3, but SPDX's own tools reject valid BLAKE3 checksums.
         "checksums": [{"algorithm": "SHA256", "checksumValue": hashes[SHA256]}] if SHA256 in hashes else [],
     }
 
 
 def _references(items: list[BomItem]) -> list[dict[str, str]]:
-    """What SPDX has no licence for has to be explained; the texts themselves are in the notices."""
+    """An entry for each LicenseRef, which SPDX requires. The texts themselves are in the notices."""
     names = sorted({name for item in items for name in licence.references(item.licence)})
     return [
         {"licenseId": name, "name": name.removeprefix("LicenseRef-").replace("-", " "), "extractedText": "See notices."}

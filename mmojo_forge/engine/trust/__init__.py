@@ -1,1 +1,1 @@
-"""Whom to believe. Read `policy` (pure), then `keys` (where keys lie) and `signing` (of whole files)."""
+"""Which signatures forge trusts. Read `policy` (decides), then `keys` (stores keys) and `signing` (signs files)."""

@@ -1,7 +1,7 @@
-"""Signing files of any size, and checking them: FILE.minisig beside FILE, which the stock `minisign` reads as well.
+"""Signs and verifies files of any size. The signature is FILE.minisig beside FILE, in the format of `minisign`.
 
-The key is the one that signs what is built. What it signs here is 64 bytes, or 64 bytes and a comment, and can be
-taken neither for a trace, which is canonical JSON, nor for an envelope, which begins with its own name.
+The key is the same one that signs traces. That is safe: here it signs a 64-byte digest, or that digest and a comment.
+Neither can be confused with a trace, which is canonical JSON, or with an envelope, which starts with its own name.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from mmojo_forge.model.minisign import KEY_HINT, MinisignKey, MinisignSignature,
 from mmojo_forge.model.signature import PrivateKey, SignatureError
 
 SUFFIX = ".minisig"
-# Four lines; minisign itself reads no comment longer than 8 KiB.
+# A signature has four lines, and minisign itself accepts no comment longer than 8 KiB.
 _LARGEST_TEXT = 1 << 16
 
 
 class SigningError(ForgeError):
-    """A file that cannot be read to be signed or verified."""
+    """A file, key or signature cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A file that is what `key` signed, with the comment that was signed with it."""
+    """A file with a valid signature by `key`, and the signed comment."""
 
     path: Path
     key: MinisignKey
@@ -35,17 +35,17 @@ class Verified:
 
 
 def signature_path(path: Path) -> Path:
-    """Where the signature of the file at `path` lies."""
+    """The usual path of the signature for the file at `path`."""
     return path.with_name(path.name + SUFFIX)
 
 
 def sign_file(path: Path, key: PrivateKey, *, comment: str = "", out: Path | None = None) -> Path:
-    """Sign the file at `path`; where the signature lies. The same file, name, key and comment give the same bytes.
+    """Sign the file at `path`; returns the path of the signature.
 
-    The comment is the file's name if none is given. Raises SigningError, SignatureError
-    (`bad-comment`), DocumentError (`document-unwritable`).
+    The comment defaults to the file's name. The same file, name, key and comment give the same bytes. Raises
+    SigningError, SignatureError (`bad-comment`), DocumentError (`document-unwritable`).
     """
-    # Some file systems allow names that no terminal should be shown.
+    # File names may contain control characters, which must not reach a terminal.
     name = "".join(letter if letter.isprintable() else "?" for letter in path.name)
     signature = MinisignSignature.make(_digest(path, "sign"), key, comment or f"file:{name}\thashed")
     to = out or signature_path(path)
@@ -60,32 +60,35 @@ def verify_file(
     revoked: Iterable[MinisignKey] = (),
     signature: Path | None = None,
 ) -> Verified:
-    """Who of the trusted signed the file at `path`; a revoked key counts for nothing, trusted or not.
+    """The trusted key that signed the file at `path`, with the comment. A revoked key is never accepted.
 
     Raises SigningError and SignatureError: `signature-missing`, `signature-malformed`, `legacy-signature`,
     `key-revoked`, `unknown-signer`, `bad-signature`, `bad-comment-signature`.
     """
     read = MinisignSignature.parse(_text(signature or signature_path(path), path))
     bad = {key.key.key for key in revoked}
-    # Two keys may have one id: it is eight bytes that whoever made the key chose.
+    # Several keys may share an id: it is eight bytes that the creator of the key chose.
     candidates = [key for key in trusted if key.id == read.key_id]
     allowed = [key for key in candidates if key.key.key not in bad]
     if not allowed:
         revoked_id = candidates or read.key_id in {key.id for key in revoked}
         raise _revoked(path, read) if revoked_id else _unknown(path, read)
     digest = _digest(path, "verify")
-    key = next((one for one in allowed if one.key.holds(digest, read.signature)), allowed[0])
+    key = next((candidate for candidate in allowed if candidate.key.holds(digest, read.signature)), allowed[0])
     read.check(digest, key, str(path))
     return Verified(path, key, read.comment)
 
 
 def read_private_key(path: Path) -> PrivateKey:
-    """The key in a file like builder.key; raises SigningError (`unreadable`), SignatureError (`bad-key`)."""
+    """The private key in a file such as builder.key; raises SigningError (`unreadable`), SignatureError (`bad-key`)."""
     return PrivateKey.parse(_read_text(path, "read the key"))
 
 
 def read_public_key(given: str) -> MinisignKey:
-    """The key that `given` is, or that the file it names has; raises SignatureError (`bad-key`), SigningError."""
+    """The public key that `given` spells, or that the file `given` contains.
+
+    Raises SignatureError (`bad-key`), SigningError.
+    """
     try:
         return MinisignKey.parse(given)
     except SignatureError:
@@ -98,9 +101,9 @@ def read_public_key(given: str) -> MinisignKey:
 
 def _unknown(path: Path, read: MinisignSignature) -> SignatureError:
     return SignatureError(
-        f"verify {path}: it is signed by key {show_id(read.key_id)}, whom nobody here trusts",
-        detail="Give the signer's public key with --key, or trust it with `forge cache key trust NAME:KEY`,\n"
-        "after you got it from its owner.",
+        f"verify {path}: it is signed by key {show_id(read.key_id)}, which is not trusted here",
+        detail="Get the signer's public key from its owner. Then pass it with --key, or trust it with\n"
+        "`forge cache key trust NAME:KEY`.",
         reason="unknown-signer",
     )
 
@@ -108,15 +111,15 @@ def _unknown(path: Path, read: MinisignSignature) -> SignatureError:
 def _revoked(path: Path, read: MinisignSignature) -> SignatureError:
     return SignatureError(
         f"verify {path}: it is signed by key {show_id(read.key_id)}, which was revoked",
-        detail="`forge cache key show` says why. Get the file from its maker again, signed by another key.",
+        detail="`forge cache key show` gives the reason. Get the file again, signed with another key.",
         reason="key-revoked",
     )
 
 
 def _digest(path: Path, what: str) -> bytes:
-    """BLAKE2b-512 of the file, read in pieces."""
+    """BLAKE2b-512 of the file, the prehash of minisign. Reads the file in chunks."""
     try:
-        # A pipe or a device would be read for ever, or be something else the next time.
+        # A pipe or a device might never end, or have other content the next time.
         if not path.is_file():
             raise SigningError(f"{what} {path}: there is no such file", reason="file-missing")
         with path.open("rb") as stream:
@@ -129,7 +132,7 @@ def _text(signature: Path, path: Path) -> str:
     if not signature.exists():
         raise SigningError(
             f"verify {path}: there is no signature {signature}",
-            detail="Get it from where the file is from; `forge verify --signature` takes one that lies elsewhere.",
+            detail="Get the signature from the source of the file. If it is elsewhere, name it with --signature.",
             reason="signature-missing",
         )
     return _read_text(signature, "read the signature")

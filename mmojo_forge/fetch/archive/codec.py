@@ -1,7 +1,7 @@
-"""Compressions: which one a stream is in, and its bytes unpacked, bounded in ratio and in memory per step.
+"""Compression: detects the format of a stream and decompresses it, with bounds on ratio and on memory per step.
 
-Each decoder is used incrementally with a bound on its output, so that a bomb costs one chunk and not the memory of the
-machine. A stream that stops before its end mark is truncated, whatever the decoder thinks of it.
+Decoders run incrementally with a bound on each output, so that an archive bomb costs one chunk and not all memory.
+A stream that stops before its end mark is truncated, even if its decoder reports no error.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ from mmojo_forge.fetch.archive.options import MIB, ArchiveLimits
 OUTPUT = MIB
 XZ_MEMORY = 512 * MIB
 ZSTD_WINDOW = 128 * MIB
-# The zstd decoder has no bound on its output: 2 KiB unpack to at most 64 MiB (512 run-length blocks of 128 KiB).
+# The zstd decoder cannot bound its output, so the input is bounded instead. 2 KiB unpack to at most 64 MiB:
+# 512 run-length blocks of 128 KiB.
 ZSTD_INPUT = 2048
 
 _FAILURES = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError, ValueError)
 
 
 class _Decoder(Protocol):
-    """One frame, member or stream of a compression; `decode` may keep input back for the next call."""
+    """The decoder of one frame, member or stream. `decode` may keep input for the next call."""
 
     input_bytes: int
 
     def decode(self, data: bytes) -> bytes:
-        """What the input kept back and `data` unpack to, or the first part of it."""
+        """The output for the kept input and `data`, or the first part of it."""
 
     @property
     def finished(self) -> bool:
-        """Whether the end mark has been seen; `rest` is what followed it."""
+        """Whether the decoder has seen the end mark."""
 
     @property
     def hungry(self) -> bool:
-        """Whether more input is needed for more output."""
+        """Whether the decoder needs more input to produce output."""
 
     @property
     def rest(self) -> bytes:
-        """Input behind the end mark."""
+        """The input after the end mark."""
 
 
 class _Gzip:
@@ -74,7 +75,7 @@ class _Gzip:
 
 
 class _Buffered:
-    """bz2 and lzma have the same interface, and keep input back by themselves."""
+    """bz2 and xz. Both decoders have the same interface, and keep input themselves."""
 
     input_bytes = 1 << 16
 
@@ -127,7 +128,7 @@ _DECODERS: Mapping[str, Callable[[], _Decoder]] = MappingProxyType(
 
 
 def detect(head: bytes) -> str | None:
-    """The compression that a stream starting with `head` is in: gz, bz2, xz, zst, or None."""
+    """The compression of a stream that starts with `head`: gz, bz2, xz, zst, or None."""
     if head.startswith(b"\x1f\x8b"):
         return "gz"
     if head.startswith(b"\xfd7zXZ\0"):
@@ -142,7 +143,7 @@ def detect(head: bytes) -> str | None:
 
 
 def unpacked(chunks: Iterator[bytes], compression: str | None, limits: ArchiveLimits) -> Iterator[bytes]:
-    """The content of a stream; raises ArchiveError if it is corrupt, truncated or unpacks to too much."""
+    """The decompressed stream; raises ArchiveError if it is corrupt, truncated or unpacks to too many bytes."""
     if compression is None:
         yield from chunks
         return
@@ -162,7 +163,7 @@ def unpacked(chunks: Iterator[bytes], compression: str | None, limits: ArchiveLi
 
 
 def _frames(chunks: Iterator[bytes], make: Callable[[], _Decoder]) -> Iterator[bytes]:
-    """The content of the frames that `chunks` hold one behind the other, zero bytes of padding allowed."""
+    """The content of consecutive frames in `chunks`. Zero bytes may pad the space between frames."""
     decoder: _Decoder | None = None
     for chunk in chunks:
         position = 0
@@ -176,19 +177,19 @@ def _frames(chunks: Iterator[bytes], make: Callable[[], _Decoder]) -> Iterator[b
             yield from _step(decoder, data)
             position += len(data)
             if decoder.finished:
-                position -= len(decoder.rest)  # all of it lies in `data`: _step leaves nothing kept back
+                position -= len(decoder.rest)  # `rest` is within `data`, because _step leaves no kept input
                 decoder = None
     if decoder is not None:
-        raise ArchiveError("the packed stream ends early", reason=Reason.TRUNCATED)
+        raise ArchiveError("the compressed stream ends early", reason=Reason.TRUNCATED)
 
 
 def _step(decoder: _Decoder, data: bytes) -> Iterator[bytes]:
-    """All that the decoder makes of `data`."""
+    """All output of the decoder for `data`."""
     while not decoder.finished:
         try:
             out = decoder.decode(data)
         except _FAILURES as error:
-            raise ArchiveError(f"the packed stream cannot be unpacked: {error}", reason=Reason.CORRUPT) from error
+            raise ArchiveError(f"the compressed stream is corrupt: {error}", reason=Reason.CORRUPT) from error
         if out:
             yield out
         if decoder.hungry:

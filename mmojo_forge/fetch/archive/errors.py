@@ -1,4 +1,4 @@
-"""The one exception of this package, and the stable names of everything an archive is refused for."""
+"""The only exception of this package, and the stable names of the reasons."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""Unpacks archives into a directory: finds out the format, asks the parser, places the names, writes the tree.
+"""Unpacks archives into a directory: detects the format, parses entries, places the names, writes the tree.
 
         tar[.gz|.xz|.zst|.bz2] ─┐
     deb ── data.tar.* ──────────┴─▶ Member ─▶ Unpacking ─▶ TreeWriter    as the stream goes by
     zip ── central directory ─▶ [ZipEntry] ─▶ plan, checked as a whole ─▶ TreeWriter in several threads
 
-On a refusal the destination may hold a part of the content; nothing outside it has been touched.
+`extract`, `extract_all` and `extract_each` are the entry points. After an ArchiveError the destination may hold a part
+of the content, but forge has written nothing outside it.
 
-Debian binary packages: an ar archive of `debian-binary`, `control.tar.*` and `data.tar.*`, see deb(5).
-
-Only where the data lies is looked up here. Control files (maintainer scripts among them) are never read, let alone run.
+Debian binary packages are ar archives of `debian-binary`, `control.tar.*` and `data.tar.*`; see deb(5). `find_data`
+locates the data archive. forge never reads control files, and so runs no maintainer scripts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DIGITS = re.compile(rb"([0-9]{1,10}) *")
 
 
 def find_data(descriptor: int, size: int) -> tuple[int, int]:
-    """Offset and length of the data archive of a package that is `size` bytes long."""
+    """Offset and length of the data archive in a Debian package of `size` bytes; raises ArchiveError."""
     offset, names = len(MAGIC), list[str]()
     data: tuple[int, int] | None = None
     while offset < size:
@@ -56,7 +56,7 @@ def find_data(descriptor: int, size: int) -> tuple[int, int]:
         names.append(name)
         if len(names) > _MAX_MEMBERS:
             raise ArchiveError(f"more than {_MAX_MEMBERS} members in a package", reason=Reason.TOO_MANY)
-        offset = start + length + length % 2
+        offset = start + length + length % 2  # ar pads members to even offsets
     if data is None:
         raise ArchiveError("no data archive in the package", reason=Reason.TRUNCATED)
     return data
@@ -73,9 +73,9 @@ def _header(block: bytes) -> tuple[str, int]:
 
 def _check_version(name: str, content: bytes) -> None:
     if name != "debian-binary":
-        raise ArchiveError("an ar archive that is no Debian package", reason=Reason.UNSUPPORTED)
+        raise ArchiveError("an ar archive that is not a Debian package", reason=Reason.UNSUPPORTED)
     if not content.startswith(b"2."):
-        raise ArchiveError(f"Debian package format {content!r}", reason=Reason.UNSUPPORTED)
+        raise ArchiveError(f"Debian package format {content!r} is not supported", reason=Reason.UNSUPPORTED)
 
 
 READ_AHEAD = 8 * MIB
@@ -86,7 +86,7 @@ _DESTINATION = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def extract(archive: Path, destination: Path, options: ExtractOptions | None = None) -> ExtractReport:
-    """Unpack an archive into a directory, made if need be; raises ArchiveError for what must not be unpacked."""
+    """Unpack an archive into a directory, which is made if it is missing; raises ArchiveError."""
     options = options or ExtractOptions()
     with _refusing(archive), _open_destination(destination) as root, _Archive(archive, options.limits) as opened:
         return _unpack(opened, root, options)
@@ -95,17 +95,17 @@ def extract(archive: Path, destination: Path, options: ExtractOptions | None = N
 def extract_all(
     archives: Sequence[Path], destination: Path, options: ExtractOptions | None = None
 ) -> list[ExtractReport]:
-    """Unpack archives one after the other into one directory; the next ones are decompressed meanwhile.
+    """Unpack archives one after the other into one directory, and decompress the next ones meanwhile.
 
-    What comes out is what `extract` for each of them, in this order, makes; only faster. A few of them are held
-    unpacked in memory, at most 64 MiB each.
+    The result is that of `extract` for each of them in this order. Up to nine archives are open at a time, and each
+    holds at most 64 MiB of decompressed data in memory.
     """
     options = options or ExtractOptions()
     return extract_each([(archive, options) for archive in archives], destination)
 
 
 def extract_each(archives: Iterable[tuple[Path, ExtractOptions]], destination: Path) -> list[ExtractReport]:
-    """The same as `extract_all`, but each archive is unpacked by options of its own."""
+    """Like `extract_all`, with separate options for each archive."""
     ahead = max(1, min(os.cpu_count() or 1, 8))
     waiting, opened = deque(archives), deque[tuple[_Archive, ExtractOptions]]()
     reports = list[ExtractReport]()
@@ -126,7 +126,7 @@ def extract_each(archives: Iterable[tuple[Path, ExtractOptions]], destination: P
 
 
 class _Archive:
-    """An open archive: what it is, and its packed stream (all but zip), which is being decompressed already."""
+    """An open archive: its format and, except for zip, its stream. A thread decompresses the stream already."""
 
     def __init__(self, path: Path, limits: ArchiveLimits, read_ahead: int = READ_AHEAD) -> None:
         self.path = path
@@ -148,7 +148,7 @@ class _Archive:
         self.close()
 
     def close(self) -> None:
-        """Stop decompressing and close the file; may be called twice."""
+        """Stop decompressing and close the file. A second call does nothing."""
         if self.stream is not None:
             self.stream.close()
         if self.descriptor >= 0:
@@ -165,7 +165,7 @@ class _Archive:
             head = os.pread(self.descriptor, min(length, _HEAD_BYTES), offset)
         compression = codec.detect(head)
         if compression is None and not tar.is_header(head) and head != bytes(_HEAD_BYTES):
-            raise ArchiveError("neither tar, zip nor Debian package, by its first bytes", reason=Reason.UNKNOWN_FORMAT)
+            raise ArchiveError("by its first bytes neither tar, zip nor Debian package", reason=Reason.UNKNOWN_FORMAT)
         chunks = codec.unpacked(file_chunks(self.descriptor, offset, length), compression, limits)
         self.stream = ReadAhead(chunks, read_ahead)
         return f"{name}.{compression}" if compression else name
@@ -187,12 +187,12 @@ def _unpack(archive: _Archive, root: int, options: ExtractOptions) -> ExtractRep
 
 def _open_archive(path: Path) -> int:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
     except OSError as error:
         raise ArchiveError(f"cannot be read: {error.strerror}", reason=Reason.UNREADABLE) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ArchiveError("is no regular file", reason=Reason.UNREADABLE)
+        raise ArchiveError("not a regular file", reason=Reason.UNREADABLE)
     return descriptor
 
 
@@ -208,7 +208,7 @@ def _open_destination(path: Path) -> Iterator[int]:
 
 @contextmanager
 def _refusing(archive: Path) -> Iterator[None]:
-    """Names the archive in what is raised, and makes ArchiveError of what the system refuses."""
+    """Put the archive's name into ArchiveErrors, and turn OSErrors into ArchiveErrors."""
     try:
         yield
     except ArchiveError as error:
@@ -219,7 +219,7 @@ def _refusing(archive: Path) -> Iterator[None]:
         full = error.errno in _NO_SPACE
         refusal = ArchiveError(
             f"unpack {archive.name}: cannot write: {error.strerror or error}",
-            detail="Make room on the disk that the destination lies on." if full else "",
+            detail="Free some space on the disk of the destination." if full else "",
             reason=Reason.NO_SPACE if full else Reason.CANNOT_WRITE,
         )
         refusal.exit_code = ExitCode.ENVIRONMENT_ERROR

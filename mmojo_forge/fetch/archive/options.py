@@ -1,6 +1,6 @@
-"""What to unpack of an archive, how much of it at most, and what came of it.
+"""The values of an extraction: options and limits going in, the report coming out, and the parsers' entries.
 
-What a parser says of one entry of an archive, before anybody decides what to do with it.
+ArchiveMember is what `tar` and `zip` yield. UnpackBudget counts against ArchiveLimits while an archive is unpacked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mmojo_forge.model.tree import MAX_DEPTH, MAX_PATH_BYTES
 
 
 class MemberKind(Enum):
-    """What an entry claims to be."""
+    """The kind that an entry claims to have."""
 
     FILE = auto()
     DIRECTORY = auto()
@@ -24,9 +24,9 @@ class MemberKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ArchiveMember:
-    """One entry as the archive names it: nothing here is to be trusted, but `size` is not negative.
+    """One entry as the archive describes it. All values are untrusted, except that `size` is not negative.
 
-    `size` counts the bytes of content that follow; `target` is set for both kinds of links.
+    `size` is the number of content bytes. `target` is set for both kinds of links.
     """
 
     name: str
@@ -42,11 +42,11 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """Bounds on what one archive may claim. The defaults hold every honest source and stop every bomb early.
+    """Bounds on one archive. The defaults allow every real source and stop archive bombs early.
 
-    `members` counts entries and the directories they imply; `total_bytes` counts content as written, copies
-    made for hard links included. An archive may unpack to `ratio_slack` bytes, and to `ratio` times its packed size
-    beyond that. `header_bytes` bounds each pax or GNU long-name header, which are held in memory.
+    `members` counts entries and the directories they imply. `total_bytes` counts the bytes written, including copies
+    made for hard links. An archive may unpack to `ratio_slack` bytes plus `ratio` times its packed size.
+    `header_bytes` bounds each pax or GNU long-name header, because forge holds them in memory.
     """
 
     members: int = 1_000_000
@@ -63,27 +63,29 @@ class ArchiveLimits:
             raise ValueError("a tree is no deeper, and has no longer paths, than model.tree allows")
 
     def allowed_output(self, packed: int) -> int:
-        """The most bytes that `packed` bytes may unpack to."""
+        """The largest number of bytes that `packed` bytes may unpack to."""
         return self.ratio_slack + self.ratio * packed
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractOptions:
-    """What of an archive goes where below the destination. Names are treated in this order:
+    """Which entries of an archive to unpack, and where to put them below the destination.
 
-    1. `strip_components` leading parts are dropped; what has no more parts than that is left out;
-    2. `subpath` ("vendor/llama.cpp"): only what lies below it, with that prefix dropped;
-    3. `include`, `exclude`: patterns on the path so far. `*` and `?` and `[a-z]` match within one part, `**`
-       matches any number of parts; a pattern that matches a directory covers all below it. Without `include`
-       everything is included; `exclude` wins;
-    4. `merge_usr`: bin, sbin, lib, lib32, lib64, libx32 at the root go to usr/<same>, symlink targets follow, and
-       the root gets the symlinks (bin → usr/bin) for those that exist;
-    5. `prefix`: all of it lies below that folder of the tree, which symlinks of the archive do not leave either.
+    The options apply to names in this order:
 
-    `root_links`: the archive is (part of) a root file system: absolute symlink targets are made relative within the
-    tree. Otherwise they are refused. `replace`: a file or symlink that another archive left there is replaced;
-    otherwise that is refused unless both are the same. `may_be_empty`: it is no mistake if nothing of an archive is
-    selected, as of packages that hold documentation only.
+    1. `strip_components` drops this many leading parts, and skips names that have no more parts than that.
+    2. `subpath` ("vendor/llama.cpp") keeps only names below it, and drops that prefix.
+    3. `include` and `exclude` are patterns for the path so far. `*`, `?` and `[a-z]` match within one part; `**`
+       matches any number of parts. A pattern that matches a directory covers everything below it. Without `include`
+       everything is included; `exclude` wins.
+    4. `merge_usr` moves bin, sbin, lib, lib32, lib64 and libx32 at the root to usr/<same>, and adjusts symlink targets.
+       The root gets symlinks (bin → usr/bin) for those that exist.
+    5. `prefix` puts everything below that folder of the tree. Symlinks in the archive cannot leave it either.
+
+    `root_links` is for (parts of) a root file system: it makes absolute symlink targets relative to the tree. Otherwise
+    they are refused. `replace` allows an archive to replace files and symlinks of an earlier archive. Otherwise both
+    must be the same. `may_be_empty` allows an archive of which nothing is selected, such as a package that has only
+    documentation.
     """
 
     strip_components: int = 0
@@ -99,12 +101,12 @@ class ExtractOptions:
 
     def __post_init__(self) -> None:
         if self.prefix and self.merge_usr:
-            raise ValueError("a root file system lies at the root of its tree")
+            raise ValueError("merge_usr works at the root of the tree, so it excludes prefix")
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractReport:
-    """What one extraction wrote. `format` is what the archive was found to be: tar, tar.gz, zip, deb.xz…"""
+    """Counts of what one extraction wrote. `format` is the detected format: tar, tar.gz, zip, deb.xz…"""
 
     format: str
     files: int = 0
@@ -115,7 +117,7 @@ class ExtractReport:
 
 
 class UnpackBudget:
-    """What is left of the limits while an archive is unpacked; each method raises ArchiveError once it is spent."""
+    """Counts against the limits while an archive is unpacked. Each method raises ArchiveError beyond its limit."""
 
     def __init__(self, limits: ArchiveLimits, packed: int) -> None:
         self._limits = limits
@@ -130,11 +132,11 @@ class UnpackBudget:
             raise ArchiveError(f"more than {self._limits.members} entries", reason=Reason.TOO_MANY)
 
     def add_file(self, path: str, size: int) -> None:
-        """Count the bytes of a file about to be written."""
+        """Count the bytes of a file before it is written."""
         if size > self._limits.file_bytes:
             raise ArchiveError(f"{path}: {size} bytes in one file", reason=Reason.TOO_BIG)
         self.bytes += size
         if self.bytes > self._limits.total_bytes:
             raise ArchiveError(f"{path}: more than {self._limits.total_bytes} bytes in all", reason=Reason.TOO_BIG)
         if self.bytes > self._allowed:
-            raise ArchiveError(f"{path}: more than {self._allowed} bytes of so small an archive", reason=Reason.RATIO)
+            raise ArchiveError(f"{path}: more than {self._allowed} bytes from so small an archive", reason=Reason.RATIO)

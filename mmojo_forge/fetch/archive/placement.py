@@ -1,7 +1,8 @@
-"""Where the names in an archive lead: which members are wanted, and where in the tree they go.
+"""Maps names in an archive to paths in the tree: which members to unpack, and where to put them.
 
-Everything here is text. A path is a tuple of names, `()` the root of the tree; whatever leaves this module has no
-empty, `.`, `..` or NUL-bearing part, and is no longer or deeper than the limits.
+This module works on text only; `writer` touches files. A path is a tuple of names, and `()` is the root of the tree.
+Paths from this module have no part that is empty, `.` or `..` or contains NUL, and respect the limits on length and
+depth.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _SYMLINK_REASONS = MappingProxyType(
 
 
 class Placement:
-    """Maps the names of one archive to paths in the tree, by the rules that ExtractOptions lists."""
+    """Maps the names of one archive to paths in the tree, by the rules of ExtractOptions."""
 
     def __init__(self, options: ExtractOptions) -> None:
         self._options = options
@@ -38,11 +39,11 @@ class Placement:
 
     @property
     def selects(self) -> bool:
-        """Whether the options may leave members out."""
+        """Whether the options can skip members."""
         return bool(self._options.strip_components or self._subpath or self._include or self._exclude)
 
     def select(self, name: str) -> TreePath | None:
-        """The path of a member before merging, or None if it is not wanted. Raises ArchiveError for a bad name."""
+        """The path of a member before merging, or None if the options skip it; raises ArchiveError for a bad name."""
         path = split_name(name, self._options.limits)
         strip, prefix = self._options.strip_components, self._subpath
         if strip:
@@ -62,16 +63,15 @@ class Placement:
         return path
 
     def merge(self, path: TreePath) -> TreePath:
-        """The path in a tree whose /bin, /lib… are symlinks into /usr."""
+        """The path after merging bin, lib… into usr, if the options ask for it."""
         if self._options.merge_usr and path and path[0] in MERGED_DIRECTORIES:
             return ("usr", *path)
         return path
 
     def symlink_target(self, path: TreePath, target: str) -> str | None:
-        """The target to write for a symlink at `path` (before merging); None if it would name itself.
+        """The target to write for a symlink at `path` (before merging); None if it would point to itself.
 
-        What comes back is relative, and by text alone does not lead out of the tree; raises ArchiveError if there
-        is no such target.
+        The target is relative, and as text it does not lead out of the tree; raises ArchiveError if that is impossible.
         """
         place = self.merge(path)
         _check_target(place, target)
@@ -91,7 +91,7 @@ class Placement:
 
 
 def split_name(name: str, limits: ArchiveLimits) -> TreePath:
-    """The parts of a member's name, without `.` and empty ones; raises ArchiveError for one that is not plain."""
+    """The parts of a member's name, without `.` and empty parts; raises ArchiveError for a bad name."""
     if not name or "\0" in name:
         raise ArchiveError(f"{name[:80]!r}: not a file name", reason=Reason.BAD_NAME)
     if name.startswith("/"):
@@ -103,7 +103,7 @@ def split_name(name: str, limits: ArchiveLimits) -> TreePath:
         raise ArchiveError(f"{name[:80]!r}: name with '..'", reason=Reason.DOTDOT)
     if len(parts) > limits.depth:
         raise ArchiveError(f"{name[:80]!r}…: {len(parts)} levels deep", reason=Reason.TOO_DEEP)
-    # A character is at most four bytes: most names need not be encoded to know that they are short enough.
+    # A character has at most four bytes, so most names are short enough without encoding them.
     if any(len(part) > MAX_NAME_BYTES // 4 and len(part.encode()) > MAX_NAME_BYTES for part in parts):
         raise ArchiveError(f"{name[:80]!r}…: part of a name too long", reason=Reason.NAME_TOO_LONG)
     return parts
@@ -125,13 +125,13 @@ def _check_inside(place: TreePath, target: str) -> None:
 
 
 def _resolve(path: TreePath, target: str) -> TreePath:
-    """Where `target` leads from the symlink at `path`, by text."""
+    """The path that `target` of the symlink at `path` leads to, as text; raises ArchiveError if it leaves the tree."""
     aim = [] if target.startswith("/") else list(path[:-1])
     for part in target.split("/"):
         if part == "..":
             if aim:
                 aim.pop()
-            elif not target.startswith("/"):  # the parent of / is /, but a relative target has no business there
+            elif not target.startswith("/"):  # the parent of / is /, but a relative target must not leave the tree
                 raise ArchiveError(
                     f"{'/'.join(path)}: symlink to {target} leaves the tree", reason=Reason.SYMLINK_ESCAPES
                 )
@@ -141,7 +141,7 @@ def _resolve(path: TreePath, target: str) -> TreePath:
 
 
 def _relative(directory: TreePath, aim: TreePath) -> str:
-    """How to write `aim` in a symlink that lies in `directory`."""
+    """The relative target that leads from `directory` to `aim`."""
     common = 0
     while common < min(len(directory), len(aim)) and directory[common] == aim[common]:
         common += 1
@@ -149,7 +149,7 @@ def _relative(directory: TreePath, aim: TreePath) -> str:
 
 
 def _pattern(globs: Iterable[str]) -> re.Pattern[str]:
-    """Matches a path that one of the patterns, or a directory that it names, covers."""
+    """A regular expression for all paths that match a pattern or are below a match."""
     whole = "|".join(_glob_regex(glob) for glob in globs)
     return re.compile(f"(?:{whole})(?:/.*)?", re.DOTALL)
 
@@ -157,7 +157,7 @@ def _pattern(globs: Iterable[str]) -> re.Pattern[str]:
 def _glob_regex(glob: str) -> str:
     parts = [part for part in glob.split("/") if part]
     if not parts or glob.startswith("/") or ".." in parts:
-        raise ArchiveError(f"pattern {glob!r}: not relative to the tree", reason=Reason.BAD_NAME)
+        raise ArchiveError(f"pattern {glob!r}: must be a path relative to the tree", reason=Reason.BAD_NAME)
     regex = ""
     for index, part in enumerate(parts):
         last = index == len(parts) - 1

@@ -1,8 +1,8 @@
-"""Bytes on their way from a packed file to a parser: read, unpacked ahead in a thread, handed out exactly.
+"""Moves bytes from a packed file to a parser: reads, decompresses ahead in a thread, hands out exact sizes.
 
     file_chunks ──▶ codec.unpacked ──▶ ReadAhead (a thread) ──▶ ByteSource ──▶ tar parser, tree writer
 
-No more than `capacity` bytes and two chunks are held, however large the archive is.
+Memory use is at most `capacity` bytes and two chunks, for an archive of any size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHUNK = 1 << 18
 
 
 def file_chunks(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
-    """The bytes of a range of a file; raises ArchiveError if the file ends before the range does."""
+    """The bytes of a range of a file; raises ArchiveError if the file ends before the range."""
     while length:
         chunk = os.pread(descriptor, min(CHUNK, length), offset)
         if not chunk:
@@ -29,10 +29,10 @@ def file_chunks(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
 
 
 class ReadAhead:
-    """Runs an iterator in a thread, up to `capacity` bytes ahead of whoever iterates over this.
+    """Runs an iterator in a thread, up to `capacity` bytes ahead of its consumer.
 
-    Decompressors release the GIL, so that unpacking overlaps with writing. An exception of the iterator is raised where
-    its next chunk would have been. `close` stops the thread; nothing runs after it.
+    Decompressors release the GIL, so decompression overlaps with writing. If the iterator raises an exception, the
+    consumer gets it in place of the next chunk. After `close` the thread no longer runs.
     """
 
     def __init__(self, chunks: Iterator[bytes], capacity: int) -> None:
@@ -88,7 +88,7 @@ class ReadAhead:
 
 
 class ByteSource:
-    """Reads from chunks exactly what is asked for; a source that ends before raises ArchiveError (truncated)."""
+    """Reads exact numbers of bytes from chunks; raises ArchiveError (`archive-truncated`) if the chunks end early."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -96,7 +96,7 @@ class ByteSource:
         self.position = 0
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes, in one piece: for headers."""
+        """The next `size` bytes in one piece, for headers."""
         if len(self._chunk) >= size:
             piece = bytes(self._chunk[:size])
             self._advance(size)
@@ -104,7 +104,7 @@ class ByteSource:
         return b"".join(self.take(size))
 
     def take(self, size: int) -> Iterator[memoryview]:
-        """The next `size` bytes in pieces, without copying: for content. To be consumed before the next call."""
+        """The next `size` bytes in pieces, without copying, for content. Consume them before the next call."""
         while size:
             if not self._chunk and not self._fill():
                 raise ArchiveError("the archive ends early", reason=Reason.TRUNCATED)
@@ -114,16 +114,16 @@ class ByteSource:
             yield piece
 
     def skip(self, size: int) -> None:
-        """Pass over the next `size` bytes."""
+        """Skip the next `size` bytes."""
         for _ in self.take(size):
             pass
 
     def at_end(self) -> bool:
-        """Whether nothing is left."""
+        """Whether no bytes are left."""
         return not self._chunk and not self._fill()
 
     def drain(self) -> None:
-        """Read to the end, so that the checksums of what is packed get checked."""
+        """Read to the end. Decompressors check their checksums only there."""
         while not self.at_end():
             self._advance(len(self._chunk))
 

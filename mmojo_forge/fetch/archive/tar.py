@@ -1,10 +1,10 @@
-"""Tar archives: POSIX ustar with pax extended headers, GNU long names and V7, read as a stream.
+"""Tar archives, read as a stream: POSIX ustar with pax extended headers, GNU long names, and V7.
 
 Formats: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; GNU tar manual, "Basic Tar Format".
 
-Readers of tar famously disagree about the odd cases, and an entry that one program checks is then not what another
-one writes. What is ambiguous is therefore refused: a size on something that has no content, two extended headers of
-a kind before one entry, names or sizes in a global header, sparse files, a lone zero block.
+Tar readers disagree about unusual archives, so one program can check an entry and another one write a different one.
+This reader therefore refuses ambiguous archives: a size on an entry without content, two extended headers of one kind
+before one entry, names or sizes in a global header, sparse files, a lone zero block.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
 _DECIMAL = re.compile(r"[0-9]{1,19}")
 _OWNER_EXECUTES = 0o100
 
+# Type flags (byte 156 of a header)
 _PLAIN = b"0\0007"  # regular, regular in V7, contiguous
 _EXTENSIONS = b"xgLK"
 _KINDS = MappingProxyType(
@@ -49,7 +50,7 @@ _UNSUPPORTED = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class _Override:
-    """What extended headers say about the entry that follows them."""
+    """Values from extended headers that override those in the next entry's header."""
 
     name: str | None = None
     target: str | None = None
@@ -58,7 +59,7 @@ class _Override:
 
 
 def is_header(block: bytes) -> bool:
-    """Whether a block is a tar header: its checksum tells."""
+    """Whether a block is a tar header, by its checksum."""
     if len(block) < BLOCK or not block[0]:
         return False
     match = _OCTAL.fullmatch(block[148:156])
@@ -69,11 +70,11 @@ def is_header(block: bytes) -> bool:
     if claimed == total:
         return True
     high = sum(1 for index, byte in enumerate(block) if byte > 127 and not 148 <= index < 156)
-    return claimed == total - 256 * high  # old writers summed signed characters
+    return claimed == total - 256 * high  # old writers added up signed characters
 
 
 def members(source: ByteSource, limits: ArchiveLimits) -> Iterator[ArchiveMember]:
-    """The entries of a tar. The content of a file is to be taken from `source` before the next one is asked for."""
+    """The entries of a tar; raises ArchiveError. Take a file's content from `source` before the next entry."""
     override = _Override()
     extensions = 0
     while (block := _next_header(source)) is not None:
@@ -90,11 +91,11 @@ def members(source: ByteSource, limits: ArchiveLimits) -> Iterator[ArchiveMember
         yield member
         source.skip(end + -member.size % BLOCK - source.position)
     if override.seen:
-        raise ArchiveError("an extended header is followed by no entry", reason=Reason.TRUNCATED)
+        raise ArchiveError("no entry follows an extended header", reason=Reason.TRUNCATED)
 
 
 def _next_header(source: ByteSource) -> bytes | None:
-    """The next header block, or None at the end mark (two zero blocks, the second of which some writers leave out)."""
+    """The next header block, or None at the end mark: two zero blocks. Some writers leave out the second."""
     block = source.read(BLOCK)
     if block == _ZERO_BLOCK:
         if not source.at_end() and source.read(BLOCK) != _ZERO_BLOCK:
@@ -116,7 +117,7 @@ def _member(block: bytes, size: int, override: _Override) -> ArchiveMember:
         what = _UNSUPPORTED.get(flag, f"an entry of type {flag:#x}")
         raise ArchiveError(f"{name}: {what} is not supported", reason=Reason.UNSUPPORTED)
     if kind is MemberKind.FILE and name.endswith("/"):
-        kind = MemberKind.DIRECTORY  # V7 had no type for it
+        kind = MemberKind.DIRECTORY  # V7 has no type for directories
     if size and kind is not MemberKind.FILE:
         raise ArchiveError(f"{name}: {kind.name.lower()} with {size} bytes of content", reason=Reason.CORRUPT)
     executable = bool(_number(block[100:108], "mode") & _OWNER_EXECUTES)
@@ -125,7 +126,7 @@ def _member(block: bytes, size: int, override: _Override) -> ArchiveMember:
 
 def _name(block: bytes) -> str:
     name = _text(block[0:100], "name")
-    # GNU tar ("ustar  ") keeps other things where ustar has the prefix.
+    # GNU tar (magic "ustar  ") has other fields in place of the prefix.
     prefix = _text(block[345:500], "name") if block[257:263] == b"ustar\0" else ""
     return f"{prefix}/{name}" if prefix else name
 
@@ -138,13 +139,13 @@ def _text(field: bytes, what: str) -> str:
 
 
 def _number(field: bytes, what: str) -> int:
-    """The value of a numeric field: octal digits, or GNU's base 256 for what these cannot hold."""
+    """The value of a numeric field: octal digits, or GNU's base 256 for larger values."""
     if field[0] == 0x80:
         number = int.from_bytes(field[1:], "big")
     elif match := _OCTAL.fullmatch(field):
         number = int(match[1] or b"0", 8)
     else:
-        raise ArchiveError(f"{what} {field!r} is no number, or a negative one", reason=Reason.CORRUPT)
+        raise ArchiveError(f"{what} {field!r} is not a number, or is negative", reason=Reason.CORRUPT)
     if number >= 1 << 63:
         raise ArchiveError(f"{what} of {number}", reason=Reason.TOO_BIG)
     return number
@@ -159,10 +160,10 @@ def _extension(source: ByteSource, size: int, limits: ArchiveLimits) -> bytes:
 
 
 def _extend(override: _Override, flag: int, data: bytes) -> _Override:
-    """`override` with what one more extended header says."""
+    """`override` with the values of one more extended header."""
     kind = chr(flag)
     if kind in override.seen:
-        raise ArchiveError("two extended headers of a kind before one entry", reason=Reason.CORRUPT)
+        raise ArchiveError("two extended headers of one kind before one entry", reason=Reason.CORRUPT)
     if kind == "g":
         if {"path", "linkpath", "size"} & _pax_records(data).keys():
             raise ArchiveError("a global header sets names or sizes", reason=Reason.UNSUPPORTED)
@@ -171,7 +172,7 @@ def _extend(override: _Override, flag: int, data: bytes) -> _Override:
     if kind == "x":
         return _with_pax(override, _pax_records(data))
     text = _text(data, "GNU long name")
-    # pax wins over GNU's extension, whichever comes first.
+    # pax wins over GNU's extension, in either order.
     if kind == "L":
         return override if override.name is not None else replace(override, name=text)
     return override if override.target is not None else replace(override, target=text)
@@ -190,7 +191,7 @@ def _with_pax(override: _Override, records: dict[str, bytes]) -> _Override:
 
 
 def _pax_records(data: bytes) -> dict[str, bytes]:
-    """The `length key=value\\n` records of an extended header; the last one of a key counts."""
+    """The `length key=value\\n` records of an extended header. The last record of a key counts."""
     records: dict[str, bytes] = {}
     position = 0
     while position < len(data):
@@ -207,7 +208,7 @@ def _pax_records(data: bytes) -> dict[str, bytes]:
 
 def _pax_text(value: bytes) -> str:
     try:
-        return value.decode()  # NUL and the rest are for whoever places the name
+        return value.decode()  # placement checks for NUL and other bad names
     except UnicodeDecodeError as error:
         raise ArchiveError(f"name {value[:80]!r} is not UTF-8", reason=Reason.BAD_NAME) from error
 

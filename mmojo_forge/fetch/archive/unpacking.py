@@ -1,9 +1,9 @@
-"""One archive on its way into a tree: places each member, has it written, counts, and checks the whole at the end.
+"""Unpacks one archive into a tree: places each member, writes it, counts it, and checks the whole tree at the end.
 
-Unpacks a zip: the whole plan is checked first, then several threads inflate and write.
-
-zlib and the system calls release the GIL; with a thread per core the time of one huge entry (a compiler in a wheel)
-hides that of thousands of small ones. Each thread has its own open directories, all made beforehand.
+Unpacking adds members one by one; tar archives use it as the stream arrives. `unpack_zip` first checks and plans the
+whole zip, and then inflates and writes in several threads. zlib and system calls release the GIL, so thousands of small
+entries are written while one thread inflates a huge one (a compiler in a wheel). Each thread has its own directory
+descriptors; the plan makes all directories beforehand.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Unpacking:
         self._files = self._symlinks = self._skipped = 0
 
     def place(self, member: ArchiveMember) -> TreePath | None:
-        """Where a member goes, before merging and without the prefix; None if it is not wanted."""
+        """The path of a member, before merging and without the prefix; None if the options skip it."""
         self.budget.add_member()
         path = self._placement.select(member.name)
         if path is None:
@@ -48,15 +48,15 @@ class Unpacking:
         elif member.kind is MemberKind.DEVICE:
             raise ArchiveError(f"{member.name}: a device, FIFO or socket", reason=Reason.DEVICE)
         elif not path and member.kind is not MemberKind.DIRECTORY:
-            raise ArchiveError(f"{member.name}: the root of the archive is no directory", reason=Reason.BAD_NAME)
+            raise ArchiveError(f"{member.name}: the root of the archive is not a directory", reason=Reason.BAD_NAME)
         return path
 
     def merge(self, path: TreePath) -> TreePath:
-        """The path to write for one that `place` gave."""
+        """The path to write for a path from `place`: merged, with the prefix."""
         return (*self._prefix, *self._placement.merge(path))
 
     def place_file(self, path: TreePath, size: int) -> TreePath:
-        """Where a file of this size at `path` is to be written, counted and with its directory made."""
+        """The path to write for a file of this size at `path`. Counts the file and makes its directory."""
         path = self.merge(path)
         self.budget.add_file("/".join(path), size)
         self.writer.make_directory(path[:-1])
@@ -64,7 +64,7 @@ class Unpacking:
         return path
 
     def add(self, member: ArchiveMember, content: Content) -> None:
-        """Write a member as it comes, if it is wanted."""
+        """Write a member, unless the options skip it."""
         path = self.place(member)
         if path is None:
             return
@@ -78,22 +78,22 @@ class Unpacking:
             self._add_hard_link(path, member.target)
 
     def make_directory(self, path: TreePath) -> None:
-        """See to a directory placed at `path`."""
+        """Make a directory placed at `path`, if it is missing."""
         self.writer.make_directory(self.merge(path))
 
     def add_symlink(self, path: TreePath, target: str) -> None:
-        """Write a symlink placed at `path`, unless merging makes it name itself."""
+        """Write a symlink placed at `path`, unless merging makes it point to itself."""
         checked = self._placement.symlink_target(path, target)
         if checked is not None:
             self.writer.make_symlink(self.merge(path), checked)
             self._symlinks += 1
 
     def finish(self, format_name: str) -> ExtractReport:
-        """What was written, once everything is; raises ArchiveError for what only the whole tree shows to be bad."""
+        """The report after the last member; raises ArchiveError for errors that only the whole tree shows."""
         if self._placement.selects and not self._options.may_be_empty and not self._files + self._symlinks:
             raise ArchiveError(
-                f"none of {self._skipped} entries is selected",
-                detail="Check strip_components, subpath, include and exclude against the names in the archive.",
+                f"the options select none of {self._skipped} entries",
+                detail="Compare strip_components, subpath, include and exclude with the names in the archive.",
                 reason=Reason.NOTHING_SELECTED,
             )
         if self._options.merge_usr:
@@ -111,7 +111,7 @@ class Unpacking:
         )
 
     def _add_hard_link(self, path: TreePath, target: str) -> None:
-        """Trees have no hard links, and one file changed through another name would surprise: a copy is made."""
+        """Copy the target of a hard link. Trees have no hard links: writing to one file must not change another."""
         source = self._placement.select(target)
         if source is None:
             raise ArchiveError(
@@ -129,19 +129,19 @@ Job = tuple[TreePath, ZipEntry]
 
 
 def unpack_zip(descriptor: int, size: int, unpacking: Unpacking, limits: ArchiveLimits) -> None:
-    """Unpack a zip that is `size` bytes long."""
+    """Unpack a zip of `size` bytes; raises ArchiveError."""
     entries = zip_format.read_entries(descriptor, size, limits)
     total = sum(entry.member.size for entry in entries)
     if total > limits.allowed_output(size):
         raise ArchiveError(f"{size} packed bytes unpack to {total}", reason=Reason.RATIO)
     jobs = _plan(descriptor, entries, unpacking)
-    # The largest first, so that no thread is left with one of them at the end.
+    # The largest entries first, so that no thread starts one last, while the others are idle.
     jobs.sort(key=lambda job: -job[1].member.size if job[1].member.size > _LARGE else 0)
     _run(descriptor, jobs, unpacking.writer)
 
 
 def _plan(descriptor: int, entries: list[ZipEntry], unpacking: Unpacking) -> list[Job]:
-    """The files to write; directories and symlinks are made here."""
+    """The files to write. Makes directories and symlinks right away."""
     jobs, seen = list[Job](), dict[TreePath, MemberKind]()
     for entry in entries:
         member = entry.member
@@ -162,7 +162,7 @@ def _plan(descriptor: int, entries: list[ZipEntry], unpacking: Unpacking) -> lis
 
 
 def _target(descriptor: int, entry: ZipEntry) -> str:
-    """Where a symlink leads: its content, see the Info-ZIP notes on Unix modes."""
+    """The target of a symlink, which is the entry's content (Info-ZIP's convention for Unix modes)."""
     name = entry.member.name
     if entry.member.size > MAX_TARGET_BYTES:
         raise ArchiveError(f"{name}: symlink target too long", reason=Reason.SYMLINK_BAD_TARGET)
@@ -173,7 +173,7 @@ def _target(descriptor: int, entry: ZipEntry) -> str:
 
 
 def _run(descriptor: int, jobs: list[Job], writer: ArchiveTreeWriter) -> None:
-    """Write all files, in as many threads as pay; raises the first error, once all threads have stopped."""
+    """Write all files, in several threads if there are enough; raises the first error after all threads stopped."""
     batches = (jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH))
     taking, stop = threading.Lock(), threading.Event()
 
@@ -200,7 +200,7 @@ def _run(descriptor: int, jobs: list[Job], writer: ArchiveTreeWriter) -> None:
             for future in running:
                 future.result()
         finally:
-            stop.set()  # an interrupt of this thread stops the others too
+            stop.set()  # on Ctrl-C in this thread, the others must stop too
 
 
 def _write(descriptor: int, batch: list[Job], writer: ArchiveTreeWriter) -> None:

@@ -1,12 +1,14 @@
-"""Writes a file tree below one directory descriptor, whatever the names it is given were meant to do.
+"""Writes a file tree below one directory descriptor, and nothing outside it, even for hostile names.
 
-Every directory on the way is opened one component at a time with O_NOFOLLOW, from the descriptor of the one above: no
-path is ever resolved by the kernel, so that symlinks in the tree (from this archive, an earlier one or another process)
-cannot lead out of it, and no path is too long for the kernel. A directory, once there, is never replaced. That makes
-the rule for symlinks a proof: a target that is some `..` followed by plain names starts from a real directory and
-stays within the tree; a `..` *after* a name is allowed only behind real directories (`check_symlinks`).
+The writer opens each directory of a path separately, with O_NOFOLLOW, from the descriptor of its parent. The kernel
+never resolves a whole path. Symlinks in the tree (from this archive, an earlier one or another process) therefore
+cannot lead out of it, and no path is too long for the kernel.
 
-openat2(RESOLVE_BENEATH) would save nothing here: the open descriptors are reused for all files of a directory.
+The writer never replaces a directory. This makes the rule for symlinks safe: a target of some `..` followed by plain
+names starts from a real directory and stays in the tree. A `..` *after* a name is allowed only behind real directories
+(`check_symlinks`).
+
+openat2(RESOLVE_BENEATH) would save nothing here, because all files of a directory reuse its open descriptor.
 """
 
 from __future__ import annotations
@@ -30,11 +32,10 @@ Content = Iterable[bytes | memoryview]
 
 
 class ArchiveTreeWriter:
-    """Writes one archive's entries into a directory that may hold those of earlier ones.
+    """Writes one archive's entries into a directory that may hold entries of earlier archives.
 
-    Callers may assume that nothing outside the directory is touched, that no existing directory is replaced, and that
-    a file or symlink of an earlier archive is replaced only with `replace`. Not for several threads: `sibling` gives
-    each its own.
+    It changes nothing outside the directory and replaces no existing directory. It replaces a file or symlink of an
+    earlier archive only with `replace`. A writer is for one thread; `sibling` makes one for another thread.
     """
 
     def __init__(self, root: int, budget: UnpackBudget, *, replace: bool) -> None:
@@ -56,15 +57,15 @@ class ArchiveTreeWriter:
         self._leave(0)
 
     def sibling(self) -> ArchiveTreeWriter:
-        """Another writer into the same tree, for another thread; it does not know what this one wrote."""
+        """Another writer for the same tree and another thread. It does not know which files this one wrote."""
         return ArchiveTreeWriter(self._root, self._budget, replace=self._replace)
 
     def make_directory(self, path: TreePath) -> None:
-        """See to a directory and those above it."""
+        """Make a directory and its parents, unless they exist."""
         self._enter(path)
 
     def write_file(self, path: TreePath, content: Content, *, executable: bool) -> None:
-        """Write a file; one of an earlier archive must have the same bytes and mode, or be replaceable."""
+        """Write a file. Without `replace`, a file of an earlier archive at `path` must have the same bytes and mode."""
         directory = self._enter(path[:-1])
         name = _leaf(path)
         mode = 0o755 if executable else 0o644
@@ -86,10 +87,10 @@ class ArchiveTreeWriter:
         self._files.add(path)
 
     def copy_file(self, path: TreePath, source: TreePath) -> int:
-        """Write a copy of a file that this writer wrote before: what a hard link comes to. Returns its size."""
+        """Copy a file that this writer wrote before, in place of a hard link. Returns the size in bytes."""
         if source not in self._files:
             raise ArchiveError(
-                f"{'/'.join(path)}: hard link to {'/'.join(source)}, no file extracted before it",
+                f"{'/'.join(path)}: hard link to {'/'.join(source)}, which is not an earlier file of the archive",
                 reason=Reason.HARD_LINK,
             )
         if source == path:
@@ -98,7 +99,9 @@ class ArchiveTreeWriter:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise ArchiveError(f"{'/'.join(path)}: hard link to no regular file", reason=Reason.HARD_LINK)
+                raise ArchiveError(
+                    f"{'/'.join(path)}: hard link to something that is not a regular file", reason=Reason.HARD_LINK
+                )
             self._budget.add_file("/".join(path), status.st_size)
             executable = bool(status.st_mode & stat.S_IXUSR)
             self.write_file(path, _read(descriptor), executable=executable)
@@ -122,7 +125,7 @@ class ArchiveTreeWriter:
         self._symlinks[path] = target
 
     def is_directory(self, path: TreePath) -> bool:
-        """Whether `path` is a real directory, reached through real directories."""
+        """Whether `path` and all its parents are real directories."""
         try:
             self._enter(path, create=False)
         except (ArchiveError, OSError):
@@ -130,10 +133,10 @@ class ArchiveTreeWriter:
         return True
 
     def check_symlinks(self) -> None:
-        """Raise ArchiveError if a `..` in a symlink's target comes after what is not a real directory.
+        """Raise ArchiveError if a `..` in a symlink's target follows a part that is not a real directory.
 
-        By text `a/../b` stays in the directory it starts from; where `a` is a symlink, or becomes one later, it may
-        lead anywhere. Real directories are never replaced, so that what holds now holds on.
+        As text, `a/../b` stays in the directory where it starts. If `a` is a symlink, or becomes one later, the target
+        may lead anywhere. The writer never replaces real directories, so the result of this check stays true.
         """
         for path, target in self._symlinks.items():
             if not _has_inner_dotdot(target):
@@ -144,18 +147,18 @@ class ArchiveTreeWriter:
                     here += [part] if part not in {"", "."} else []
                 elif not here or not self.is_directory(tuple(here)):
                     raise ArchiveError(
-                        f"{'/'.join(path)}: symlink to {target} goes up from what is no directory",
+                        f"{'/'.join(path)}: symlink to {target} has '..' after a part that is not a directory",
                         reason=Reason.SYMLINK_ESCAPES,
                     )
                 else:
                     here.pop()
 
     def _may_replace(self, path: TreePath) -> bool:
-        """In a tar a later entry replaces an earlier one of the same name, as `tar -r` makes them."""
+        """Whether an existing entry may be replaced. In a tar, a later entry replaces an earlier one (see `tar -r`)."""
         return self._replace or path in self._files or path in self._symlinks
 
     def _enter(self, path: TreePath, *, create: bool = True) -> int:
-        """The descriptor of a directory, valid until the next call."""
+        """The descriptor of a directory, valid until the next call. Descriptors of common parents stay open."""
         if path == self._path:
             return self._descriptors[-1]
         common = 0
@@ -171,6 +174,7 @@ class ArchiveTreeWriter:
 
     def _open(self, path: TreePath, *, create: bool) -> int:
         name, above = _leaf(path), self._descriptors[-1]
+        # The second turn opens the directory that the first one made.
         for _ in range(2):
             try:
                 return os.open(name, _DIRECTORY, dir_fd=above)
@@ -185,12 +189,12 @@ class ArchiveTreeWriter:
                 if stat.S_ISLNK(mode):
                     raise ArchiveError(f"{'/'.join(path)}: is a symlink", reason=Reason.THROUGH_SYMLINK) from error
                 if not stat.S_ISDIR(mode):
-                    raise ArchiveError(f"{'/'.join(path)}: is no directory", reason=Reason.DUPLICATE) from error
+                    raise ArchiveError(f"{'/'.join(path)}: not a directory", reason=Reason.DUPLICATE) from error
                 raise
-        raise ArchiveError(f"{'/'.join(path)}: vanishes while it is made", reason=Reason.CANNOT_WRITE)
+        raise ArchiveError(f"{'/'.join(path)}: another process removes the directory", reason=Reason.CANNOT_WRITE)
 
     def _leave(self, depth: int) -> None:
-        """Close all directories but `depth` levels below the root."""
+        """Close the directories that are more than `depth` levels below the root."""
         while len(self._descriptors) > depth + 1:
             os.close(self._descriptors.pop())
         self._path = self._path[:depth]
@@ -198,12 +202,12 @@ class ArchiveTreeWriter:
 
 def _leaf(path: TreePath) -> bytes:
     if not path:
-        raise ArchiveError("the root of the archive is no directory", reason=Reason.BAD_NAME)
+        raise ArchiveError("the root of the archive is not a directory", reason=Reason.BAD_NAME)
     return path[-1].encode()
 
 
 def _make_directory(name: bytes, above: int) -> None:
-    with contextlib.suppress(FileExistsError):  # somebody else was faster; opening it tells whether it is a directory
+    with contextlib.suppress(FileExistsError):  # another thread made it first; opening it checks that it is a directory
         os.mkdir(name, 0o755, dir_fd=above)
 
 
@@ -220,15 +224,15 @@ def _read(descriptor: int) -> Iterator[bytes]:
 
 
 def _remove(directory: int, path: TreePath) -> None:
-    """Remove a file or symlink; a directory is refused."""
+    """Remove a file or symlink; raises ArchiveError for a directory."""
     if stat.S_ISDIR(os.stat(_leaf(path), dir_fd=directory, follow_symlinks=False).st_mode):
-        raise ArchiveError(f"{'/'.join(path)}: is a directory already", reason=Reason.DUPLICATE)
+        raise ArchiveError(f"{'/'.join(path)}: a directory with this name exists", reason=Reason.DUPLICATE)
     os.unlink(_leaf(path), dir_fd=directory)
 
 
 def _compare_file(directory: int, path: TreePath, content: Content, *, executable: bool) -> None:
-    """Raise ArchiveError unless the file there has this content and mode."""
-    differs = ArchiveError(f"{'/'.join(path)}: is there already, with other content", reason=Reason.DUPLICATE)
+    """Raise ArchiveError unless the existing file has this content and mode."""
+    differs = ArchiveError(f"{'/'.join(path)}: already exists with other content or mode", reason=Reason.DUPLICATE)
     try:
         descriptor = os.open(_leaf(path), _READ, dir_fd=directory)
     except OSError as error:
@@ -253,10 +257,11 @@ def _compare_symlink(directory: int, path: TreePath, target: str) -> None:
         if os.readlink(_leaf(path), dir_fd=directory) == target.encode():
             return
     except OSError:
-        pass  # no symlink, so not the same one
-    raise ArchiveError(f"{'/'.join(path)}: is there already, and no symlink to {target}", reason=Reason.DUPLICATE)
+        pass  # not a symlink, so it differs
+    raise ArchiveError(f"{'/'.join(path)}: already exists, but not as a symlink to {target}", reason=Reason.DUPLICATE)
 
 
 def _has_inner_dotdot(target: str) -> bool:
+    """Whether a `..` comes after a name, as in `a/../b`."""
     parts = [part for part in target.split("/") if part not in {"", "."}]
     return ".." in parts[next((i for i, part in enumerate(parts) if part != ".."), len(parts)) :]

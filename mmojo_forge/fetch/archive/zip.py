@@ -1,8 +1,8 @@
-"""Zip archives, wheels among them: the central directory, checked against every local header, and single entries.
+"""Zip archives (such as wheels): reads the central directory, checks it against local headers, and reads entries.
 
-Format: PKWARE APPNOTE.TXT 6.3.10; sections are cited. Zip says everything twice, and programs differ in which
-copy they believe; here both must agree. Entries must not overlap: sharing packed bytes between entries is how a small
-file claims to be petabytes (D. Fifield, "A better zip bomb", 2019).
+Format: PKWARE APPNOTE.TXT 6.3.10; comments cite its sections. Zip stores most values twice, and programs differ in
+which copy they use. Here both must agree. Entries must not overlap: a zip bomb of a few megabytes reaches petabytes
+by sharing compressed bytes between entries (D. Fifield, "A better zip bomb", 2019).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmojo_forge.fetch.archive.options import MIB, ArchiveLimits, ArchiveMember,
 from mmojo_forge.fetch.archive.stream import file_chunks
 
 MAGICS = (b"PK\3\4", b"PK\5\6")
-SMALL = MIB
+SMALL = MIB  # the first read of an entry; most entries need no second one
 
 _CENTRAL = struct.Struct("<4s6H3L5H2L")  # 4.3.12
 _LOCAL = struct.Struct("<4s5H3L2H")  # 4.3.7
@@ -47,7 +47,7 @@ _UNIX_KINDS = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class ZipEntry:
-    """One entry as the central directory has it. `room` is how far it may reach: to whatever comes next."""
+    """One entry of the central directory. `room` is the distance in bytes to the next entry or the directory."""
 
     member: ArchiveMember
     raw_name: bytes
@@ -61,7 +61,7 @@ class ZipEntry:
 
 @dataclass(frozen=True, slots=True)
 class _Directory:
-    """Where the central directory lies."""
+    """Position and size of the central directory, and its number of entries."""
 
     entries: int
     offset: int
@@ -69,7 +69,7 @@ class _Directory:
 
 
 def read_entries(descriptor: int, size: int, limits: ArchiveLimits) -> list[ZipEntry]:
-    """The entries of a zip that is `size` bytes long, in the order they lie in it."""
+    """The entries of a zip of `size` bytes, in the order of their offsets; raises ArchiveError."""
     directory = _find_directory(descriptor, size)
     if directory.entries > limits.members:
         raise ArchiveError(f"{directory.entries} entries", reason=Reason.TOO_MANY)
@@ -86,7 +86,7 @@ def read_entries(descriptor: int, size: int, limits: ArchiveLimits) -> list[ZipE
 
 
 def content(descriptor: int, entry: ZipEntry) -> Iterator[bytes]:
-    """The content of an entry, checked; raises ArchiveError unless size, checksum and local header agree."""
+    """The verified content of an entry; raises ArchiveError unless size, checksum and local header agree."""
     head = os.pread(descriptor, min(entry.room, SMALL), entry.offset)
     start = _check_local(head, entry)
     if start + entry.packed > entry.room:
@@ -103,7 +103,7 @@ def content(descriptor: int, entry: ZipEntry) -> Iterator[bytes]:
         crc = zlib.crc32(piece, crc)
         yield piece
     if size != entry.member.size or crc != entry.crc:
-        raise ArchiveError(f"{entry.member.name}: content is not what its size and CRC say", reason=Reason.CORRUPT)
+        raise ArchiveError(f"{entry.member.name}: content does not match its size and CRC", reason=Reason.CORRUPT)
 
 
 def _find_directory(descriptor: int, size: int) -> _Directory:
@@ -126,7 +126,7 @@ def _directory_at(descriptor: int, end: int, fields: tuple[int, ...]) -> _Direct
         _, _, end64, _ = _LOCATOR64.unpack(locator)
         record = os.pread(descriptor, _END64.size, end64) if end64 < end else b""
         if len(record) < _END64.size or not record.startswith(b"PK\6\6"):
-            raise ArchiveError("no zip64 end of central directory where it should be", reason=Reason.CORRUPT)
+            raise ArchiveError("the zip64 end of central directory is missing", reason=Reason.CORRUPT)
         _, _, _, _, disk64, first64, here64, total64, size64, offset64 = _END64.unpack(record)
         narrow = ((total, total64, _FULL16), (size, size64, _FULL32), (offset, offset64, _FULL32))
         if any(short not in {full, long} for short, long, full in narrow):
@@ -162,7 +162,10 @@ def _central_entry(data: bytes, position: int) -> tuple[ZipEntry, int]:
 
 
 def _decode(raw: bytes, flags: int) -> str:
-    """A name as 4.4.4 (bit 11) and appendix D.1 have it. A backslash is a separator to some, and none to others."""
+    """The decoded name, by 4.4.4 (bit 11) and appendix D.1; raises ArchiveError.
+
+    Backslashes are refused, because only some programs treat them as separators.
+    """
     try:
         name = raw.decode("utf-8" if flags & _UTF8 else "cp437")
     except UnicodeDecodeError as error:
@@ -183,7 +186,7 @@ def _member(name: str, size: int, host: int, mode: int) -> ArchiveMember:
 
 
 def _zip64(extra: bytes, values: tuple[int, ...], name: str) -> tuple[int, ...]:
-    """Size, packed size and offset, from the zip64 extra field (4.5.3) where the 32-bit ones are full."""
+    """Size, packed size and offset. Values that are 0xFFFFFFFF come from the zip64 extra field (4.5.3)."""
     if _FULL32 not in values:
         return values
     block = _extra_block(extra, _ZIP64_EXTRA, name)
@@ -214,7 +217,7 @@ def _extra_block(extra: bytes, wanted: int, name: str) -> bytes:
 
 
 def _with_room(entries: list[ZipEntry], directory: int) -> list[ZipEntry]:
-    """The entries by offset, each knowing how far it may reach; raises ArchiveError where two must overlap."""
+    """The entries by offset, with their `room`; raises ArchiveError if two must overlap."""
     entries.sort(key=lambda entry: entry.offset)
     placed = list[ZipEntry]()
     for index, entry in enumerate(entries):
@@ -226,7 +229,7 @@ def _with_room(entries: list[ZipEntry], directory: int) -> list[ZipEntry]:
 
 
 def _check_local(head: bytes, entry: ZipEntry) -> int:
-    """Where the content starts, counted from the local header, which must say what the central directory says."""
+    """Offset of the content from the local header; raises ArchiveError unless header and central directory agree."""
     name = entry.member.name
     if len(head) < _LOCAL.size or not head.startswith(b"PK\3\4"):
         raise ArchiveError(f"{name}: no local header", reason=Reason.CORRUPT)
@@ -236,11 +239,11 @@ def _check_local(head: bytes, entry: ZipEntry) -> int:
     if len(head) < start:
         raise ArchiveError(f"{name}: local header overlaps what comes next", reason=Reason.CORRUPT)
     if head[_LOCAL.size : name_end] != entry.raw_name:
-        raise ArchiveError(f"{name}: has another name in its local header", reason=Reason.CORRUPT)
+        raise ArchiveError(f"{name}: the local header has another name", reason=Reason.CORRUPT)
     if _FULL32 in {size, packed}:
         size, packed = _zip64(head[name_end:start], (size, packed), name)
     expected = (entry.crc, entry.packed, entry.member.size)
-    # With bit 3 the sizes follow the content, and are zero here (4.4.4); some writers fill them in all the same.
+    # With bit 3 the sizes follow the content and are zero here (4.4.4), but some writers fill them in.
     unknown = (0, 0, 0) if flags & _DESCRIPTOR_FOLLOWS else expected
     differs = (flags ^ entry.flags) & (_ENCRYPTED | _PATCH | _UTF8) or method != entry.method
     if differs or (crc, packed, size) not in {expected, unknown}:
@@ -249,7 +252,7 @@ def _check_local(head: bytes, entry: ZipEntry) -> int:
 
 
 def _inflated(packed: Iterator[bytes], entry: ZipEntry) -> Iterator[bytes]:
-    """The content of a deflated entry, at most a chunk and never more than its size and one byte at a time."""
+    """The content of a deflated entry, in pieces of at most 1 MiB and at most one byte more than its size."""
     decoder = zlib.decompressobj(-zlib.MAX_WBITS)
     bound = min(MIB, entry.member.size + 1)
     try:

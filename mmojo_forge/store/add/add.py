@@ -1,6 +1,7 @@
-"""Taking trees in: from a path, from one file, from another store. Each is one batch: all of it, or nothing.
+"""Adds trees to the store: from a path, from one file, from another store, or in pieces from a cache.
 
-A tree that arrives from somewhere else piece by piece: what a cache hands over goes into a batch.
+Each addition is one batch, which succeeds whole or leaves nothing. `Adder` has the ways in. `TreeReceiver` stages the
+pieces that a fetch hands over.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from mmojo_forge.store.protocol import Fetch, OpenBlob, StoreError
 
 
 class TreeReceiver:
-    """A Sink (remote/sink.py) that stages what it takes; safe in several threads.
+    """A `Sink` that stages the content it takes; safe in several threads.
 
-    It trusts whoever fills it to have verified each file by its digest. A file that the tree has both executable and
-    not is two blobs, because the bit belongs to the file in `blobs/`.
+    It trusts the fetch to have verified each file by its digest. If a tree has the same content both executable and
+    not, that makes two blobs, because the bit belongs to the file in `blobs/`.
     """
 
     def __init__(self, batch: Batch, tree: Tree) -> None:
@@ -39,26 +40,28 @@ class TreeReceiver:
             self._missing.setdefault(blob.digest, []).append(blob)
 
     def lacking(self, files: Sequence[TreeEntry]) -> set[BlobDigest]:
-        """The digests whose content is not in the store in every form that the tree needs."""
+        """The digests of content that the store lacks in at least one form (executable or not) that the tree needs."""
         return {file.digest for file in files if file.digest is not None and file.digest in self._missing}
 
     def take_small(self, files: Sequence[tuple[TreeEntry, bytes]]) -> None:
-        """Stage some files."""
+        """Stage some files with their content."""
         for file, content in files:
             for blob in self._taken(file):
                 self._batch.stage_bytes(blob, content)
 
     def take_file(self, file: TreeEntry, path: Path) -> None:
-        """Stage a file by moving it, copied first where the tree needs it in both forms."""
+        """Stage a file by moving it; copies it first if the tree needs both forms."""
         *copied, moved = self._taken(file)
         for blob in copied:
             self._batch.stage_copy(blob, path)
         self._batch.stage_file(moved, path)
 
     def check_complete(self) -> None:
-        """Raise StoreError (`blob-missing`) unless everything that was lacking has come."""
+        """Raise StoreError (`blob-missing`) unless all missing content has arrived."""
         if self._missing:
-            raise StoreError(f"receive tree: blob {next(iter(self._missing))} did not come", reason="blob-missing")
+            raise StoreError(
+                f"receive tree: the fetch left out blob {next(iter(self._missing))}", reason="blob-missing"
+            )
 
     def _taken(self, file: TreeEntry) -> list[Blob]:
         assert file.digest is not None
@@ -69,7 +72,7 @@ _UNLIMITED = 1 << 62
 
 
 class Adder:
-    """Registers trees in the store at `root`. Callers may assume that a tree that is returned is valid."""
+    """Adds trees to the store at `root`. Callers may assume that every returned tree is valid."""
 
     def __init__(self, root: str, database: Database, process: scratch.ProcessScratch, leases: Leases) -> None:
         self._root = root
@@ -78,7 +81,7 @@ class Adder:
         self._leases = leases
 
     def add_path(self, path: Path, *, move: bool, limits: Limits, ignored: frozenset[str]) -> Tree:
-        """The tree of the files at a path; nothing is followed to get there but what is above it."""
+        """The tree of the files at a path. Follows symlinks in the parent directories, but not at the path or below."""
         try:
             parent_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -109,7 +112,10 @@ class Adder:
         size: int | None,
         executable: bool,
     ) -> Tree:
-        """The tree of one file that is read to its end; what is not as expected stays out."""
+        """The tree of one file, read to its end with `read`; raises StoreError (`blob-mismatch`).
+
+        `shown` names the file in messages.
+        """
 
         def fill(batch: Batch) -> Tree:
             most = _UNLIMITED if size is None else size
@@ -120,7 +126,7 @@ class Adder:
         return self._register(fill)
 
     def add_tree(self, tree: Tree, open_blob: OpenBlob) -> None:
-        """Register a tree, its missing content read from elsewhere."""
+        """Add a tree and read the content that is missing with `open_blob`."""
 
         def fill(batch: Batch) -> Tree:
             missing = batch.missing(blobs_of(tree))
@@ -138,7 +144,7 @@ class Adder:
         self._register(fill)
 
     def receive(self, tree: Tree, fetch: Fetch, partial: Path) -> None:
-        """Register a tree whose missing content `fetch` brings; what arrived of it stays in `partial` if it fails."""
+        """Add a tree whose missing content `fetch` brings. `partial` keeps the pieces if it fails."""
 
         def fill(batch: Batch) -> Tree:
             arrival = TreeReceiver(batch, tree)
@@ -155,7 +161,7 @@ class Adder:
             raise scan.unreadable(str(path), "") from error
 
     def _take(self, found: scan.ScannedTree, root_fd: int, shown: str, move: bool) -> Tree:
-        # A rename does not reach another file system.
+        # rename(2) cannot move a file to another file system; such files are copied.
         moved_fd = root_fd if move and os.fstat(root_fd).st_dev == os.stat(self._root).st_dev else None
 
         def fill(batch: Batch) -> Tree:
@@ -169,6 +175,7 @@ class Adder:
             return self._register(fill, moved_fd)
 
     def _register(self, fill: Callable[[Batch], Tree], moved_fd: int | None = None) -> Tree:
+        # A collector may remove a blob that the batch wanted to reuse; then the batch starts again.
         while True:
             with self.batch() as batch:
                 tree = fill(batch)
@@ -180,7 +187,7 @@ class Adder:
 
     @contextmanager
     def batch(self) -> Iterator[Batch]:
-        """A registration, undone unless it was published."""
+        """A batch, undone unless the body publishes it."""
         batch = Batch(self._root, self._database, self._scratch, self._leases)
         try:
             yield batch
@@ -192,7 +199,7 @@ class Adder:
 
 
 def open_source(path: Path) -> BinaryIO:
-    """A file that is to be added; never a symlink."""
+    """The open file at `path`, which must not be a symlink; raises StoreError (`path-missing`)."""
     try:
         return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0)
     except FileNotFoundError as error:
@@ -211,7 +218,7 @@ def _no_path(path: Path) -> StoreError:
 
 
 def check_content(shown: str, got: BlobDigest, got_size: int, digest: BlobDigest | None, size: int | None) -> None:
-    """Raise StoreError unless content is what was expected, as far as that is known."""
+    """Raise StoreError (`blob-mismatch`) unless digest and size are the expected ones; None accepts anything."""
     if size is not None and got_size != size:
         got_text = "more" if got_size > size else f"{got_size:,}"
         raise StoreError(f"add {shown}: expected {size:,} bytes, got {got_text}", reason="blob-mismatch")

@@ -1,11 +1,9 @@
-"""One registration: content is staged in tmp, then published in blobs/ and trees/ together with its rows.
+"""A batch: one addition to the store, which stages content in tmp and then publishes it together with its rows.
 
     stage      hash, drop what the store has, keep the rest in tmp                         any number of threads
-    publish    publish lock, shared ──▶ intent ──▶ renames ──▶ rows ──▶ intent away        all of it or nothing
+    publish    publish lock, shared ──▶ intent ──▶ renames ──▶ rows ──▶ empty intent       all of it or nothing
 
-A process that dies between the first rename and the commit leaves its intent, from which the next one undoes it.
-
-Renaming without replacing: renameat2(2) with RENAME_NOREPLACE, which Python's `os` does not offer.
+If a process dies between the first rename and the commit, its intent stays, and the next process undoes the batch.
 """
 
 from __future__ import annotations
@@ -34,17 +32,15 @@ from mmojo_forge.store.db.leases import Leases
 from mmojo_forge.store.scratch import ProcessScratch, write_all
 
 _RENAME_NOREPLACE = 1
-# Older C libraries have no wrapper for the call.
+# Python's `os` does not offer renameat2(2), and older C libraries have no wrapper for it.
 _RENAMEAT2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 def rename_new(source: str, source_fd: int, target: str, target_fd: int) -> None:
-    """Give a file its name, relative to directory descriptors; raises FileExistsError if the name is taken.
-
-    Where the C library or the file system has no such rename, a hard link does the same in two steps.
-    """
+    """Rename a file, relative to directory descriptors; raises FileExistsError if the new name is taken."""
     code = _renameat2(source, source_fd, target, target_fd)
     if code in (errno.EINVAL, errno.ENOSYS):
+        # The C library or the file system lacks RENAME_NOREPLACE; a hard link does the same in two steps.
         os.link(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
         os.unlink(source, dir_fd=source_fd)
     elif code:
@@ -52,7 +48,7 @@ def rename_new(source: str, source_fd: int, target: str, target_fd: int) -> None
 
 
 def _renameat2(source: str, source_fd: int, target: str, target_fd: int) -> int:
-    """The error number, 0 for success."""
+    """The error number of the call, 0 for success."""
     if _RENAMEAT2 is None:
         return errno.ENOSYS
     done = _RENAMEAT2(source_fd, os.fsencode(source), target_fd, os.fsencode(target), _RENAME_NOREPLACE)
@@ -64,7 +60,7 @@ _TIMES = (layout.EPOCH, layout.EPOCH)
 
 
 class Blob(NamedTuple):
-    """One file in blobs/: the executable bit belongs to the file, so content may occur in both forms."""
+    """One file in blobs/. The executable bit belongs to the file, so the same content may be two blobs."""
 
     digest: BlobDigest
     executable: bool
@@ -72,8 +68,11 @@ class Blob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Content on its way, and its columns. It lies in the process's directory under `name`, or, when `moved_from`
-    is set, still in that directory of the tree that is moved in."""
+    """A staged file and the columns of its row. `size` in bytes.
+
+    The file lies in the process's directory under `name`. If `moved_from` is set, it still lies in that directory of
+    the tree that is being moved in.
+    """
 
     name: str
     size: int
@@ -82,11 +81,11 @@ class Staged:
 
 
 class VanishedError(Exception):
-    """A blob that was found in the store was collected before the tree that needs it was registered: start again."""
+    """The collector removed a blob that the batch wanted to reuse; the caller starts the batch again."""
 
 
 class Batch:
-    """A registration under way. Callers may assume that no content is staged twice, whatever the threads do."""
+    """An addition in progress. Callers may assume that threads never stage the same content twice."""
 
     def __init__(self, root: str, database: Database, process: ProcessScratch, leases: Leases) -> None:
         self._root = root
@@ -102,14 +101,14 @@ class Batch:
         self.intent: str | None = None
 
     def close(self) -> None:
-        """Remove what was staged and not published."""
+        """Remove the files that were staged and not published."""
         for name in self._made:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._process.fd)
         self._made.clear()
 
     def missing(self, blobs: Iterable[Blob]) -> set[Blob]:
-        """Those of the blobs that the store does not have; the others stay noted as needed."""
+        """Those of the blobs that the store does not have. The batch notes the others as reused."""
         wanted = set(blobs)
         present = {blob for blob, size in self._registered(wanted).items() if self._is_whole(blob, size)}
         with self._lock:
@@ -117,7 +116,7 @@ class Batch:
         return wanted - present
 
     def claim(self, blobs: Iterable[Blob]) -> set[Blob]:
-        """Those of the blobs that are neither in the store nor claimed; the caller has to stage them."""
+        """Those of the blobs that are neither in the store nor claimed before; the caller must stage them."""
         with self._lock:
             wanted = set(blobs) - self._claimed
         missing = self.missing(wanted)
@@ -127,7 +126,7 @@ class Batch:
         return missing
 
     def stage_bytes(self, blob: Blob, data: bytes) -> None:
-        """Stage content that is in memory and was claimed."""
+        """Stage a claimed blob from memory."""
         name, fd = self._create()
         try:
             write_all(fd, data)
@@ -137,7 +136,7 @@ class Batch:
         self.stage(blob, Staged(name, len(data), hashlib.sha256(data).hexdigest()))
 
     def stage_copy(self, blob: Blob, path: Path) -> None:
-        """Stage a copy of a file that was claimed."""
+        """Stage a claimed blob as a copy of a file."""
         name, fd = self._create()
         try:
             with open(path, "rb", buffering=0) as file:
@@ -152,7 +151,7 @@ class Batch:
         self.stage(blob, Staged(name, size, hasher.hexdigest()))
 
     def stage_file(self, blob: Blob, path: Path) -> None:
-        """Stage a file that was claimed and lies on the store's file system, by moving it."""
+        """Stage a claimed blob by moving a file, which must lie on the store's file system."""
         with open(path, "rb", buffering=0) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             finish(file.fileno(), blob.executable)
@@ -165,9 +164,10 @@ class Batch:
     def stage_stream(
         self, read: Callable[[int], bytes], executable: bool, most: int, *, once: bool = False
     ) -> tuple[Blob, int]:
-        """Copy and stage content of unknown digest; what it is, and its size. Stops reading beyond `most` bytes.
+        """The blob that the content turns out to be, and its size in bytes. Stages it, and stops beyond `most` bytes.
 
-        `once` says that it cannot be read again, so it is kept until published even where the store has it.
+        `once` says that the content cannot be read again. The batch then keeps it until it publishes, even if the
+        store has the blob already.
         """
         name, fd = self._create()
         try:
@@ -192,15 +192,18 @@ class Batch:
         return blob, size
 
     def stage(self, blob: Blob, staged: Staged) -> None:
-        """Publish the file as this blob later on."""
+        """Note the staged file; `publish` makes it the blob."""
         with self._lock:
             self._staged[blob] = staged
 
     def publish(self, trees: Sequence[Tree], moved_fd: int | None = None) -> None:
-        """Make the trees valid, all or none; `moved_fd` is the tree that is moved in. Raises VanishedError to be done
-        again."""
+        """Make the trees valid, all or none. `moved_fd` is the directory of the tree that is being moved in.
+
+        Raises VanishedError if the collector removed a reused blob; the caller then starts again.
+        """
         manifests = [self._stage_manifest(tree) for tree in trees]
         with scratch.locked(os.path.join(self._root, layout.TMP), layout.PUBLISH_LOCK, fcntl.LOCK_SH):
+            # Only now are reused blobs safe: the collector needs this lock exclusively to remove any.
             for blob in self._reused - self._registered(self._reused).keys():
                 if blob not in self._spare:
                     raise VanishedError
@@ -209,6 +212,7 @@ class Batch:
             paths += [f"{layout.TREES}/{tree.id}" for tree in trees]
             self.intent = self._process.note_intent(paths)
             self._leases.hold(tree.id for tree in trees)
+            # Manifests come after blobs and rows come last, so a tree is never valid without its content.
             self._move(moved_fd)
             for tree, manifest in zip(trees, manifests, strict=True):
                 os.rename(manifest, os.path.join(self._root, layout.TREES, tree.id), src_dir_fd=self._process.fd)
@@ -227,7 +231,7 @@ class Batch:
         return name
 
     def _registered(self, blobs: Iterable[Blob]) -> dict[Blob, int]:
-        """The sizes of those of the blobs that have a row."""
+        """The sizes in bytes of those of the blobs that have a row."""
         wanted = set(blobs)
         if not wanted:
             return {}
@@ -239,6 +243,7 @@ class Batch:
         return {blob: size for blob, size in sizes.items() if blob in wanted}
 
     def _is_whole(self, blob: Blob, size: int) -> bool:
+        # A damaged blob counts as missing, so that adding the content again replaces it. Only the size is cheap to see.
         try:
             return os.stat(os.path.join(self._root, layout.BLOBS, layout.blob_path(*blob))).st_size == size
         except FileNotFoundError:
@@ -270,7 +275,10 @@ class Batch:
             epoch = current_epoch(connection)
             connection.executemany(
                 "INSERT OR IGNORE INTO blobs (digest, executable, size, sha256, epoch) VALUES (?, ?, ?, ?, ?)",
-                [(blob.digest, blob.executable, one.size, one.sha256, epoch) for blob, one in self._staged.items()],
+                [
+                    (blob.digest, blob.executable, staged.size, staged.sha256, epoch)
+                    for blob, staged in self._staged.items()
+                ],
             )
             connection.executemany(
                 "INSERT INTO trees (id, size, files, added, used, epoch) VALUES (?, ?, ?, ?, ?, ?) "
@@ -287,7 +295,7 @@ class Batch:
 
 
 def blobs_of(tree: Tree) -> dict[Blob, int]:
-    """The blobs a tree needs, with their sizes."""
+    """The blobs that a tree needs, with their sizes in bytes."""
     return {
         Blob(entry.digest, entry.kind is EntryKind.EXECUTABLE): entry.size
         for entry in tree.entries
@@ -299,13 +307,13 @@ def _move_into_shard(name: str, source_fd: int, path: str, blobs_fd: int, size: 
     try:
         rename_new(name, source_fd, path, blobs_fd)
     except FileNotFoundError:
-        # The first blob of its shard: 256 empty directories would be slow to make and to remove.
+        # This is the first blob of its shard. A new store does not make all 256 directories, which would be slow.
         with contextlib.suppress(FileExistsError):
             os.mkdir(os.path.dirname(path), 0o755, dir_fd=blobs_fd)
         _move_into_shard(name, source_fd, path, blobs_fd, size)
     except FileExistsError:
-        # Another process published it meanwhile. Its file stays, for somebody may be linking it at this moment, and
-        # a file that is replaced then cannot be linked any more; only one that is cut short gives way.
+        # Another process published the blob meanwhile. Its file stays, because a process may be linking it at this
+        # moment, and link(2) fails on a file that a rename replaces. Only a truncated file is replaced.
         if os.stat(path, dir_fd=blobs_fd, follow_symlinks=False).st_size == size:
             os.unlink(name, dir_fd=source_fd)
         else:
@@ -313,6 +321,6 @@ def _move_into_shard(name: str, source_fd: int, path: str, blobs_fd: int, size: 
 
 
 def finish(fd: int, executable: bool) -> None:
-    """Give a file the mode and time that everything stored has."""
+    """Give a file the mode and time that every stored file has."""
     os.fchmod(fd, 0o555 if executable else 0o444)
     os.utime(fd, _TIMES)

@@ -1,8 +1,8 @@
-"""File trees become trees of the store: read once, hashed twice, copied or moved, by a few threads.
+"""Imports the files of a scanned tree into a batch: a few threads read each file once, hash it twice, copy or move it.
 
-Reading, hashing and writing release the interpreter's lock, so two threads keep two cores busy; with many more they
-would only queue for it. Small files are handled in groups, which ask the database once and are held in memory; what is
-larger streams through in chunks. The largest files come first, so that no thread is left with one at the end.
+Reading, hashing and writing release the interpreter's lock, so two threads keep two cores busy; many more would only
+queue for it. Small files go in groups: a group needs one database query and fits in memory. Larger files stream
+through in chunks. The largest files come first, so that no thread is left with one at the end.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _GROUP_FILES = 128
 _GROUP_BYTES = 4 << 20
 _SERIAL_FILES = 64
 _SERIAL_BYTES = 4 << 20
+# O_NONBLOCK: if a FIFO replaces a file after the scan, opening it must not hang.
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Group = list[ScannedFile]
@@ -35,7 +36,10 @@ _directory = attrgetter("directory")
 
 
 def import_files(found: ScannedTree, root_fd: int, batch: Batch, shown: str, *, move: bool) -> list[TreeEntry]:
-    """The entries of all files that were found below `root_fd`, their content staged in the batch."""
+    """The entries of all scanned files below `root_fd`, with their content staged in the batch.
+
+    `shown` names the tree in messages; `move` takes the files away instead of copying them.
+    """
     taker = Importer(root_fd, batch, shown, move)
     groups = list(_groups(found.files))
     if len(found.files) <= _SERIAL_FILES and found.size <= _SERIAL_BYTES:
@@ -44,7 +48,7 @@ def import_files(found: ScannedTree, root_fd: int, batch: Batch, shown: str, *, 
 
 
 class Importer:
-    """Takes groups of files of one tree into a batch; safe in several threads."""
+    """Imports groups of files of one tree into a batch; safe in several threads."""
 
     def __init__(self, root_fd: int, batch: Batch, shown: str, move: bool) -> None:
         self._root_fd = root_fd
@@ -53,7 +57,7 @@ class Importer:
         self._move = move
 
     def take(self, group: Group) -> list[TreeEntry]:
-        """The entries of the files: one that is large, or any number of small ones."""
+        """The entries of the files in a group: one large file, or any number of small ones."""
         if group[0].size > _SMALL:
             return [self._take_large(file) for file in group]
         return self._take_small(group)
@@ -109,6 +113,7 @@ class Importer:
     def _read(self, file: ScannedFile, directory_fd: int) -> bytes:
         fd = self._open(file, directory_fd)
         try:
+            # One byte more than expected shows that the file has grown.
             data = os.read(fd, file.size + 1)
             if self._move:
                 finish(fd, file.executable)
@@ -123,6 +128,7 @@ class Importer:
         except PermissionError as error:
             raise unreadable(self._shown, file.path) from error
         try:
+            # Check again after opening: something may have replaced the file since the scan.
             check_file(os.fstat(fd), self._shown, file.path)
         except BaseException:
             os.close(fd)
@@ -132,14 +138,14 @@ class Importer:
     def _check_unchanged(self, file: ScannedFile, size: int) -> None:
         if size != file.size:
             raise UnstorableOutput(
-                f"add {self._shown}: {file.path} changed from {file.size:,} to {size:,} bytes while it was read",
-                detail="Something still writes there.",
+                f"add {self._shown}: {file.path} changed from {file.size:,} to {size:,} bytes while forge read it",
+                detail="A process is still writing to it.",
                 reason="output-changed",
             )
 
 
 def in_threads(work: Callable[[Group], list[TreeEntry]], groups: list[Group]) -> list[list[TreeEntry]]:
-    """What `work` gives for each group; the first error ends it, with nothing left running."""
+    """The result of `work` for each group. The first error cancels the rest and leaves nothing running."""
     with ThreadPoolExecutor(thread_count(), "forge-ingest") as pool:
         futures = [pool.submit(work, group) for group in groups]
         try:
@@ -150,12 +156,12 @@ def in_threads(work: Callable[[Group], list[TreeEntry]], groups: list[Group]) ->
 
 
 def thread_count() -> int:
-    """How many threads do file work: beyond a few they wait for the interpreter."""
+    """The number of threads for file work: more than a few would wait for the interpreter's lock."""
     return max(2, min(4, os.cpu_count() or 1))
 
 
 def hash_descriptor(fd: int) -> tuple[BlobDigest, str, int]:
-    """BLAKE3, SHA-256 and size of what is read from here on."""
+    """BLAKE3, SHA-256 and size in bytes of the rest of an open file."""
     hasher, sha256, size = blake3(), hashlib.sha256(), 0
     while chunk := os.read(fd, CHUNK):
         hasher.update(chunk)
@@ -165,7 +171,7 @@ def hash_descriptor(fd: int) -> tuple[BlobDigest, str, int]:
 
 
 def found_file(status: os.stat_result, name: str) -> ScannedFile:
-    """A single file as the only one of its directory."""
+    """A file that is a tree by itself, as a scan would give it."""
     return ScannedFile("", name, status.st_size, bool(status.st_mode & stat.S_IXUSR))
 
 
@@ -175,7 +181,7 @@ def _entry(file: ScannedFile, blob: Blob, size: int) -> TreeEntry:
 
 
 def _groups(files: list[ScannedFile]) -> Iterator[Group]:
-    """Large files one by one, largest first, then the small ones, those of one directory together."""
+    """Groups of files: each large file alone, largest first, then the small ones in order of directory."""
     yield from ([file] for file in sorted(files, key=lambda file: -file.size) if file.size > _SMALL)
     group: Group = []
     size = 0

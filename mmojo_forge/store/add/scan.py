@@ -1,6 +1,6 @@
-"""What lies at a path that an untrusted build left: its files and symlinks, and whether all of it may be stored.
+"""Scans the file tree that an untrusted build left: lists it, and refuses anything that the store cannot hold.
 
-Nothing is followed: each directory is opened part by part from the root's descriptor, each with O_NOFOLLOW.
+The scan follows no symlink: it opens each directory part by part from the root's descriptor, each with O_NOFOLLOW.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KINDS = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class ScannedFile:
-    """A regular file: its directory and name, its size when it was seen."""
+    """A regular file: its directory and name, and its size in bytes at the scan."""
 
     directory: str
     name: str
@@ -44,7 +44,7 @@ class ScannedFile:
 
 @dataclass(slots=True)
 class ScannedTree:
-    """What was found below a root: entries without content, and files whose content is still to be read."""
+    """The result of a scan: entries without content, and files whose content is still to be read. `size` in bytes."""
 
     entries: list[TreeEntry] = field(default_factory=list)
     files: list[ScannedFile] = field(default_factory=list)
@@ -52,26 +52,26 @@ class ScannedTree:
 
     @property
     def count(self) -> int:
-        """How many names there are."""
+        """The number of entries and files."""
         return len(self.entries) + len(self.files)
 
 
 def scan(root_fd: int, shown: str, limits: Limits, ignored: frozenset[str]) -> ScannedTree:
-    """The tree below the directory `root_fd`; raises OutputError or TreeError with the first thing that is wrong."""
+    """The tree below the directory `root_fd`; raises UnstorableOutput or TreeError at the first fault."""
     found = ScannedTree([TreeEntry("", EntryKind.DIRECTORY)])
-    # A directory inherits setgid from a work folder that is shared by a group; that says nothing about the build.
+    # A work folder that a group shares passes setgid on to new directories. The build did not set it, so allow it.
     inherited = os.fstat(root_fd).st_mode & stat.S_ISGID
     pending = [""]
     while pending:
         directory = pending.pop()
         if directory.count("/") + 1 >= MAX_DEPTH:
-            raise TreeError(f"add {shown}: {directory[:80]}… is too deep", reason="tree-bad-name")
+            raise TreeError(f"add {shown}: the path {directory[:80]}… is too deep", reason="tree-bad-name")
         pending.extend(_scan_directory(root_fd, directory, found, _Rules(shown, limits, ignored, inherited)))
     return found
 
 
 def open_beneath(root_fd: int, directory: str) -> int:
-    """A descriptor of the directory at a path below `root_fd`, never reached through a symlink."""
+    """A descriptor of a directory below `root_fd`, opened without following any symlink."""
     fd = os.dup(root_fd)
     for part in directory.split("/") if directory else ():
         try:
@@ -83,12 +83,12 @@ def open_beneath(root_fd: int, directory: str) -> int:
 
 
 def check_file(status: os.stat_result, shown: str, path: str) -> None:
-    """Raise OutputError unless it is a regular file that claims no privilege."""
+    """Raise UnstorableOutput unless the status is that of a regular file without setuid, setgid and sticky bits."""
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "unknown")
         raise UnstorableOutput(
             f"add {shown}: {path or 'the output'} is a {kind}",
-            detail="A store object has directories, files and symlinks only.",
+            detail="A store object can hold only directories, files and symlinks.",
             reason=f"output-{kind}",
         )
     _check_mode(status.st_mode, shown, path)
@@ -115,10 +115,10 @@ def _scan_directory(root_fd: int, directory: str, found: ScannedTree, rules: _Ru
 
 
 def unreadable(shown: str, path: str) -> UnstorableOutput:
-    """The error for what the build locked itself."""
+    """The error for a file or directory that the build left without read permission."""
     return UnstorableOutput(
-        f"add {shown}: {path or 'the output'} cannot be read",
-        detail="The build left it without permission to read; a chmod in its last phase mends that.",
+        f"add {shown}: {path or 'the output'} is not readable",
+        detail="The build left it without read permission. Add a chmod to the build's last phase.",
         reason="output-unreadable",
     )
 
@@ -152,17 +152,20 @@ def _read_link(name: str, fd: int, shown: str, path: str) -> str:
     try:
         target.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise TreeError(f"add {shown}: symlink {path} has no UTF-8 target", reason="symlink-bad-target") from error
+        message = f"add {shown}: the target of symlink {path} is not UTF-8"
+        raise TreeError(message, reason="symlink-bad-target") from error
     check_symlink(path, target)
     return target
 
 
 def check_limits(found: ScannedTree, shown: str, limits: Limits) -> None:
-    """Raise OutputError when there is too much of it."""
+    """Raise UnstorableOutput if the tree has more files or bytes than the limits allow."""
     if found.count > limits.output_files:
-        raise UnstorableOutput(f"add {shown}: more than {limits.output_files:,} files", reason="output-too-many-files")
+        message = f"add {shown}: it has more than {limits.output_files:,} files"
+        raise UnstorableOutput(message, reason="output-too-many-files")
     if found.size > limits.output_bytes:
-        raise UnstorableOutput(f"add {shown}: more than {limits.output_bytes:,} bytes", reason="output-too-large")
+        message = f"add {shown}: it has more than {limits.output_bytes:,} bytes"
+        raise UnstorableOutput(message, reason="output-too-large")
 
 
 def _check_mode(mode: int, shown: str, path: str) -> None:
@@ -170,6 +173,6 @@ def _check_mode(mode: int, shown: str, path: str) -> None:
         if mode & bit:
             raise UnstorableOutput(
                 f"add {shown}: {path} has the {name} bit",
-                detail="A store object has no modes but the executable bit.",
+                detail="A store object keeps no file mode except the executable bit.",
                 reason=f"output-{name}",
             )

@@ -1,1 +1,4 @@
-"""Bundles: one file with trees, content and traces. Read `records` (the format), then `writer` and `reader`."""
+"""Bundles: one file that carries trees, their content and traces to another store.
+
+Read `records` (the format), then `writer` and `reader`.
+"""

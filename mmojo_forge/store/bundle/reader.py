@@ -1,14 +1,14 @@
-"""Reading bundles, which come from anywhere: everything is verified before anything is registered.
+"""Reads bundles. A bundle may come from anybody, so the reader verifies all of it before it registers anything.
 
-    1. contents    within limits, of our schema, nothing named twice, room for it on the disk
-    2. metadata    each manifest is what its id says and keeps every rule of trees; each trace is what its key says;
-                   the blobs that are listed are those that the trees need, in the sizes that they say
-    3. content     each blob is hashed while it streams into tmp/, and is what its digest says
+    1. contents    within limits, with our schema, no id twice, enough room on the disk
+    2. metadata    each manifest matches its id and keeps every rule of trees; each trace matches its key;
+                   the listed blobs are exactly those that the trees need, with the same sizes
+    3. content     each blob is hashed while it streams into tmp/, and matches its digest
     4. the end     nothing follows, and the checksum of the compressed whole holds
     5. publish     all trees in one transaction, then the traces
 
-Names are compared with what must come next and never lead to a path; sizes are those of the contents, so that no more
-is unpacked than was announced.
+The reader only compares a member's name with the expected one, and never uses it as a path. It takes sizes from the
+contents, so it unpacks no more than they announce.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from mmojo_forge.store.bundle import records
 from mmojo_forge.store.bundle.records import BundleContents, BundleError, malformed
 from mmojo_forge.store.failure import disk_full
 
+# One piece unpacks to at most 4096 × 32,768 bytes = 128 MiB.
 _PIECE = 4096
 
 OnProgress = Callable[[int, int], None]
-"""Called with the bytes of content that were read and the bytes in all."""
+"""Called with the bytes of content that are read so far, and the bytes in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """What a bundle held, verified, its content staged in a batch."""
+    """A verified bundle whose content is staged in a batch."""
 
     contents: BundleContents
     trees: tuple[Tree, ...]
@@ -48,7 +49,7 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What was taken in: the traces that were new, and those whose keys are known to have come to something else."""
+    """The result of an import. `conflicts` counts the traces whose keys have other outputs in this store."""
 
     contents: BundleContents
     new_traces: int
@@ -56,19 +57,19 @@ class Imported:
 
 
 def read_bundle(path: Path, batch: Batch, store: Path, on_progress: OnProgress | None = None) -> Arrived:
-    """What the file holds, staged in the batch; raises BundleError unless all of it is as it must be."""
+    """The verified content of the file, staged in the batch; raises BundleError on any fault."""
     with open_source(path) as file:
         stream = _Stream(file)
         try:
             arrived = _Reader(stream).read(batch, store, on_progress)
             stream.finish()
         except zstandard.ZstdError as error:
-            raise malformed(f"it is not compressed as it must be: {error}") from error
+            raise malformed(f"zstd cannot decompress it: {error}") from error
     return arrived
 
 
 class _Stream:
-    """What a compressed file unpacks to. It is fed in small pieces, for each may unpack to 32,768 times its size."""
+    """The decompressed content of a file. It reads small pieces, because each may unpack to 32,768 times its size."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -76,7 +77,7 @@ class _Stream:
         self._pending = memoryview(b"")
 
     def read(self, count: int) -> bytes:
-        """Some bytes, no more than `count`; raises BundleError where there are none."""
+        """At least one byte and at most `count`; raises BundleError (`bundle-truncated`) at the end of the file."""
         while not self._pending:
             piece = b"" if self._decompressor.eof else self._file.read(_PIECE)
             if not piece:
@@ -87,18 +88,18 @@ class _Stream:
         return data
 
     def finish(self) -> None:
-        """Raise BundleError unless it ends here, with the checksum of the whole."""
+        """Raise BundleError unless the file ends here and its checksum holds."""
         while not self._decompressor.eof and not self._pending:
             piece = self._file.read(_PIECE)
             if not piece:
                 raise _truncated()
             self._pending = memoryview(self._decompressor.decompress(piece))
         if self._pending or self._decompressor.unused_data or self._file.read(1):
-            raise malformed("something follows its end")
+            raise malformed("it has data after its end")
 
 
 class _Reader:
-    """Reads the members of a tar in order, each of which must be the one that is expected."""
+    """Reads the members of a tar in order, and refuses any member but the expected one."""
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
@@ -116,7 +117,7 @@ class _Reader:
             traces.append(records.parse(self._member(f"traces/{key}", size), key))
         self._blobs(contents, batch, on_progress)
         if any(self._exactly(2 * records.BLOCK)):
-            raise malformed("it has more than it says")
+            raise malformed("it has more members than its contents list")
         return Arrived(contents, trees, tuple(traces))
 
     def _tree(self, identifier: str, size: int) -> Tree:
@@ -154,7 +155,7 @@ class _Reader:
 
     def _begin(self, name: str, size: int) -> None:
         if self._exactly(records.BLOCK) != records.tar_header(name, size):
-            raise malformed(f"{name} does not come where it must")
+            raise malformed(f"{name} is missing or not at its place")
 
     def _data(self, size: int) -> bytes:
         data = self._exactly(size)
@@ -163,7 +164,7 @@ class _Reader:
 
     def _end(self, size: int) -> None:
         if any(self._exactly(records.padding(size))):
-            raise malformed("a member is longer than it says")
+            raise malformed("a member is longer than its header says")
 
     def _exactly(self, count: int) -> bytes:
         parts = []
@@ -185,7 +186,7 @@ def _check_sizes(contents: BundleContents, store: Path) -> None:
 
 
 def _check_blobs(contents: BundleContents, trees: tuple[Tree, ...]) -> None:
-    """Raise BundleError unless the trees need exactly what is listed."""
+    """Raise BundleError unless the listed blobs are exactly those that the trees need."""
     needed: dict[Blob, int] = {}
     for tree in trees:
         for blob, size in blobs_of(tree).items():
@@ -196,22 +197,22 @@ def _check_blobs(contents: BundleContents, trees: tuple[Tree, ...]) -> None:
             raise _lie(f"blob {blob.digest}", "bundle-wrong-size" if blob in needed else "bundle-unexpected")
     if len(needed) != len(contents.blobs):
         raise _lie("the list of blobs", "bundle-incomplete")
-    unknown = [one.target for one in contents.targets if one.tree not in contents.trees]
+    unknown = [target.target for target in contents.targets if target.tree not in contents.trees]
     if unknown:
         raise _lie(f"target {unknown[0]}", "bundle-incomplete")
 
 
 def _truncated() -> BundleError:
     return BundleError(
-        "import bundle: it ends too early",
-        detail="Copy it again: it was cut off on its way. Nothing of it was taken in.",
+        "import bundle: the file is truncated",
+        detail="Copy the file again. Forge imported nothing.",
         reason="bundle-truncated",
     )
 
 
 def _lie(what: str, reason: str) -> BundleError:
     return BundleError(
-        f"import bundle: {what} is not what it says",
-        detail="The file is damaged, or somebody changed it; nothing of it was taken in.",
+        f"import bundle: {what} does not match the bundle's contents",
+        detail="The file is damaged, or somebody changed it. Forge imported nothing.",
         reason=reason,
     )

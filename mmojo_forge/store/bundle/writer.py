@@ -1,4 +1,4 @@
-"""Writing bundles: streamed, so that memory does not grow with what is written; complete, or not there at all."""
+"""Writes bundles. Content streams through in constant memory, and the file appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LEVEL = 3
 _ZEROS = bytes(2 * records.BLOCK)
 
 OnProgress = Callable[[int, int], None]
-"""Called with the bytes of content that are written and the bytes in all."""
+"""Called with the bytes of content that are written so far, and the bytes in all."""
 
 
 class Writable(Protocol):
-    """Where bytes go."""
+    """A stream that takes bytes."""
 
     def write(self, data: bytes, /) -> object:
-        """Take all of it."""
+        """Write all of `data`."""
 
 
 def write_bundle(
@@ -39,7 +39,7 @@ def write_bundle(
     traces: Iterable[Trace],
     on_progress: OnProgress | None = None,
 ) -> BundleContents:
-    """Write the trees with their content, and the traces, to a file; what it holds. Raises StoreError."""
+    """The contents of the bundle that this writes to `path`. Raises StoreError."""
     manifests: dict[TreeId, bytes] = {}
     blobs: dict[Blob, int] = {}
     for identifier in sorted(set(trees)):
@@ -49,7 +49,7 @@ def write_bundle(
             blobs.setdefault(blob, size)
     entries = {trace.key: records.encode(trace) for trace in sorted(traces, key=lambda trace: trace.key)}
     contents = BundleContents(
-        tuple(sorted(targets, key=lambda one: one.target)),
+        tuple(sorted(targets, key=lambda target: target.target)),
         {tree: len(manifest) for tree, manifest in manifests.items()},
         {key: len(entry) for key, entry in entries.items()},
         blobs,
@@ -71,7 +71,7 @@ def write_bundle(
 def _write(
     file: BinaryIO, contents: BundleContents, metadata: list[bytes], store: TreeReader, on_progress: OnProgress | None
 ) -> None:
-    # With one thread or more the output is the same for any number of them.
+    # zstd gives the same bytes for any number of worker threads, but other bytes without any (threads=0).
     threads = max(1, len(os.sched_getaffinity(0)))
     compressor = zstandard.ZstdCompressor(level=LEVEL, threads=threads, write_checksum=True)
     with compressor.stream_writer(file, closefd=False) as out:

@@ -1,1 +1,4 @@
-"""The rows of a local store. Read `database` (one connection, the schema), then `traces`, `leases` and `locks`."""
+"""The database of a local store, its leases and its key locks.
+
+Read `database` (the connection and the schema), then `traces`, `leases` and `locks`.
+"""

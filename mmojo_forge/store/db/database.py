@@ -1,9 +1,9 @@
 """The store's SQLite database: one connection for all threads of a process, write-ahead logging, a schema number.
 
-Commits are not synced to the disk one by one (`synchronous=NORMAL` keeps the database whole through a power cut, at
-the price of the newest rows). Instead each row says in which *epoch* it was written, and `LocalStore.sync` makes a
-whole epoch durable at once. After a power cut the rows of epochs that did not become durable are checked against the
-files (store/recovery.py); a killed process loses nothing that way, as its files are the kernel's by then.
+SQLite does not sync each commit to the disk: `synchronous=NORMAL` keeps the database consistent through a power cut,
+but may lose the newest rows. Instead each row names its *epoch*, and `LocalStore.sync` makes whole epochs durable.
+After a power cut, maintain/recovery.py checks the rows of epochs that were not durable against the files. A killed
+process loses nothing, because the kernel still writes its data to the disk.
 """
 
 from __future__ import annotations
@@ -58,13 +58,14 @@ class Database:
             raise
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Any]:
-        """The rows of one question."""
+        """All rows that the query gives."""
         with self._lock:
             return self._connection.execute(sql, parameters).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything that is executed on the connection in the body, or nothing of it."""
+        """The connection, in a transaction that commits if the body succeeds and rolls back if it raises."""
+        # IMMEDIATE takes the write lock at once: upgrading a read lock later may fail as busy without any wait.
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -75,7 +76,7 @@ class Database:
             self._connection.execute("COMMIT")
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         with self._lock:
             self._connection.close()
 
@@ -84,7 +85,7 @@ class Database:
         _check_schema(path, execute("PRAGMA application_id").fetchone()[0], self._version(), self._is_empty())
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = NORMAL")
-        execute("PRAGMA cache_size = -16384")
+        execute("PRAGMA cache_size = -16384")  # negative: KiB, so 16 MiB
         if self._version() == 0:
             with self.transaction():
                 for statement in filter(str.strip, _TABLES.split(";")):
@@ -100,7 +101,7 @@ class Database:
 
 
 def current_epoch(connection: sqlite3.Connection) -> int:
-    """The epoch for rows that are written in the running transaction."""
+    """The epoch for rows that the running transaction writes."""
     boot = boot_id()
     row = connection.execute("SELECT max(id) FROM epochs WHERE durable = 0 AND boot = ?", (boot,)).fetchone()
     if row[0] is not None:
@@ -109,13 +110,13 @@ def current_epoch(connection: sqlite3.Connection) -> int:
 
 
 def new_epoch(connection: sqlite3.Connection) -> int:
-    """A new epoch: whatever belongs to an older one was committed before."""
+    """A new epoch. All rows of older epochs were committed before it begins."""
     cursor = connection.execute("INSERT INTO epochs (boot) VALUES (?)", (boot_id(),))
     return int(cursor.lastrowid or 0)
 
 
 def json_list(values: Iterable[str]) -> str:
-    """Strings as a parameter for `json_each`, so that a question takes any number of them."""
+    """The strings as one parameter for `json_each`, because SQLite limits the number of parameters of a query."""
     return json.dumps(list(values))
 
 
@@ -126,12 +127,12 @@ def _check_schema(path: str, application: int, version: int, empty: bool) -> Non
         return
     if application == APPLICATION_ID and version > SCHEMA:
         raise StoreUnusableError(
-            f"open store database {path}: its schema {version} is newer than {SCHEMA}, which this forge knows",
-            detail="Use the forge that made this store, or let FORGE_STORE point to another folder.",
+            f"open store database {path}: it has schema {version}, but this version of forge reads schema {SCHEMA}",
+            detail="Use the version of forge that made this store, or set FORGE_STORE to another folder.",
             reason="store-schema",
         )
     raise StoreUnusableError(
-        f"open store database {path}: not made by forge (application {application:#x}, schema {version})",
-        detail="Let FORGE_STORE point to an empty folder.",
+        f"open store database {path}: forge did not make it (application {application:#x}, schema {version})",
+        detail="Set FORGE_STORE to an empty folder.",
         reason="store-schema",
     )

@@ -1,8 +1,8 @@
-"""What a process uses: every tree that it was told is valid, or that it added, stays until the process ends.
+"""Leases: the trees that a running process uses. The collector keeps them until the process ends.
 
-The ids stand in `tmp/<process>/using`, one line each. They are added under the shared publish lock, together with the
-look at the rows, so that a collector, which holds the lock exclusively while it removes rows, either sees the lease or
-has removed the row before anybody was told of it. The directory goes with its process, and the lease with it.
+A process leases every tree that it finds valid or adds. The ids are lines in `tmp/<process>/using`. The process adds
+them under the shared publish lock, in which it also looks for the rows. A collector removes rows under the exclusive
+lock. So the collector sees the lease, or the process finds no row. The lease is removed with the process's directory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LINE = 65
 
 
 class Leases:
-    """The leases of one process. Callers may assume that what is valid stays so while the process lives."""
+    """The leases of one process. Callers may assume that a valid tree stays valid while the process lives."""
 
     def __init__(self, root: str, database: Database, process: ProcessScratch) -> None:
         self._tmp = os.path.join(root, layout.TMP)
@@ -32,7 +32,7 @@ class Leases:
         self._touched: set[str] = set()
 
     def valid(self, trees: Iterable[TreeId]) -> set[TreeId]:
-        """Which of the trees are registered, in one question; from now on they stay."""
+        """The trees that are registered, found in one query. The process leases them."""
         wanted = set(trees)
         if wanted <= self._held or not self._process.leasing:
             return self._registered(wanted)
@@ -42,14 +42,14 @@ class Leases:
         return present
 
     def hold(self, trees: Iterable[str]) -> None:
-        """Keep trees that are valid, or will be when the publish lock, which the caller holds, is released."""
+        """Lease trees that are valid, or will be when the caller releases the publish lock."""
         new = set(trees) - self._held
         if new:
             self._process.note_use(new)
             self._held |= new
 
     def touch(self, tree: TreeId) -> None:
-        """Remember that the tree is used now; costs a write at most once in a while."""
+        """Record that the tree is used now. Writes at most once per tree and USE_GRANULARITY."""
         if tree in self._touched:
             return
         self._touched.add(tree)
@@ -67,14 +67,14 @@ class Leases:
 
 
 class LeaseReader:
-    """The leases of all processes, read on from where the last look ended: they only ever grow."""
+    """The leases of all processes. Leases only grow, so each read continues where the last one ended."""
 
     def __init__(self, root: str) -> None:
         self._tmp = os.path.join(root, layout.TMP)
         self._read: dict[str, tuple[int, set[TreeId]]] = {}
 
     def held(self) -> set[TreeId]:
-        """All trees that are in use; for certain only under the publish lock, held exclusively."""
+        """All leased trees. The answer is certain only while the caller holds the publish lock exclusively."""
         processes = [name for name, _ in scratch.processes(self._tmp)]
         self._read = {name: self._look(name) for name in processes}
         return {tree for _, trees in self._read.values() for tree in trees}
@@ -87,6 +87,7 @@ class LeaseReader:
                 data = file.read()
         except FileNotFoundError:
             return offset, trees
+        # A process may be appending: an incomplete last line is read next time.
         whole = len(data) // _LINE * _LINE
         trees.update(_trees(data[:whole]))
         return offset + whole, trees

@@ -1,8 +1,8 @@
-"""One lock per key, against threads and processes alike: each key stands for one byte of a single file.
+"""One lock per key, against threads and processes alike. Each key is one byte of a single file.
 
-These are the kernel's locks on an open file description (`F_OFD_SETLK`): they exclude threads as well as processes, and
-end with the holder, however it ends, so that none is ever stale. A file per key would have to be removed some day,
-which is a race, or be kept for ever, which is litter.
+The locks are the kernel's locks on an open file description (`F_OFD_SETLK`). They exclude threads as well as
+processes. The kernel releases them however the holder ends, so no lock is ever stale. A file per key is no
+alternative: removing it is a race, and keeping it leaves a file for every key ever built.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from mmojo_forge.store.protocol import OnWait
 
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.1
+# struct flock on 64-bit Linux: type, whence, start, length, pid, padding.
 _FLOCK = struct.Struct("hhqqi4x")
 
 
 @contextmanager
 def held(path: str, key: str, on_wait: OnWait | None = None, *, shared: bool = False) -> Iterator[None]:
-    """Hold the key's lock in the file at `path`; `shared` with all others who hold it so."""
+    """Holds the key's lock in the file at `path`; with `shared`, others may hold it shared too."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         _wait_for(fd, _offset(key), on_wait, fcntl.F_RDLCK if shared else fcntl.F_WRLCK)
@@ -42,7 +43,8 @@ def _wait_for(fd: int, offset: int, on_wait: OnWait | None, kind: int) -> None:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
             return
         except (BlockingIOError, PermissionError):
-            # POSIX lets a held lock be reported as either of EAGAIN and EACCES.
+            # POSIX lets the kernel report a held lock as EAGAIN or as EACCES. The loop polls instead of blocking
+            # (F_OFD_SETLKW) so that it can report the wait and give up.
             if on_wait is not None:
                 on_wait(time.monotonic() - started)
         time.sleep(pause)
@@ -50,5 +52,5 @@ def _wait_for(fd: int, offset: int, on_wait: OnWait | None, kind: int) -> None:
 
 
 def _offset(key: str) -> int:
-    """Which byte stands for the key; 62 bits of a digest, so that two keys never meet."""
+    """The byte of the file that stands for the key: 62 bits of a digest, so that keys do not collide."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 2

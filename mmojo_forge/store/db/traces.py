@@ -1,6 +1,6 @@
-"""The build trace in the database: what action keys were built to, what derivations were realised to, what it took.
+"""The build trace in the database, with its conflicts and signatures, and what derivations were realised to.
 
-What trees were built from, as the build trace tells it.
+It also has the time and memory of past builds, and `build_closure`: the trees that other trees were built from.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from mmojo_forge.store.protocol import Observation, Recorded
 
 
 def build_closure(database: Database, roots: Iterable[TreeId]) -> set[TreeId]:
-    """The trees, and all that any trace says they were built from, sources included."""
-    # 100 ms to import, and only `gc --keep-closure` asks.
+    """The trees and everything that any trace says they were built from, including sources."""
+    # Imported here: it takes 100 ms, and only `gc --keep-closure` needs it.
     import networkx
 
     graph: networkx.DiGraph[str] = networkx.DiGraph(_built_from(database))
-    # One node above all roots, so that what two of them share is walked once.
+    # One node above all roots, so that the walk visits a shared input once.
     graph.add_edges_from(("", root) for root in roots)
     below: set[str] = networkx.descendants(graph, "") if "" in graph else set()
     return set(map(TreeId, below))
 
 
 def _built_from(database: Database) -> Iterator[tuple[str, str]]:
-    """Each tree with each tree that it was built from."""
+    """Pairs of a tree and one tree that it was built from."""
     for outputs, preimage in database.query("SELECT outputs, preimage FROM traces"):
         try:
             below = {edge["tree"] for edge in json.loads(preimage)["inputs"].values()}
         except (ValueError, KeyError, TypeError, AttributeError):
-            # Not the preimage of a derivation: it names nothing, and `verify` says so if it was tampered with.
+            # The preimage is not a derivation's, so it names no inputs. `verify` reports it if somebody changed it.
             continue
         for output in json.loads(outputs).values():
             yield from ((output["tree"], tree) for tree in below)
 
 
 _COLUMNS = "key, name, outputs, builder, started, seconds, peak_memory, preimage"
-_REMEMBERED = 5
-_EARLIER = 8
-# Made when the first signature is recorded: stores that are older than signatures need no other schema.
+_REMEMBERED = 5  # builds whose time and memory are kept, per name
+_EARLIER = 8  # traces that `earlier` looks at
+# Made when the first signature is recorded, so that stores from before signatures need no new schema number.
 _SIGNATURES = """
 CREATE TABLE IF NOT EXISTS signatures (
     key TEXT NOT NULL, outputs TEXT NOT NULL, signer TEXT NOT NULL, signature BLOB NOT NULL,
@@ -63,18 +63,18 @@ class Traces:
         self._database = database
 
     def lookup(self, keys: Sequence[ActionKey]) -> dict[ActionKey, Trace]:
-        """The traces that are known."""
+        """The traces that the store has for the keys."""
         rows = self._database.query(
             f"SELECT {_COLUMNS} FROM traces WHERE key IN (SELECT value FROM json_each(?))", (json_list(keys),)
         )
         return {row[0]: _trace(row) for row in rows}
 
     def conflicts(self, key: ActionKey) -> list[Trace]:
-        """The traces of the key that came later and claim something else."""
+        """The traces of the key that came later and claim other outputs."""
         return [_trace(row) for row in self._database.query(f"SELECT {_COLUMNS} FROM conflicts WHERE key = ?", (key,))]
 
     def record(self, trace: Trace) -> Recorded:
-        """Keep the trace unless its key is known; a differing one is kept among the conflicts."""
+        """Record the trace if its key is new. A trace with other outputs goes to the conflicts."""
         row = _row(trace)
         with self._database.transaction() as connection:
             known = connection.execute("SELECT outputs, builder FROM traces WHERE key = ?", (trace.key,)).fetchone()
@@ -84,17 +84,17 @@ class Traces:
                 connection.execute(f"INSERT OR IGNORE INTO conflicts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             if trace.seconds > 0:
                 _observe(connection, trace)
-            # A signature covers the builder's name, so that one over another builder's row would not hold.
+            # A signature covers the builder's name, so it would not hold for a row that another builder made.
             if trace.signatures and (known is None or known[1] == trace.builder):
                 connection.execute(_SIGNATURES)
-                signed = [(trace.key, row[2], one.key, one.value) for one in trace.signatures]
+                signed = [(trace.key, row[2], signature.key, signature.value) for signature in trace.signatures]
                 connection.executemany("INSERT OR REPLACE INTO signatures VALUES (?, ?, ?, ?)", signed)
         if known is None:
             return Recorded.NEW
         return Recorded.SAME if known[0] == row[2] else Recorded.CONFLICT
 
     def signed(self, trace: Trace) -> Trace:
-        """The trace with every signature that was recorded for what it claims."""
+        """The trace with every signature that the store has for the same key and outputs."""
         if not self._database.query("SELECT 1 FROM sqlite_master WHERE name = 'signatures'"):
             return trace
         rows = self._database.query(
@@ -104,8 +104,10 @@ class Traces:
         return replace(trace, signatures=tuple(TraceSignature(signer, value) for signer, value in rows))
 
     def forget_signed_only_by(self, keys: Sequence[str]) -> int:
-        """Forget what these keys, in base64, vouch for and no other, and what derivations were resolved to by that;
-        how many traces it was."""
+        """Delete the traces that only these keys (base64) signed; the number of traces deleted.
+
+        Also deletes all signatures of these keys, and the resolved derivations that have a tree of those traces.
+        """
         if not keys or not self._database.query("SELECT 1 FROM sqlite_master WHERE name = 'signatures'"):
             return 0
         with self._database.transaction() as connection:
@@ -126,7 +128,7 @@ class Traces:
         return len(rows)
 
     def lookup_resolved(self, derivations: Sequence[DerivationId]) -> dict[DerivationId, dict[str, TreeId]]:
-        """The trees that derivations were realised to; whether those are still valid is another question."""
+        """The trees that derivations were realised to. They need not be valid any more."""
         known: dict[DerivationId, dict[str, TreeId]] = {}
         rows = self._database.query(
             "SELECT derivation, output, tree FROM resolved WHERE derivation IN (SELECT value FROM json_each(?))",
@@ -137,8 +139,10 @@ class Traces:
         return known
 
     def record_resolved(self, resolved: Mapping[DerivationId, Mapping[str, TreeId]]) -> None:
-        """Remember what derivations were realised to; the newest answer holds."""
-        rows = [(one, output, tree) for one, outputs in resolved.items() for output, tree in outputs.items()]
+        """Record the trees that derivations were realised to; the newest answer replaces older ones."""
+        rows = [
+            (derivation, output, tree) for derivation, outputs in resolved.items() for output, tree in outputs.items()
+        ]
         with self._database.transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO resolved (derivation, output, tree) VALUES (?, ?, ?)", rows)
 
@@ -153,19 +157,20 @@ class Traces:
         for name, seconds, memory in rows:
             seen.setdefault(name, []).append((seconds, memory))
         return {
-            name: Observation(median(one[0] for one in last), int(median(one[1] for one in last)))
-            for name, last in ((name, ones[:_REMEMBERED]) for name, ones in seen.items())
+            name: Observation(median(build[0] for build in last), int(median(build[1] for build in last)))
+            for name, last in ((name, builds[:_REMEMBERED]) for name, builds in seen.items())
         }
 
     def earlier(self, name: str, output: str) -> list[TreeId]:
-        """The last few trees of that output of what has this name, whatever its version, newest first."""
-        same = [one for (one,) in self._database.query("SELECT DISTINCT name FROM traces") if stem(one) == stem(name)]
+        """The last few trees of one output, for builds of this name in any version, newest first."""
+        known = (row[0] for row in self._database.query("SELECT DISTINCT name FROM traces"))
+        same = [candidate for candidate in known if stem(candidate) == stem(name)]
         rows = self._database.query(
             "SELECT outputs FROM traces WHERE name IN (SELECT value FROM json_each(?)) ORDER BY rowid DESC LIMIT ?",
             (json_list(same), _EARLIER),
         )
         found = (json.loads(outputs).get(output) for (outputs,) in rows)
-        return list(dict.fromkeys(TreeId(one["tree"]) for one in found if one is not None))
+        return list(dict.fromkeys(TreeId(row["tree"]) for row in found if row is not None))
 
 
 def _observe(connection: Any, trace: Trace) -> None:
@@ -202,7 +207,9 @@ def _trace(row: tuple[Any, ...]) -> Trace:
         key=key,
         name=name,
         preimage=preimage,
-        outputs={one: TraceOutput(TreeId(value["tree"]), value["size"]) for one, value in json.loads(outputs).items()},
+        outputs={
+            output: TraceOutput(TreeId(value["tree"]), value["size"]) for output, value in json.loads(outputs).items()
+        },
         builder=builder,
         started=started,
         seconds=seconds,

@@ -1,5 +1,6 @@
-"""Looking after a local store as a whole.
+"""Maintenance of a whole local store: recovery, garbage collection, verification, repair.
 
-Read `recovery` first (what a kill leaves and how it is put right), then `maintenance`, which starts the rest: `usage`
-counts, `gc` collects (`roots` and `stale_files` say what), `verify` compares, `repair` restores (`copy_recovery`).
+Read `recovery` first: it cleans up after killed processes and power cuts. Then read `maintenance`, which starts the
+rest: `usage` counts, `gc` collects (with `roots` and `stale_files`), `verify` compares, and `repair` restores (with
+`copy_recovery`).
 """

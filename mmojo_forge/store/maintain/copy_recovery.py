@@ -1,7 +1,8 @@
-"""Intact copies of content that is damaged where it should lie: looked for in the store itself, verified as copied.
+"""Finds intact copies of damaged blobs and manifests in the store itself, and verifies each while it copies.
 
-The damaged file itself is tried too, for its mode or its row may be all that is wrong; then the blob with the other
-executable bit; then the objects, whose files are the blob's own unless links ran out or the blob has vanished.
+For a blob it tries the damaged file first, because only its mode or row may be wrong. Then it tries the blob with the
+other executable bit, then the objects. A file in an object usually is the blob itself, by hard link. It is a file of
+its own if the blob ran out of links or has vanished.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from mmojo_forge.store.add import import_files, scan
 from mmojo_forge.store.add.batch import CHUNK, Blob, finish
 from mmojo_forge.store.scratch import ProcessScratch, write_all
 
+# O_NONBLOCK: opening a FIFO in a damaged store must not hang.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A verified copy of a blob, in the process's directory under `name`."""
+    """A verified copy of a blob, in the process's directory under `name`. `size` in bytes."""
 
     name: str
     size: int
@@ -48,7 +50,10 @@ class CopyRecovery:
             self._objects.setdefault(tree, []).append(name)
 
     def copy(self, blob: Blob, holders: Iterable[tuple[TreeId, str]]) -> Copy | None:
-        """A copy of the blob from wherever it is intact; `holders` are trees that have it, and at which path."""
+        """A verified copy of the blob, or None if no intact one is found.
+
+        `holders` are the trees that have the blob, each with its path in the tree.
+        """
         for path in self._candidates(blob, holders):
             found = self._copy(os.path.join(self._root, path), blob)
             if found is not None:
@@ -56,7 +61,7 @@ class CopyRecovery:
         return None
 
     def manifest(self, tree: TreeId) -> bytes | None:
-        """The tree's manifest, from an object that is still whole."""
+        """The manifest of the tree, made from an intact object; None if there is no such object."""
         for name in self._objects.get(tree, ()):
             with contextlib.suppress(OSError, ForgeError):
                 found = _tree_at(os.path.join(self._root, layout.OBJECTS), name)
@@ -100,7 +105,7 @@ class CopyRecovery:
 
 
 def _read(fd: int) -> bytes:
-    """The next bytes; a file that cannot be read on ends there, and is then not what it should be."""
+    """The next bytes. A read error counts as the end of the file; its digest is then wrong."""
     try:
         return os.read(fd, CHUNK)
     except OSError:
@@ -108,7 +113,7 @@ def _read(fd: int) -> bytes:
 
 
 def _tree_at(parent: str, name: str) -> Tree:
-    """The tree of what lies there; raises OSError, ForgeError if it is none."""
+    """The tree of the files at a path; raises OSError or ForgeError if they cannot be a tree."""
     top = os.path.join(parent, name)
     if os.path.isfile(top) and not os.path.islink(top):
         parent_fd = os.open(parent, scan.DIRECTORY_FLAGS)

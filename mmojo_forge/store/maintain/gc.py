@@ -1,13 +1,13 @@
-"""Collecting what nothing keeps alive. README.md has the protocol; this is its order:
+"""The garbage collector: removes the trees that nothing keeps alive. README.md has the protocol; this is its order:
 
-    1. choose    roots, leases and pins are alive; of the rest, what was last used before the cutoff, oldest first
-    2. stale_files logs, partial downloads, failed builds, leftovers of checks, old evaluations
+    1. choose    roots, leases and pins are alive; victims are the others last used before the cutoff, oldest first
+    2. files     logs, partial downloads, failed builds, remains of checks, old evaluations (`stale_files`)
     3. trees     in small groups, each under the publish lock: look again at what is alive; intent; rows; files
     4. blobs     in the same way, those that no tree has any more
-    5. the rest  entries of links that are gone; with `forget`, traces of what is gone
+    5. the rest  entries of links that are gone; with `forget`, traces without outputs
 
-A group is a few milliseconds, so that builds never wait for longer. A kill between two steps leaves a whole store: rows
-go first, what they named stands in the intent, and whoever opens the store next removes it.
+A group takes a few milliseconds, and builds wait no longer than that. A kill between two steps leaves a consistent
+store: rows go first, the intent names the files, and the next process that opens the store removes them.
 """
 
 from __future__ import annotations
@@ -32,20 +32,24 @@ from mmojo_forge.store.scratch import ProcessScratch
 
 _T = TypeVar("_T")
 
+# Builds cannot publish while a group is removed; these sizes keep that to a few milliseconds.
 TREES_AT_ONCE = 32
 BLOBS_AT_ONCE = 256
 
 Pins = Callable[[], Iterable[TreeId]]
-"""Trees that are kept for reasons of the caller's; asked again before each step."""
+"""Gives the trees that the caller wants to keep. The collector calls it again before each step."""
 
 OnStep = Callable[[int, int], None]
-"""Called with the bytes that are freed and the bytes that will be."""
+"""Called with the bytes that are freed so far, and the bytes in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class GcPolicy:
-    """What may go: what was last used `older_than` seconds ago, but no more than needed to get below `target_size`
-    bytes. `keep_closure` keeps what the roots were built from; `forget` drops the traces of what is gone as well."""
+    """The rules of a collection: what was last used more than `older_than` seconds ago may go.
+
+    With `target_size`, collection stops when the store is below that many bytes. `keep_closure` keeps everything that
+    the roots were built from. `forget` also drops the traces that have no output left.
+    """
 
     older_than: float
     target_size: int | None = None
@@ -55,7 +59,7 @@ class GcPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """One tree that goes: the bytes that are freed with it, after those before it, and when it was last used."""
+    """One tree to remove, with the bytes it frees when the victims before it are gone, and its time of last use."""
 
     tree: TreeId
     name: str
@@ -65,9 +69,9 @@ class Victim:
 
 @dataclass(slots=True)
 class GcResult:
-    """What was collected, or would be: trees, bytes by kind, what stays though no root keeps it.
+    """The result of a collection, or of a dry run: trees, bytes freed by kind, and numbers of other things removed.
 
-    `young` are the bytes that were used too recently, or by a process that is still running.
+    `young` counts the bytes that no root keeps, but that were used too recently or since a running process started.
     """
 
     victims: list[Victim]
@@ -81,7 +85,7 @@ class GcResult:
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
+        """The bytes freed in all."""
         return sum(self.freed.values())
 
 
@@ -100,31 +104,32 @@ class Collector:
         self._leases = LeaseReader(root)
         others = [since for name, since in scratch.processes(self._tmp) if name != process.name]
         self._alone = not others
-        # What a process that is still running has seen come and go would have to be made again by it.
+        # A tree that was used since the oldest running process started stays, or that process might build it twice.
         self._cutoff = min([now - policy.older_than, *others])
         self._kept_by_roots: tuple[set[TreeId], set[TreeId]] = (set(), set())
 
     def run(self, *, dry: bool, on_step: OnStep | None = None) -> GcResult:
-        """Collect; with `dry`, only say what would be."""
+        """The result of collecting; with `dry`, of what a collection would do, with nothing removed."""
         kinds = bytes_by_kind(self._root, self._database)
         junk = stale_files.find(self._root, self._cutoff, downloads=self._alone)
         held = StoreContents.take(self._root, self._database)
-        # Only a first look: before anything is removed, it is looked again while nobody can publish.
+        # A first look without the publish lock. The collector looks again under the lock before it removes anything.
         alive = self._alive()
+        # tmp/ belongs to running processes; no collection can free it.
         size = sum(kinds.values()) - kinds[layout.TMP]
-        victims, young = self._choose(held, alive, size - sum(one.size for one in junk))
+        victims, young = self._choose(held, alive, size - sum(file.size for file in junk))
         orphans = self._orphans(held, {victim.tree for victim in victims})
         logs = stale_files.find_logs(self._root, self._database, self._cutoff, {victim.tree for victim in victims})
         found = GcResult(victims, {}, size, len(alive), young, blobs=len(orphans))
         found.freed["blobs"] = held.size_of(orphans)
-        for one in (*junk, *logs):
-            found.freed[one.kind] = found.freed.get(one.kind, 0) + one.size
+        for file in (*junk, *logs):
+            found.freed[file.kind] = found.freed.get(file.kind, 0) + file.size
         if not dry:
             self._collect(held, found, [*junk, *logs], on_step)
         return found
 
     def _choose(self, held: StoreContents, alive: set[TreeId], size: int) -> tuple[list[Victim], int]:
-        """The trees to remove, oldest first, and the bytes that stay for their youth."""
+        """The trees to remove, oldest first, and the bytes that dead trees keep because they are too young."""
         dead = sorted((tree for tree in held.trees.values() if tree.id not in alive), key=lambda tree: tree.used)
         old = [tree for tree in dead if tree.used < self._cutoff]
         holders = held.holders(held.trees.values())
@@ -145,7 +150,7 @@ class Collector:
         return [number for number in range(len(held.blobs)) if number not in holders]
 
     def _collect(self, held: StoreContents, found: GcResult, junk: Sequence[StaleFile], on_step: OnStep | None) -> None:
-        # First what needs no space to be removed: the disk may be full.
+        # Stale files first: the disk may be full, and removing them needs no space for rows or intents.
         stale_files.remove(self._root, self._process, junk)
         total = found.total
         with Removal(self._root, self._database, self._process) as removal:
@@ -170,7 +175,7 @@ class Collector:
             on_step(total, total)
 
     def _remove_trees(self, removal: Removal, trees: list[TreeId]) -> set[TreeId]:
-        """Remove those of the trees that are still dead; which they were."""
+        """The trees removed: those of the given trees that are still dead."""
         with self._publishing_stopped():
             alive = self._alive()
             rows = self._database.query(
@@ -182,7 +187,7 @@ class Collector:
         return gone
 
     def _remove_blobs(self, removal: Removal, held: StoreContents, numbers: Sequence[int]) -> list[int]:
-        """Remove those of the blobs that still no tree has; which they were."""
+        """The blobs removed: those of the given blobs that no tree has started to use."""
         with self._publishing_stopped():
             held.add_new(self._root, self._database)
             gone = [number for number in numbers if number not in held.late]
@@ -190,7 +195,8 @@ class Collector:
         return gone
 
     def _alive(self) -> set[TreeId]:
-        """What must stay. Leases first: a process that ends meanwhile has made its links before."""
+        """The trees that must stay."""
+        # Leases first: a process whose lease vanishes meanwhile has made its root links before that.
         held = self._leases.held()
         rooted = {root.tree for root in roots.listed(self._root, strict=True) if root.tree is not None}
         rooted.update(self._pins())
@@ -207,7 +213,7 @@ class Collector:
 
 
 def _released(tree: StoredTree, holders: dict[int, int]) -> list[int]:
-    """The blobs that nobody has once this tree is gone, which is noted in `holders`."""
+    """The blobs that no tree has once this tree is gone. Updates `holders`."""
     released = []
     for number in tree.blobs:
         holders[number] -= 1

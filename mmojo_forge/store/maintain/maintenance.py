@@ -1,6 +1,6 @@
-"""What is done to a local store as a whole: collecting, counting, verifying. One at a time where it removes things.
+"""Operations on a whole local store: collect, verify, measure, repair. `LocalStore.maintenance` gives access to them.
 
-A part of LocalStore that not every store has; `LocalStore.maintenance` gives it.
+They are no part of the `Store` protocol. Operations that remove things run alone; those that only read run together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST_PASSES = 4
 
 
 class Maintenance:
-    """Acts on the whole of the store that is open at `root`."""
+    """The operations on the open store at `root`."""
 
     def __init__(self, root: str, database: Database, process: ProcessScratch) -> None:
         self._root = root
@@ -42,7 +42,7 @@ class Maintenance:
         on_step: OnStep | None = None,
         on_wait: OnWait | None = None,
     ) -> GcResult:
-        """Remove what nothing keeps alive and the policy lets go; with `dry`, only say what that is."""
+        """The result of a garbage collection by this policy; with `dry`, nothing is removed."""
         with reported("collect garbage", self._root), self._held(on_wait):
             collector = Collector(self._root, self._database, self._process, policy, now, pins)
             return collector.run(dry=dry, on_step=on_step)
@@ -50,28 +50,28 @@ class Maintenance:
     def verify(
         self, *, check_content: bool = True, on_progress: OnProgress | None = None, on_wait: OnWait | None = None
     ) -> VerifyReport:
-        """Whether the store is what it says; nothing is changed, and nothing is collected meanwhile."""
+        """A report of everything in the store that does not match its rows. Changes nothing; the collector waits."""
         with reported("verify store", self._root), self._held(on_wait, shared=True):
             return verify(self._root, self._database, check_content=check_content, on_progress=on_progress)
 
     def measure(self, trees: Collection[TreeId] | None = None, *, on_wait: OnWait | None = None) -> StoreUsage:
-        """How much room what takes; the objects of the given trees, or all."""
+        """The bytes that the store uses, by kind and by tree; `objects` has the given trees, or all."""
         with reported("measure store", self._root), self._held(on_wait, shared=True):
             return measure(self._root, self._database, trees)
 
     def tree_sizes(self) -> dict[TreeId, int]:
-        """The bytes of content of each tree, every file counted."""
+        """The bytes of content of each tree. Files with the same content count each time."""
         with reported("read store", self._root):
             return {TreeId(tree): size for tree, size in self._database.query("SELECT id, size FROM trees")}
 
     def repair(
         self, check_out: CheckOut, *, on_progress: OnProgress | None = None, on_wait: OnWait | None = None
     ) -> RepairResult:
-        """Mend what is damaged as far as the store itself has it intact, and forget the rest (`LocalStore.repair`)."""
+        """What the repair did: it restores damage from intact copies in the store, and invalidates the rest."""
         with reported("repair store", self._root), self._held(on_wait):
             mended = RepairResult()
             for _ in range(_MOST_PASSES):
-                # The objects of a tree can be looked at only once its manifest is whole: what is left is seen then.
+                # Verify again after each pass: `verify` can check the objects of a tree only if its manifest is whole.
                 report = verify(self._root, self._database, check_content=True, on_progress=on_progress)
                 if mended.outcomes.keys() >= set(report.findings):
                     break
@@ -80,7 +80,7 @@ class Maintenance:
 
     @contextmanager
     def _held(self, on_wait: OnWait | None, *, shared: bool = False) -> Iterator[None]:
-        """Hold the store against other maintenance; `shared` with those that only look."""
+        """Holds the maintenance key; operations that only read hold it `shared`."""
         path = os.path.join(self._root, layout.LOCKS)
         with locks.held(path, layout.MAINTENANCE_KEY, on_wait, shared=shared):
             yield

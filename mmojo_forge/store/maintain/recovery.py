@@ -1,10 +1,11 @@
-"""Putting right what killed processes and power cuts leave behind. Runs when a store is opened, under its open lock.
+"""Recovery from killed processes and power cuts, when a process opens the store, under `open.lock`.
 
-A killed process leaves its directory in tmp/, and perhaps an intent with files that have no row: those are removed.
-A power cut may leave rows whose files did not reach the disk: rows of epochs that did not become durable before it are
-checked against the files, and dropped where those are missing or wrong. Objects of such trees are made anew.
+A killed process leaves its directory in tmp/, and perhaps an intent that names files without a row. Recovery removes
+both. A power cut may leave rows whose files did not reach the disk. Recovery checks the rows of epochs that were not
+durable against the files, and drops the wrong ones. It also removes the objects of those trees, to be made again.
 
-Removing trees and blobs so that a kill at any moment leaves a whole store: intent, rows, files, intent away.
+`Removal` removes trees and blobs so that a kill at any moment leaves a consistent store: intent, rows, files, empty
+intent.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _OBJECTS = re.compile(rf"{layout.OBJECTS}/([0-9a-f]{{64}})")
 
 
 def clean_up_dead(root: str, database: Database) -> None:
-    """Undo and remove what processes left that are gone."""
+    """Roll back the intents of dead processes and remove their directories. Needs `open.lock`."""
     tmp = os.path.join(root, layout.TMP)
     for name in scratch.dead_processes(tmp):
         directory = os.path.join(tmp, name)
@@ -46,8 +47,11 @@ def clean_up_dead(root: str, database: Database) -> None:
 
 
 def _remove_directory(tmp: str, name: str) -> None:
-    """Remove the directory of a dead process. A sandbox outlives its forge by a moment and may go on writing; what
-    is left then is for whoever opens the store next."""
+    """Remove the directory of a dead process, with a few attempts.
+
+    A sandbox outlives its forge by a moment and may still write. If it does, the next process that opens the store
+    removes the rest.
+    """
     for _ in range(_ATTEMPTS):
         try:
             scratch.remove_tree(tmp, name)
@@ -59,8 +63,10 @@ def _remove_directory(tmp: str, name: str) -> None:
 
 
 def retract(root: str, database: Database, intent: str) -> None:
-    """Remove what was published, or about to be collected, and has no row. Nobody else can be about to add that row:
-    publishing is locked. A collector's intent also names, as `objects/<tree>`, the objects of trees."""
+    """Remove the files that an intent names and that have no row. Holds the publish lock, so nobody can add the row.
+
+    A publisher's intent names blobs and manifests. A collector's also names the objects of trees, as `objects/<tree>`.
+    """
     with open(intent, encoding="ascii") as file:
         paths = file.read().splitlines()
     if not paths:
@@ -68,7 +74,7 @@ def retract(root: str, database: Database, intent: str) -> None:
     with scratch.locked(os.path.join(root, layout.TMP), layout.PUBLISH_LOCK, fcntl.LOCK_EX):
         registered = registered_paths(database)
         for path in paths:
-            # Where the last line is cut off, nothing was renamed yet.
+            # A truncated last line is ignored: the process died while it wrote the intent, before any rename.
             if path not in registered and _WHOLE.fullmatch(path):
                 _remove(os.path.join(root, path))
         gone = {match[1] for path in paths if (match := _OBJECTS.fullmatch(path))}
@@ -76,14 +82,14 @@ def retract(root: str, database: Database, intent: str) -> None:
 
 
 def registered_paths(database: Database) -> set[str]:
-    """The paths in the store of every blob and tree that has a row."""
+    """The paths of all blobs and trees that have a row."""
     blobs = database.query("SELECT digest, executable FROM blobs")
     paths = {f"{layout.BLOBS}/{layout.blob_path(digest, bool(executable))}" for digest, executable in blobs}
     return paths | {f"{layout.TREES}/{row[0]}" for row in database.query("SELECT id FROM trees")}
 
 
 def check_after_power_cut(root: str, database: Database) -> None:
-    """Check what was registered shortly before a power cut."""
+    """Check everything that was registered in epochs that no `sync` made durable before the machine restarted."""
     epochs = "SELECT id FROM epochs WHERE durable = 0 AND boot != ?"
     boot = boot_id()
     if not database.query(f"{epochs} LIMIT 1", (boot,)):
@@ -91,6 +97,7 @@ def check_after_power_cut(root: str, database: Database) -> None:
     with scratch.locked(os.path.join(root, layout.TMP), layout.PUBLISH_LOCK, fcntl.LOCK_EX):
         blobs = database.query(f"SELECT digest, executable, size FROM blobs WHERE epoch IN ({epochs})", (boot,))
         lost_blobs = [Blob(row[0], bool(row[1])) for row in blobs if not _is_whole(root, *row)]
+        # Rows of lost blobs go first, so that _is_complete finds the trees that need them.
         with database.transaction() as connection:
             connection.executemany("DELETE FROM blobs WHERE digest = ? AND executable = ?", lost_blobs)
         trees = [TreeId(row[0]) for row in database.query(f"SELECT id FROM trees WHERE epoch IN ({epochs})", (boot,))]
@@ -102,6 +109,7 @@ def check_after_power_cut(root: str, database: Database) -> None:
             _remove(os.path.join(root, layout.TREES, tree))
         with database.transaction() as connection:
             connection.executemany("DELETE FROM trees WHERE id = ?", [(tree,) for tree in lost_trees])
+            # The remaining rows are checked: give them this boot's id, so that the next open does not check them again.
             connection.execute("UPDATE epochs SET boot = ? WHERE durable = 0 AND boot != ?", (boot, boot))
 
 
@@ -134,7 +142,7 @@ def _is_complete(root: str, database: Database, tree: TreeId) -> bool:
 
 
 def forget_objects(root: str, trees: set[TreeId]) -> None:
-    """Remove the objects of these trees; they can be checked out anew."""
+    """Remove the objects of these trees. The next checkout makes them again."""
     if not trees:
         return
     for tree, name in list(objects.list_objects(root)):
@@ -148,13 +156,15 @@ def _remove(path: str) -> None:
     except FileNotFoundError:
         return
     except IsADirectoryError:
-        # Damage: a repair that was killed came by here.
+        # Damage that put a directory in a blob's place; a repair that was killed left it.
         scratch.remove_tree(*os.path.split(path))
 
 
 class Removal:
-    """Removes from a store. Its methods need the publish lock, exclusively; its end must come when that is released:
-    there a removal that failed halfway is brought to its end."""
+    """Removes trees and blobs from a store. Its methods need the publish lock, exclusively.
+
+    Leave the context only after you release that lock: `__exit__` takes it to finish a removal that failed halfway.
+    """
 
     def __init__(self, root: str, database: Database, process: ProcessScratch) -> None:
         self._root = root
@@ -174,7 +184,7 @@ class Removal:
             self._intent = None
 
     def remove(self, trees: Collection[TreeId], blobs: Sequence[Blob] = ()) -> None:
-        """Remove trees with their objects, and blobs that no other tree has."""
+        """Remove trees with their objects, and the given blobs, which no remaining tree may have."""
         if not trees and not blobs:
             return
         files = [f"{layout.BLOBS}/{layout.blob_path(*blob)}" for blob in blobs]
@@ -189,7 +199,7 @@ class Removal:
             except FileNotFoundError:
                 continue
             except IsADirectoryError:
-                # Damage; a repair comes by here.
+                # Damage put a directory in the file's place, and `repair` removes it.
                 scratch.throw_away(self._root, self._process, path)
         if trees:
             self.remove_objects(set(trees))
@@ -197,7 +207,7 @@ class Removal:
         self._intent = None
 
     def remove_objects(self, trees: Collection[TreeId]) -> None:
-        """Remove the objects of trees; where those stay, they are checked out anew when they are needed."""
+        """Remove the objects of trees. If a tree itself stays, the next checkout makes its object again."""
         for tree, name in list(objects.list_objects(self._root)):
             if tree in trees:
                 scratch.throw_away(self._root, self._process, f"{layout.OBJECTS}/{name}")

@@ -1,12 +1,12 @@
-"""Mending a store as far as that can be done from itself: what `verify` finds is restored, removed, or invalidated.
+"""Repairs a store from its own content: each finding of `verify` is restored, removed, or invalidated.
 
-    1. look      verify everything; which trees have what is damaged
-    2. copy      each damaged blob and manifest, from wherever in the store it is intact, verified as it is copied
-    3. replace   under the publish lock: the damaged file is set aside in damaged/, the verified copy renamed into place
-    4. forget    trees of which no whole copy was found, rows first; they are made anew when they are wanted again
-    5. remake    objects that were altered; remove what has no row, and traces that are not what their key says
+    1. look      take the findings of `verify`; find the trees that have the damaged blobs
+    2. copy      copy each damaged blob and manifest from an intact place in the store; verify it while copying
+    3. replace   under the publish lock: set the damaged file aside in damaged/, rename the verified copy into place
+    4. forget    invalidate trees without an intact copy, rows first; they are made again when they are wanted
+    5. remake    check out altered objects again; remove files without a row and traces that do not match their key
 
-Nothing is replaced before its replacement is verified, and what is damaged is never served again.
+Repair verifies every replacement before it replaces anything. The store never serves damaged content again.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ CheckOut = Callable[[TreeId, str], object]
 
 
 class RepairOutcome(StrEnum):
-    """What became of one finding."""
+    """The outcome of the repair for one finding."""
 
     RESTORED = "restored"
-    """An intact copy took its place."""
+    """An intact copy replaced it."""
     REMOVED = "removed"
-    """It was nothing the store has, or told what is not so."""
+    """It was a file without a row, or a trace that does not match its key."""
     INVALIDATED = "invalidated"
-    """No intact copy is here: whatever has it is not served any more."""
+    """The store has no intact copy: it no longer serves the trees that need it."""
     STANDING = "standing"
-    """It cannot be mended from here."""
+    """Repair cannot fix it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A tree that is not valid any more, what its objects were called, and what it goes by."""
+    """A tree that is not valid any more. `name` is for messages; `objects` are the names of its objects."""
 
     tree: TreeId
     name: str
@@ -63,14 +63,14 @@ class Lost:
 
 @dataclass(slots=True)
 class RepairResult:
-    """What became of each finding, and the trees that have to be made anew."""
+    """The outcome of each finding, the trees that must be made again, and the paths of damaged files in damaged/."""
 
     outcomes: dict[VerifyFinding, RepairOutcome] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
     set_aside: list[str] = field(default_factory=list)
 
     def add(self, other: RepairResult) -> None:
-        """Take in what a further pass has done."""
+        """Add the result of another pass."""
         self.outcomes.update(other.outcomes)
         self.lost.extend(other.lost)
         self.set_aside.extend(path for path in other.set_aside if path not in self.set_aside)
@@ -91,7 +91,7 @@ class Repairer:
         self._bad_trees: set[TreeId] = set()
 
     def mend(self, report: VerifyReport) -> RepairResult:
-        """Mend what the report says."""
+        """The result of repairing the findings of the report."""
         self._read_trees()
         self._restore_manifests()
         bad = self._bad_blobs(report)
@@ -101,7 +101,7 @@ class Repairer:
             Removal(self._root, self._database, self._process) as removal,
             scratch.locked(self._tmp, layout.PUBLISH_LOCK, fcntl.LOCK_EX),
         ):
-            # Whoever added a tree since may have found the damaged blob in its place.
+            # Read again under the lock: a tree added since may reuse a damaged blob.
             self._read_trees()
             holding = {tree.id for tree in self._trees.values() if not blobs_of(tree).keys().isdisjoint(gone)}
             lost = self._bad_trees | holding
@@ -134,12 +134,12 @@ class Repairer:
                 self._bad_trees.discard(tree)
 
     def _bad_blobs(self, report: VerifyReport) -> dict[Blob, list[tuple[TreeId, str]]]:
-        """What is damaged, with the trees that have it, and where."""
+        """Damaged blobs, each with the trees that have it and its path in them."""
         rows = {
             Blob(digest, bool(executable)): size
             for digest, executable, size in self._database.query("SELECT digest, executable, size FROM blobs")
         }
-        bad = {blob for one in report.findings if one.reason in _BAD_BLOB and (blob := _blob_at(one.path))}
+        bad = {blob for finding in report.findings if finding.reason in _BAD_BLOB and (blob := _blob_at(finding.path))}
         for tree in self._trees.values():
             bad.update(blob for blob, size in blobs_of(tree).items() if rows.get(blob) != size)
         holders: dict[Blob, list[tuple[TreeId, str]]] = {blob: [] for blob in bad}
@@ -151,7 +151,7 @@ class Repairer:
         return holders
 
     def _replace(self, blob: Blob, copy: Copy) -> None:
-        """Put the verified copy into the blob's place. Needs the publish lock, exclusively."""
+        """Replace the blob by the verified copy. Needs the publish lock, exclusively."""
         path = self._set_aside(blob)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.replace(os.path.join(self._process.path, copy.name), path)
@@ -162,7 +162,7 @@ class Repairer:
             )
 
     def _set_aside(self, blob: Blob) -> str:
-        """Keep what lies in a blob's place for whoever wants to look at the damage; the place."""
+        """The path of the blob. Keeps the damaged file in damaged/, for users who want to inspect it."""
         shown = layout.blob_path(*blob)
         path = os.path.join(self._root, layout.BLOBS, shown)
         aside = os.path.join(self._root, layout.DAMAGED, shown.replace("/", ""))
@@ -173,25 +173,26 @@ class Repairer:
         if os.path.isdir(path) and not os.path.islink(path):
             os.rename(path, aside)
         else:
-            # A link, so that there is never nothing in the place.
+            # Link instead of rename, so that a file exists at the blob's path at all times.
             os.link(path, aside, follow_symlinks=False)
+            # Blobs have modification time 1, and the collector removes old files from damaged/.
             os.utime(aside, follow_symlinks=False)
         self._mended.set_aside.append(os.path.relpath(aside, self._root))
         return path
 
     def _forget(self, removal: Removal, trees: set[TreeId], blobs: list[Blob]) -> None:
-        """Make trees invalid, and blobs of which there is no intact copy. Needs the publish lock, exclusively."""
+        """Invalidate trees, and blobs without an intact copy. Needs the publish lock, exclusively."""
         names = names_of_trees(self._root, self._database)
         called: dict[str, list[str]] = {}
         for tree, name in objects.list_objects(self._root):
             called.setdefault(tree, []).append(name.partition("-")[2])
-        self._mended.lost = [Lost(one, names.get(one, ""), tuple(called.get(one, ()))) for one in sorted(trees)]
+        self._mended.lost = [Lost(tree, names.get(tree, ""), tuple(called.get(tree, ()))) for tree in sorted(trees)]
         for blob in blobs:
             self._set_aside(blob)
         removal.remove(trees, blobs)
 
     def _finish(self, finding: VerifyFinding, lost: set[TreeId], copies: Mapping[Blob, Copy]) -> RepairOutcome:
-        """Mend what is left of a finding, now that blobs and trees are; what became of it."""
+        """The outcome of a finding. Blobs and trees are repaired by now; this repairs objects, strays and traces."""
         if finding.reason in _BAD_BLOB:
             return RepairOutcome.RESTORED if _blob_at(finding.path) in copies else RepairOutcome.INVALIDATED
         name = finding.path.partition("/")[2]
@@ -220,7 +221,7 @@ class Repairer:
         if blob is not None and blob in copies:
             return RepairOutcome.RESTORED
         with scratch.locked(self._tmp, layout.PUBLISH_LOCK, fcntl.LOCK_EX):
-            # What another process has added since is no stray any more.
+            # Another process may have added the file's row since; then it is no stray.
             if not self._is_registered(path, blob):
                 scratch.throw_away(self._root, self._process, path)
         return RepairOutcome.REMOVED

@@ -1,6 +1,6 @@
-"""What piles up beside the trees: logs, partial downloads, failed builds, leftovers of checks, old evaluations.
+"""Stale files beside the trees: logs, partial downloads, failed builds, remains of checks, old evaluations.
 
-None of it is part of any result; its age is that of its file.
+None of them is part of any result. The modification time of the file is its age.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ANY_VALID = f"EXISTS (SELECT 1 FROM trees WHERE id IN ({_OUTPUT_TREES}))"
 
 @dataclass(frozen=True, slots=True)
 class StaleFile:
-    """One thing that may go: its kind, its path in the store, its bytes."""
+    """One file or folder that may go: its kind, its path in the store, its size in bytes."""
 
     kind: str
     path: str
@@ -32,9 +32,9 @@ class StaleFile:
 
 
 def find(root: str, before: float, *, downloads: bool) -> list[StaleFile]:
-    """All that was last changed before that time, apart from logs; partial downloads only if `downloads`."""
+    """The stale files that last changed before that time, without logs; partial downloads only if `downloads`."""
     kinds = [layout.FAILED, layout.CHECKS, layout.DAMAGED, _EVALUATIONS, *([layout.DOWNLOADS] if downloads else [])]
-    return [one for kind in kinds for one in _old_entries(root, kind, before)]
+    return [file for kind in kinds for file in _old_entries(root, kind, before)]
 
 
 def _old_entries(root: str, kind: str, before: float) -> Iterator[StaleFile]:
@@ -46,7 +46,7 @@ def _old_entries(root: str, kind: str, before: float) -> Iterator[StaleFile]:
 
 
 def find_logs(root: str, database: Database, before: float, gone: set[TreeId]) -> list[StaleFile]:
-    """The logs that were written before that time, and tell of nothing that is here once the trees in `gone` are."""
+    """The logs from before that time whose builds have no valid output left once the trees in `gone` are removed."""
     rows = database.query(
         "SELECT traces.key, json_extract(value, '$.tree') FROM traces, json_each(traces.outputs) "
         "WHERE json_extract(value, '$.tree') IN (SELECT id FROM trees)"
@@ -63,22 +63,25 @@ def find_logs(root: str, database: Database, before: float, gone: set[TreeId]) -
 
 
 def remove(root: str, process: ProcessScratch, found: Sequence[StaleFile]) -> None:
-    """Remove them. Partial downloads only while no other process can open the store: one may be taking them up."""
-    for one in found:
-        if one.kind != layout.DOWNLOADS:
-            scratch.throw_away(root, process, one.path)
-    downloads = [one for one in found if one.kind == layout.DOWNLOADS]
+    """Remove the files. Keeps partial downloads while another process has the store open."""
+    for file in found:
+        if file.kind != layout.DOWNLOADS:
+            scratch.throw_away(root, process, file.path)
+    # Another process may be resuming a download, so open.lock keeps new processes out while these go.
+    downloads = [file for file in found if file.kind == layout.DOWNLOADS]
     tmp = os.path.join(root, layout.TMP)
     if downloads:
         with scratch.locked(tmp, layout.OPEN_LOCK, fcntl.LOCK_EX):
             if all(name == process.name for name, _ in scratch.processes(tmp)):
-                for one in downloads:
-                    scratch.throw_away(root, process, one.path)
+                for file in downloads:
+                    scratch.throw_away(root, process, file.path)
 
 
 def forget_traces(database: Database, before: float) -> int:
-    """Drop the traces of builds before that time of which no output is here, and what derivations came to that is
-    not here; how many traces. What they were built to, and from which preimage, cannot be told any more."""
+    """The number of traces dropped: those of builds before that time that have no valid output left.
+
+    Also drops resolved derivations without a valid tree. After this, forge can no longer explain those builds.
+    """
     with database.transaction() as connection:
         signed = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'signatures'").fetchone()
         gone = 0
@@ -89,7 +92,7 @@ def forget_traces(database: Database, before: float) -> int:
             connection.execute(
                 "DELETE FROM signatures WHERE key NOT IN (SELECT key FROM traces UNION SELECT key FROM conflicts)"
             )
-        # Of several outputs one may be all that was ever fetched: what is here is still known by them all.
+        # A derivation with several outputs stays if one of them is valid: forge may have fetched only that one.
         connection.execute(
             "DELETE FROM resolved WHERE derivation NOT IN "
             "(SELECT derivation FROM resolved JOIN trees ON trees.id = resolved.tree)"

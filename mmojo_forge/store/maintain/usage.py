@@ -1,8 +1,8 @@
-"""How much room what takes: each object's own bytes, those it shares with others, those that it alone has.
+"""Disk usage: how many bytes each object takes, how many it shares with others, and how many only it has.
 
-What the store holds, as a whole: every blob with its size, every tree with its blobs. Read from rows and manifests.
-
-Blobs go by number, for a tree of 18,000 files should cost little more than a list of integers.
+`StoreContents` holds every blob with its size and every tree with its blobs, read from rows and manifests; the
+collector uses it too. It refers to blobs by number: a tree of 18,000 files then costs little more than a list of
+integers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CONTENT = (EntryKind.FILE.value, EntryKind.EXECUTABLE.value)
 
 @dataclass(frozen=True, slots=True)
 class StoredTree:
-    """One tree: when it was added and last used (seconds since the epoch), and the numbers of its blobs."""
+    """One tree, with the times it was added and last used (seconds since the epoch) and the numbers of its blobs."""
 
     id: TreeId
     added: float
@@ -34,7 +34,7 @@ class StoredTree:
 
 @dataclass(slots=True)
 class StoreContents:
-    """All blobs and trees. Callers may assume that every number a tree has stands for a blob, with a row or without."""
+    """All blobs and trees of a store. Every number in a tree stands for a blob, which may lack a row."""
 
     blobs: list[Blob] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
@@ -44,7 +44,7 @@ class StoreContents:
 
     @classmethod
     def take(cls, root: str, database: Database) -> StoreContents:
-        """What the store holds; raises StoreError (`tree-missing`, `tree-corrupt`) where a manifest is damaged."""
+        """The contents of the store; raises StoreError (`tree-missing`, `tree-corrupt`) for a damaged manifest."""
         held = cls()
         for digest, executable, size in database.query("SELECT digest, executable, size FROM blobs ORDER BY digest"):
             held._number(Blob(digest, bool(executable)), size)
@@ -53,22 +53,22 @@ class StoreContents:
         return held
 
     def add_new(self, root: str, database: Database) -> None:
-        """Take in the trees that were added since, and note their blobs as `late`."""
+        """Add the trees that came since the last look, and note their blobs as `late`."""
         rows = database.query("SELECT id, added, used, files FROM trees")
         new = [self._read(root, *row) for row in rows if row[0] not in self.trees]
         self.trees.update((tree.id, tree) for tree in new)
         self.late.update(number for tree in new for number in tree.blobs)
 
     def size_of(self, blobs: Iterable[int]) -> int:
-        """Their bytes together."""
+        """The bytes of these blobs together."""
         return sum(self.sizes[number] for number in blobs)
 
     def holders(self, trees: Iterable[StoredTree]) -> Counter[int]:
-        """How many of the trees have each blob."""
+        """The number of the given trees that have each blob."""
         return Counter(number for tree in trees for number in tree.blobs)
 
     def number_of(self, blob: Blob) -> int | None:
-        """The blob's number, if the store or a tree has it."""
+        """The blob's number, or None if neither the store nor a tree has it."""
         return self._numbers.get(blob)
 
     def _number(self, blob: Blob, size: int) -> int:
@@ -89,7 +89,7 @@ class StoreContents:
 
 
 def names_of_trees(root: str, database: Database) -> dict[TreeId, str]:
-    """What each tree goes by: its object's name, or that of the trace it is an output of."""
+    """A name for each tree: that of its object, or else that of the trace that has it as an output."""
     names = {TreeId(tree): name.partition("-")[2] for tree, name in objects.list_objects(root)}
     for tree, name in database.query(
         "SELECT json_extract(value, '$.tree'), traces.name FROM traces, json_each(traces.outputs)"
@@ -99,12 +99,12 @@ def names_of_trees(root: str, database: Database) -> dict[TreeId, str]:
 
 
 def bytes_below(path: str) -> int:
-    """The sizes of all files below a folder, or of the file; 0 where there is none. Symlinks are not followed."""
+    """The bytes of all files below a folder, or of one file; 0 if there is none. Follows no symlinks."""
     return sum(size for _, size in files_below(path))
 
 
 def files_below(path: str) -> Iterator[tuple[str, int]]:
-    """All files below a folder, with their sizes; what vanishes or cannot be read meanwhile is left out."""
+    """All files below a folder, with their sizes in bytes. Skips files that vanish meanwhile or are not readable."""
     pending = [path]
     while pending:
         here = pending.pop()
@@ -127,7 +127,7 @@ def files_below(path: str) -> Iterator[tuple[str, int]]:
 
 
 def bytes_by_kind(root: str, database: Database) -> dict[str, int]:
-    """How many bytes lie in the store, by kind. Objects are hard links of blobs and have none of their own."""
+    """The bytes in the store, by kind. Objects are hard links to blobs, so they have no bytes of their own."""
     (blobs,) = database.query("SELECT coalesce(sum(size), 0) FROM blobs")[0]
     kinds = {"blobs": int(blobs)}
     for name in (layout.TREES, layout.LOGS):
@@ -140,7 +140,7 @@ def bytes_by_kind(root: str, database: Database) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Another tree that has some of the same content, and how many bytes of it."""
+    """Another tree with some of the same content, and the number of bytes shared."""
 
     tree: TreeId
     name: str
@@ -149,8 +149,10 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True)
 class ObjectUsage:
-    """One tree: `size` is the bytes of its content, each file that occurs twice counted once; of these `exclusive` are
-    in no other tree. `sharers` are the others that have the rest, the largest first."""
+    """The usage of one tree. `size` is the bytes of its content, with repeated files counted once.
+
+    `exclusive` is the bytes that no other tree has. `sharers` are the trees that have the rest, largest share first.
+    """
 
     tree: TreeId
     name: str
@@ -162,15 +164,15 @@ class ObjectUsage:
 
     @property
     def shared(self) -> int:
-        """Bytes that some other tree has too."""
+        """The bytes that another tree has too."""
         return self.size - self.exclusive
 
 
 @dataclass(frozen=True, slots=True)
 class StoreUsage:
-    """The store's bytes by kind, and the objects that were asked for, those with the most of their own first.
+    """The store's bytes by kind, and the requested objects, those with the most exclusive bytes first.
 
-    `apparent` is what the trees would take if nothing were shared, `unused` the bytes of blobs that no tree has.
+    `apparent` is the bytes that the trees would take without sharing. `unused` is the bytes of blobs in no tree.
     """
 
     kinds: Mapping[str, int]
@@ -181,17 +183,17 @@ class StoreUsage:
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
+        """The bytes of all kinds together."""
         return sum(self.kinds.values())
 
 
 def measure(root: str, database: Database, trees: Collection[TreeId] | None) -> StoreUsage:
-    """The usage of the store; `objects` are those of the trees that are given, or all."""
+    """The usage of the store; `objects` has the given trees, or all."""
     held = StoreContents.take(root, database)
     holders = held.holders(held.trees.values())
     names = names_of_trees(root, database)
     wanted = [tree for tree in held.trees.values() if trees is None or tree.id in trees]
-    # Who shares with whom is told only of what was asked for by name: of all pairs there are too many.
+    # Sharers are computed only for requested trees: for all trees there are too many pairs.
     sharers = _sharers(held, wanted, names) if trees is not None else {}
     measured = [
         ObjectUsage(
@@ -207,7 +209,7 @@ def measure(root: str, database: Database, trees: Collection[TreeId] | None) -> 
     ]
     unused = held.size_of(number for number in range(len(held.blobs)) if number not in holders)
     apparent = sum(held.size_of(tree.blobs) for tree in held.trees.values())
-    measured.sort(key=lambda one: (-one.exclusive, -one.size, one.tree))
+    measured.sort(key=lambda usage: (-usage.exclusive, -usage.size, usage.tree))
     return StoreUsage(bytes_by_kind(root, database), tuple(measured), len(held.trees), apparent, unused)
 
 

@@ -1,10 +1,10 @@
-"""Whether a store is what its rows say: content, manifests, objects, traces, and nothing else.
+"""Verifies that a store matches its rows: content, manifests, objects and traces, with no stray files.
 
     1. under the publish lock, for moments: list the files, read the rows, compare the two
-    2. each blob against its digest, on all cores, in order of inode
+    2. each blob against its digest, on all cores, largest first
     3. each manifest against its id and the blobs; each object against its manifest; each trace against its key
 
-Nothing is changed. Other processes may work meanwhile: what they add or finish removing is no finding.
+Verifying changes nothing. Other processes may work meanwhile: trees that they add or remove give no findings.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _BUFFER = 1 << 20
 _GROUP = 64
 
 OnProgress = Callable[[int, int], None]
-"""Called with the bytes that were checked and the bytes in all."""
+"""Called with the bytes that are checked so far, and the bytes in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyFinding:
-    """One thing that is wrong: why (`blob-corrupt`, `tree-missing`, …), and the path in the store."""
+    """One fault: its reason (`blob-corrupt`, `tree-missing`, …) and the path in the store."""
 
     reason: str
     path: str
@@ -43,7 +43,7 @@ class VerifyFinding:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was looked at, and what is wrong with it."""
+    """The numbers of things checked, their content in bytes, and the faults found."""
 
     blobs: int
     trees: int
@@ -53,14 +53,15 @@ class VerifyReport:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no findings."""
         return not self.findings
 
 
 def verify(
     root: str, database: Database, *, check_content: bool = True, on_progress: OnProgress | None = None
 ) -> VerifyReport:
-    """The report on the store at `root`; without `check_content`, blobs are only looked for, and sized."""
+    """The report on the store at `root`. Without `check_content`, checks only that blobs exist with the right size."""
+    # quick_check, not integrity_check: it skips the slow comparison of indexes with their tables.
     quick_check = database.query("PRAGMA quick_check(20)")
     findings = [VerifyFinding("database-corrupt", layout.DATABASE) for row in quick_check if row[0] != "ok"]
     with scratch.locked(os.path.join(root, layout.TMP), layout.PUBLISH_LOCK, fcntl.LOCK_EX):
@@ -81,12 +82,12 @@ def verify(
         VerifyFinding("object-stray", f"{layout.OBJECTS}/{name}") for names in named.values() for name in names
     )
     findings.extend(_traces(database))
-    # A blob that is not there is found twice.
+    # Both _compare and _BlobCheck find a missing blob; report it once.
     return VerifyReport(len(sizes), len(trees), objects_seen, sum(sizes.values()), tuple(dict.fromkeys(findings)))
 
 
 def _compare(root: str, sizes: dict[Blob, int], trees: set[TreeId]) -> Iterator[VerifyFinding]:
-    """What has no row, and what has a row only."""
+    """Findings for files without a row and rows without a file."""
     expected = {layout.blob_path(*blob) for blob in sizes}
     found = set()
     for shard in os.listdir(os.path.join(root, layout.BLOBS)):
@@ -175,7 +176,10 @@ class _BlobCheck:
 
 
 class _TreeCheck:
-    """Compares manifests with blobs, and objects with manifests. A file that is the blob itself is as good as that."""
+    """Compares manifests with blobs, and objects with manifests.
+
+    A file in an object that is a hard link to the blob has the blob's finding, so its content is not read again.
+    """
 
     def __init__(self, root: str, sizes: dict[Blob, int], bad: dict[Blob, VerifyFinding]) -> None:
         self._root = root
@@ -183,7 +187,7 @@ class _TreeCheck:
         self._bad = bad
 
     def check(self, tree: TreeId, names: list[str]) -> Iterator[VerifyFinding]:
-        """What is wrong with one tree and its objects."""
+        """Findings for one tree and its objects."""
         path = f"{layout.TREES}/{tree}"
         try:
             parsed = Tree.parse(objects.read_manifest(self._root, tree))
@@ -195,7 +199,7 @@ class _TreeCheck:
         for name in names:
             entries = {entry.path: entry for entry in parsed.entries}
             altered = self._altered(f"{layout.OBJECTS}/{name}", entries)
-            yield from (VerifyFinding("object-altered", one) for one in altered)
+            yield from (VerifyFinding("object-altered", altered_path) for altered_path in altered)
 
     def _altered(self, top: str, entries: dict[str, TreeEntry]) -> Iterator[str]:
         pending = [""]
@@ -231,7 +235,10 @@ class _TreeCheck:
 
 
 def _is_copy(place: str, status: os.stat_result, blob: Blob, size: int) -> bool:
-    """Whether a file of its own has the blob's content: where links ran out, or two processes were first."""
+    """Whether a file that is not a link to the blob has its content.
+
+    Such files exist if the blob ran out of links, or if two processes added it at the same time.
+    """
     mode = stat.S_IFREG | (0o555 if blob.executable else 0o444)
     if status.st_mode != mode or status.st_size != size:
         return False
@@ -243,7 +250,7 @@ def _is_copy(place: str, status: os.stat_result, blob: Blob, size: int) -> bool:
 
 
 def _traces(database: Database) -> Iterator[VerifyFinding]:
-    """Traces whose preimage is not what their key is made of."""
+    """Findings for traces whose preimage does not hash to their key."""
     last = ""
     while rows := database.query("SELECT key, preimage FROM traces WHERE key > ? ORDER BY key LIMIT 1000", (last,)):
         for key, preimage in rows:

@@ -28,7 +28,7 @@ def test_show_folds_hundreds_of_sources_but_no_other_input(count: int, lines: in
     assert len(shown) == lines
     assert "tool at /forge/tool: tool" in shown
     if count > 200:
-        assert shown[-1] == f"and {count - 10} more pinned sources (--json has all)"
+        assert shown[-1] == f"and {count - 10} more pinned sources (--json lists all)"
 
 
 @pytest.mark.parametrize(("count", "rows"), [(0, 1), (200, 201), (201, 12), (900, 12)])

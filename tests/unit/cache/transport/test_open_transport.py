@@ -99,10 +99,12 @@ def test_a_token_does_not_travel_in_the_clear() -> None:
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "MODULES", {"s3": "a_module_that_nobody_has"})
+    # In an environment that `./check` made, forge would install it.
+    monkeypatch.setattr(sys, "prefix", "/nowhere")
     with pytest.raises(CacheError) as failed:
         open_transport("s3://bucket/x", HttpSettings(), {})
     assert (failed.value.reason, failed.value.fault) == ("cache-url", CacheFault.REFUSING)
-    assert failed.value.detail == "pip install mmojo-forge[s3]"
+    assert failed.value.detail == "Install it with `pip install 'mmojo-forge[s3]'`."
 
 
 def test_a_folder_needs_no_network_library() -> None:

@@ -316,7 +316,7 @@ def test_what_comes_out_otherwise_than_a_builder_said_is_told(open_bench: Open) 
     b.executor = writing("other")
     b.substituter = caches(b.store, transport)
     assert b.realise(graph()) == {"top": b"other"}
-    assert any("top came out otherwise here" in said for said in warnings(b).said)
+    assert any("top: the result here differs from what a trusted builder signed" in said for said in warnings(b).said)
 
 
 def test_a_source_that_left_its_mirror_comes_from_the_cache(open_bench: Open) -> None:
@@ -474,7 +474,7 @@ def test_nothing_is_pushed_after_a_build_whose_recipes_do_not_say_what_is_in_it(
         publisher.built(*result)
     publisher.finish(None)
     assert not transport.objects
-    assert [said.partition(":")[0] for said in warnings(a).said] == ["nothing is pushed"]
+    assert [said.partition(":")[0] for said in warnings(a).said] == ["push is off for this run"]
 
 
 def test_what_was_built_before_there_was_a_key_is_signed_when_it_is_pushed(open_bench: Open) -> None:

@@ -74,7 +74,7 @@ def test_of_a_chain_the_first_one_counts() -> None:
 
 @pytest.mark.parametrize(
     ("days", "words"),
-    [((-100, -1), "expired"), ((1, 100), "only from"), ((-10, 20), "expires on"), ((-10, 31), "")],
+    [((-100, -1), "expired"), ((1, 100), "not valid before"), ((-10, 20), "expires on"), ((-10, 31), "")],
 )
 def test_dates_are_warned_of(days: tuple[int, int], words: str) -> None:
     found = read_certificate(make_certificate(make_key(), days=days), "c").warnings(NOW.timestamp())

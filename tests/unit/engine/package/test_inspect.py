@@ -111,15 +111,15 @@ def about(facts: object) -> list[tuple[str, str]]:
 
 def test_of_gpu_modules_it_is_told_what_they_need() -> None:
     assert about(ABOUT) == [
-        ("ggml-cuda", "cuda, ggml 1.2.3, needs libcuda.so.1 of 13.1 or later, code for 75 90-virtual"),
-        ("ggml-own", "says nothing of itself"),
-        ("host", "what loads them: mmojo-server-v3"),
+        ("ggml-cuda", "cuda, ggml 1.2.3, needs libcuda.so.1 13.1 or later, code for 75 90-virtual"),
+        ("ggml-own", "no description"),
+        ("host", "host programs: mmojo-server-v3"),
     ]
 
 
 def test_a_module_for_another_ggml_is_told() -> None:
     told = dict(about({**ABOUT, "ggml": {"abi": "other"}}))
-    assert "another version of ggml (other) than the program (abc)" in told["fault"]
+    assert "it is for ggml other, but the program has ggml abc" in told["fault"]
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,14 @@ def test_a_module_for_another_ggml_is_told() -> None:
     ],
 )
 def test_nobody_has_checked_what_a_module_says_of_itself(facts: object) -> None:
-    assert about(facts)[0] == ("ggml-cuda", "says nothing of itself")
+    assert about(facts)[0] == ("ggml-cuda", "no description")
 
 
 def test_a_program_for_glibc_says_itself_which_ggml_it_is_made_of(tmp_path: Path) -> None:
     program = make_elf(tmp_path / "server", "ggml=abc\nneeds=\n")
     with zipfile.ZipFile(program, "a") as archive:
         archive.writestr("modules/linux-x86_64/ggml-cuda/module.json", json.dumps({"ggml": {"abi": "other"}}))
-    assert "another version of ggml (other) than the program (abc)" in report(program).faults[0]
+    assert "it is for ggml other, but the program has ggml abc" in report(program).faults[0]
 
 
 def test_another_certificates_key_is_told(server: Path) -> None:
