@@ -24,7 +24,13 @@ from tests.support.standin_cosmocc.recipes import write_recipes
 
 pytestmark = pytest.mark.toolchain
 
-REAL = ("toolchains/cosmocc", "toolchains/userland", "recipes/openssl-cosmo", "recipes/mmojo-server-cosmo")
+REAL = (
+    "toolchains/cosmocc",
+    "toolchains/userland",
+    "recipes/openssl-cosmo",
+    "recipes/mmojo-server-cosmo",
+    "recipes/lib",
+)
 HOSTS = {
     "https://github.com/jart/cosmopolitan/releases/download": "https://127.0.0.1:9/first",
     "https://cosmo.zip/pub": "https://127.0.0.1:9/second",

@@ -132,7 +132,7 @@ Realize = Callable[..., Path]
 def realize(tmp_path_factory: pytest.TempPathFactory) -> Realize:
     """A function that realises a target of a workspace with gcc, OpenBLAS and the programs here, in the warm store."""
     root = tmp_path_factory.mktemp("gcc")
-    for package in ("toolchains/gcc", "toolchains/userland", "recipes/openblas"):
+    for package in ("toolchains/gcc", "toolchains/userland", "recipes/openblas", "recipes/lib"):
         shutil.copytree(REPOSITORY / package, root / package)
     source = root / "recipes/programs/source"
     source.mkdir(parents=True)

@@ -168,11 +168,11 @@ import os, signal, sys
 from pathlib import Path
 from mmojo_forge.engine.workspace import Workspace
 
-replace = Path.replace
-def replace_and_die(self, target):
-    replace(self, target)
+rename = os.rename
+def rename_and_die(source, target):
+    rename(source, target)
     os.kill(os.getpid(), signal.SIGKILL)
-Path.replace = replace_and_die
+os.rename = rename_and_die
 workspace = Workspace.find(Path(sys.argv[1]))
 workspace.write_lock(workspace.read_lock())
 """

@@ -141,7 +141,8 @@ def realize(tmp_path_factory: pytest.TempPathFactory) -> Realize:
     root = tmp_path_factory.mktemp("openssl")
     for package in ("cmake", "gcc", "ninja", "userland", "zig"):
         shutil.copytree(REPOSITORY / "toolchains" / package, root / "toolchains" / package)
-    shutil.copytree(REPOSITORY / "recipes/openssl", root / "recipes/openssl")
+    for folder in ("recipes/openssl", "recipes/lib"):
+        shutil.copytree(REPOSITORY / folder, root / folder)
     source = root / "recipes/tls/source"
     source.mkdir(parents=True)
     for name, text in SOURCES.items():
