@@ -17,14 +17,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmojo_forge.executor import availability
 from mmojo_forge.executor.personality import USUAL
 from mmojo_forge.executor.request import BuildOutcome, BuildRequest, BuildResult, CancelSignal, ExecutorError, Mount
-from mmojo_forge.model.derivation import Limits
 
 _CHUNK = 1 << 16
 _TAIL = 2000
@@ -78,7 +77,7 @@ class VariedExecutor:
             mounts=(*request.mounts, *self._host_environment.mounts),
             env={**self._host_environment.variables, **request.env},
         )
-        answer = self._ask(encode_request(request), cancellation, on_output)
+        answer = self._ask(request.to_json(), cancellation, on_output)
         if "error" in answer:
             error = answer["error"]
             prefix = f"build {request.name} in a varied host environment: " if error["reason"] == _REFUSED else ""
@@ -164,34 +163,6 @@ class VariedExecutor:
         if hostname is not None:
             words += ["--unshare-uts", "--hostname", hostname]
         return [*words, "--"]
-
-
-def encode_request(request: BuildRequest) -> dict[str, Any]:
-    """The complete request as a JSON value."""
-    return {
-        "name": request.name,
-        "argv": request.argv,
-        "env": dict(request.env),
-        "mounts": [[str(mount.source), mount.at] for mount in request.mounts],
-        "work": str(request.work),
-        "out": str(request.out),
-        "log": str(request.log),
-        "limits": asdict(request.limits),
-    }
-
-
-def decode_request(document: Mapping[str, Any]) -> BuildRequest:
-    """The request in a JSON value from `encode_request`."""
-    return BuildRequest(
-        name=document["name"],
-        argv=tuple(document["argv"]),
-        env=document["env"],
-        mounts=tuple(Mount(Path(source), at) for source, at in document["mounts"]),
-        work=Path(document["work"]),
-        out=Path(document["out"]),
-        log=Path(document["log"]),
-        limits=Limits(**document["limits"]),
-    )
 
 
 def _refusal(said: str) -> dict[str, str]:

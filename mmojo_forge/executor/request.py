@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from mmojo_forge.errors import ExitCode, ForgeError
 from mmojo_forge.model.derivation import Limits
@@ -74,6 +74,33 @@ class BuildRequest:
         if not all(path.is_absolute() for path in (self.work, self.out, self.log)):
             raise self._refusal("work, out and log must be absolute paths", "relative-path")
         self._check_mounts()
+
+    def to_json(self) -> dict[str, Any]:
+        """The complete request as a JSON value, for another process or a later one."""
+        return {
+            "name": self.name,
+            "argv": list(self.argv),
+            "env": dict(self.env),
+            "mounts": [[str(mount.source), mount.at] for mount in self.mounts],
+            "work": str(self.work),
+            "out": str(self.out),
+            "log": str(self.log),
+            "limits": asdict(self.limits),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The request in a JSON value from `to_json`; raises BadRequestError, and KeyError where a field is missing."""
+        return cls(
+            name=document["name"],
+            argv=tuple(document["argv"]),
+            env=document["env"],
+            mounts=tuple(Mount(Path(source), at) for source, at in document["mounts"]),
+            work=Path(document["work"]),
+            out=Path(document["out"]),
+            log=Path(document["log"]),
+            limits=Limits(**document["limits"]),
+        )
 
     def _check_mounts(self) -> None:
         places = sorted((mount.at for mount in self.mounts), key=lambda at: at.split("/"))

@@ -18,8 +18,7 @@ from typing import Any
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.executor import personality
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
-from mmojo_forge.executor.host_environment import decode_request
-from mmojo_forge.executor.request import ExecutorError
+from mmojo_forge.executor.request import BuildRequest, ExecutorError
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -50,7 +49,7 @@ def main(answer: int) -> None:
 
 def _run(document: dict[str, Any]) -> dict[str, Any]:
     executor = BubblewrapExecutor(Path(document["bwrap"]), document["personality"])
-    result = executor.run(decode_request(document["request"]), cancellation=sys.stdin, on_output=_pass_on)
+    result = executor.run(BuildRequest.from_json(document["request"]), cancellation=sys.stdin, on_output=_pass_on)
     return {
         "outcome": result.outcome.value,
         "exit_code": result.exit_code,

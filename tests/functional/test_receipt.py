@@ -166,8 +166,8 @@ def test_what_is_built_is_signed(forge: Forge) -> None:
     forge.realize("toy")
     own = json.loads(forge.run("cache", "key", "show", "--json").stdout)["own"]
     info = json.loads(forge.run("info", "toy", "--json").stdout)
-    assert info["signed by"] == own
-    assert info["built by"] == own.partition(":")[0]
+    assert info["signed_by"] == own
+    assert info["built_by"] == own.partition(":")[0]
 
 
 def test_without_a_home_to_keep_a_key_in_builds_go_on_unsigned(forge: Forge) -> None:

@@ -171,7 +171,7 @@ def test_a_result_goes_to_a_machine_that_can_build_nothing(forge: Forge, tmp_pat
     assert forge.built("base.top") == []
     assert forge.realize("base.top")[0].read_text() == "basebase"
     info = json.loads(forge.run("info", "--json", "base.top").stdout)
-    assert info["built by"].startswith("imported:")
+    assert info["built_by"].startswith("imported:")
     forge.run("store", "verify")
 
 

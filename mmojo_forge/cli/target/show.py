@@ -117,9 +117,9 @@ def _document(info: ResultInfo) -> dict[str, object]:
         "label": str(info.label) if info.label else None,
         "name": trace.name if trace else None,
         "key": trace.key if trace else None,
-        "built by": trace.builder if trace else None,
-        "signed by": " ".join(signature.key for signature in trace.signatures) or None if trace else None,
-        "build time": console.format_duration(trace.seconds) if trace else None,
+        "built_by": trace.builder if trace else None,
+        "signed_by": " ".join(signature.key for signature in trace.signatures) or None if trace else None,
+        "build_time": console.format_duration(trace.seconds) if trace else None,
     }
 
 

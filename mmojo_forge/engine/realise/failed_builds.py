@@ -12,7 +12,7 @@ from typing import Protocol
 
 from mmojo_forge.engine.errors import EngineError
 from mmojo_forge.executor import personality
-from mmojo_forge.executor.request import BuildRequest, Mount
+from mmojo_forge.executor.request import BuildRequest
 from mmojo_forge.executor.sandbox import SandboxCommand
 from mmojo_forge.files import write_atomically
 from mmojo_forge.model.digest import ActionKey
@@ -31,13 +31,7 @@ class Enterable(Protocol):
 
 def keep(scratch: Path, kept: Path, request: BuildRequest, key: ActionKey) -> None:
     """Move the build in `scratch` to `kept`, with the request to enter it again. Replaces an older one."""
-    document = {
-        "argv": request.argv,
-        "env": dict(request.env),
-        "mounts": [[str(mount.source), mount.at] for mount in request.mounts],
-        "log": str(request.log),
-    }
-    write_atomically(scratch / REQUEST, json.dumps(document).encode())
+    write_atomically(scratch / REQUEST, json.dumps(request.to_json()).encode())
     write_atomically(scratch / _KEY, key.encode())
     kept.parent.mkdir(parents=True, exist_ok=True)
     forget(kept)
@@ -69,15 +63,9 @@ def request_of(kept: Path) -> BuildRequest:
             detail="forge keeps the latest failed build of each name, until a build of that name succeeds.",
             reason="no-failed-build",
         ) from error
-    return BuildRequest(
-        name=kept.name,
-        argv=tuple(document["argv"]),
-        env=document["env"],
-        mounts=tuple(Mount(Path(source), at) for source, at in document["mounts"]),
-        work=kept / "build",
-        out=kept / "out",
-        log=Path(document["log"]),
-    )
+    # The build has moved since, and whoever steps into it has no limits.
+    moved = {"name": kept.name, "work": str(kept / "build"), "out": str(kept / "out"), "limits": {}}
+    return BuildRequest.from_json({**document, **moved})
 
 
 def with_terminal(request: BuildRequest) -> BuildRequest:

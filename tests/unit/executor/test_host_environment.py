@@ -21,7 +21,7 @@ import pytest
 
 from mmojo_forge.executor import personality, sandbox, varied_process
 from mmojo_forge.executor.bubblewrap import BubblewrapExecutor
-from mmojo_forge.executor.host_environment import HostEnvironment, VariedExecutor, decode_request, encode_request
+from mmojo_forge.executor.host_environment import HostEnvironment, VariedExecutor
 from mmojo_forge.executor.request import BadRequestError, BuildOutcome, BuildRequest, BuildResult, ExecutorError, Mount
 from mmojo_forge.model.derivation import Limits
 
@@ -247,9 +247,9 @@ def test_a_mount_of_the_surroundings_may_not_hide_one_of_the_build(request_for: 
 
 def test_a_request_survives_the_journey(request_for: Make) -> None:
     request = replace(request_for("é\n'"), limits=Limits(wall_seconds=1.5, memory_bytes=1 << 30))
-    again = decode_request(json.loads(json.dumps(encode_request(request))))
+    again = BuildRequest.from_json(json.loads(json.dumps(request.to_json())))
     assert again == request
-    assert {field.name for field in fields(BuildRequest)} == encode_request(request).keys()
+    assert {field.name for field in fields(BuildRequest)} == request.to_json().keys()
 
 
 def bwrap_stand_in(folder: Path, script: str) -> Path:
@@ -442,11 +442,13 @@ def test_what_is_raised_by_the_caller_ends_the_build(request_for: Make) -> None:
 
 RUN = """
 import sys
-from mmojo_forge.executor.host_environment import VariedExecutor, HostEnvironment, decode_request
+from mmojo_forge.executor.host_environment import VariedExecutor, HostEnvironment
+from mmojo_forge.executor.request import BuildRequest
 import json
 given = json.loads(sys.argv[1])
 host_environment = HostEnvironment(uid=given["uid"], hostname=given["hostname"])
-VariedExecutor(host_environment).run(decode_request(given["request"]), on_output=lambda _: print("started", flush=True))
+request = BuildRequest.from_json(given["request"])
+VariedExecutor(host_environment).run(request, on_output=lambda _: print("started", flush=True))
 """
 
 
@@ -455,7 +457,7 @@ def test_a_forge_that_is_killed_leaves_no_process(request_for: Make, hostname: s
     uid = None if hostname is None else 4321
     need(HostEnvironment(uid=uid, hostname=hostname))
     request = request_for("trap : TERM INT HUP; echo started; sleep 600; sleep 600")
-    given = {"uid": uid, "hostname": hostname, "request": encode_request(request)}
+    given = {"uid": uid, "hostname": hostname, "request": request.to_json()}
     with subprocess.Popen(
         [sys.executable, "-c", RUN, json.dumps(given)], cwd=REPOSITORY, stdout=subprocess.PIPE
     ) as forge:
