@@ -2,7 +2,8 @@
 
 Read `api` (the values that recipes are written with), `source_trees` and `ape` (ready-made specs), then `fence`
 (which Python a recipe may use), `library` (`recipes/lib`), `loader` (finds and runs recipe files) and `evaluate`
-(calls recipes and makes derivations). `patcher.py` is not imported: it runs in the sandbox, and its bytes are hashed.
+(calls recipes and makes derivations). `local_files` reads workspace files, and `errors` has the errors.
+`patcher.py` is not imported: it runs in the sandbox, and its bytes are hashed.
 """
 
 from mmojo_forge.recipe import api

@@ -9,5 +9,6 @@ lie) and `local`, the store on this machine, which puts the parts together:
     maintain    collecting, verifying, repairing
     bundle      one file that carries trees to a machine without a network
 
+`scratch` holds what a process has not finished, `failure` turns system errors into StoreErrors.
 `memory` is the store that tests use. `noop_lookup` serves the no-op path alone, so it imports almost nothing.
 """

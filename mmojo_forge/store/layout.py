@@ -9,6 +9,8 @@ roots/<link>          symlinks to the links that keep trees alive
 locks                 one file; each locked key is one byte of it
 tmp/<process>/        unfinished files; the process that owns the directory holds a lock on it
 damaged/              blobs that `repair` set aside; nothing reads them
+
+The engine keeps downloads/, failed/, checks/ and cache/ beside these.
 """
 
 from __future__ import annotations

@@ -1,1 +1,3 @@
-"""The file formats of a cache. Read `layout` (paths), then `chunks` and `treemap` (content), then `index` (traces)."""
+"""The file formats of a cache. Read `layout` (paths), then `info` (what a cache says of itself), `chunks` and
+`treemap` (content), and `index` (traces).
+"""

@@ -2,4 +2,5 @@
 
 Read `server` (the composition), `connection`, `handler` (from a request to its answer), then `sending` and
 `receiving`. `folder` and `objects` are the served files, `verify` checks uploads, and `tokens` controls access.
+`limits` bounds what a client may use, `metrics` counts, and `failure` has the errors.
 """

@@ -1,7 +1,4 @@
-"""`forge cache push`: results into caches.
-
-`forge cache pull`: results out of caches, and nothing but caches.
-"""
+"""`forge cache push` uploads results to caches; `forge cache pull` downloads them and builds nothing."""
 
 from __future__ import annotations
 

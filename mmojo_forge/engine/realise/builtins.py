@@ -2,6 +2,7 @@
 
 - `builtin:unpack` unpacks archives. The first userland has no other userland to be built in, so it needs this.
 - `builtin:node-modules` lays out npm packages as npm does, but runs none of their scripts.
+- `builtin:download` fetches a file whose SHA-256 alone is known; `builder.py` does that itself, with the fetcher.
 
 Both treat their inputs as hostile and write only to their own output folder. The outputs are registered like any
 other. The builder name is part of the action key: a change in what a builtin produces needs a new name.

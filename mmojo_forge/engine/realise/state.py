@@ -1,12 +1,6 @@
 """The states of a node while its graph is realised, and all allowed transitions.
 
-UNWANTED ─▶ RESOLVING ─▶ WAITING ─▶ READY ─▶ RUNNING ─▶ VALID
-    │           │           │                   ├─────▶ FAILED
-    │           │           └─▶ BLOCKED         ├─────▶ CANCELLED
-    │           │                               └─────▶ (WAITING | READY | BLOCKED), if no other store had it
-    │           ├─▶ RESOLVED ─▶ (WAITING | READY | VALID)
-    │           └─▶ BLOCKED
-    └─▶ RESOLVED, WAITING, READY, VALID   for what is known when the run starts
+ARCHITECTURE.md shows the same table with the reasons; a test compares the two.
 """
 
 from __future__ import annotations
