@@ -27,11 +27,13 @@ _OLD_MODES = MappingProxyType(
 
 
 @click.command("push")
-@click.argument("targets", nargs=-1, required=True)
-@click.option("--to", "caches", multiple=True, metavar="NAME|URL|FOLDER", help="Where to; may be given several times.")
-@click.option("--closure", is_flag=True, help="With all that TARGET… were built from, sources and toolchains.")
-@click.option("--host-specific", is_flag=True, help="Also what was built for this very machine.")
-@click.option("--not-redistributable", is_flag=True, help="Also what its licence keeps from others.")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
+@click.option(
+    "--to", "caches", multiple=True, metavar="NAME|URL|FOLDER", help="The cache to push to; may be given several times."
+)
+@click.option("--closure", is_flag=True, help="Include what TARGET… was built from: sources and toolchains.")
+@click.option("--host-specific", is_flag=True, help="Include results that fit machines like this one only.")
+@click.option("--not-redistributable", is_flag=True, help="Include what is not redistributable.")
 @click.option(
     "--mode",
     type=click.Choice([mode.value for mode in PushMode]),
@@ -56,7 +58,7 @@ def push(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Put TARGET…, which must be built, into a cache, with the signed traces of all that they were built from."""
+    """Upload TARGET… to a cache, with the signed traces of everything below. They must be built."""
     tables = session.cache_settings().to_push_to(caches)
     plan = evaluate(session.workspace, Request.parse(targets, settings)).plan(session.store)
     push_plan = pack(
@@ -119,9 +121,9 @@ def _document(done: Pushed) -> dict[str, int]:
 
 
 @click.command("pull")
-@click.argument("targets", nargs=-1, required=True)
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
 @from_option("caches")
-@click.option("--no-link", is_flag=True, help="Leave no link in out/; the result may be collected at any time.")
+@click.option("--no-link", is_flag=True, help="Make no link in out/; `forge store gc` may then remove the result.")
 @set_option
 @quiet_option
 @json_option("Progress as JSON events, the result as one JSON object.")
@@ -135,7 +137,7 @@ def pull(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Take TARGET… from the caches without building anything, and print where they lie."""
+    """Download TARGET… from the caches, and print their paths. Nothing is built."""
     run_settings = session.settings(substitute_only=True)
     reporter = make_reporter(run_settings.jobs, as_json=as_json, quiet=quiet)
     services = session.services(reporter, caches=caches)
