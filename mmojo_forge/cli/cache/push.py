@@ -28,9 +28,7 @@ _OLD_MODES = MappingProxyType(
 
 @click.command("push")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
-@click.option(
-    "--to", "caches", multiple=True, metavar="NAME|URL|FOLDER", help="The cache to push to; may be given several times."
-)
+@click.option("--to", "caches", multiple=True, metavar="NAME|URL|FOLDER", help="The cache to push to. Repeatable.")
 @click.option("--closure", is_flag=True, help="Include what TARGET… was built from: sources and toolchains.")
 @click.option("--host-specific", is_flag=True, help="Include results that fit machines like this one only.")
 @click.option("--not-redistributable", is_flag=True, help="Include what is not redistributable.")
