@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmojo_forge.engine import host_facts
+from mmojo_forge.engine.locations import find_workspace
 from mmojo_forge.errors import ForgeError
 from mmojo_forge.files import write_atomically
 from mmojo_forge.model.lockfile import (
@@ -44,9 +45,9 @@ class Workspace:
     @classmethod
     def find(cls, start: Path, store: Path | None = None) -> Workspace:
         """The workspace that `start` lies in, found upwards by forge.lock; raises WorkspaceError."""
-        for folder in (start, *start.parents):
-            if (folder / LOCK_NAME).is_file():
-                return cls(folder, store or folder / "store")
+        root = find_workspace(str(start))
+        if root is not None:
+            return cls(Path(root), store or Path(root) / "store")
         raise WorkspaceError(
             f"find workspace: no {LOCK_NAME} in {start} or above",
             detail=f"Go into a workspace, or start one here with `touch {LOCK_NAME}` and `forge lock`.",

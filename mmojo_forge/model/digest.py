@@ -25,7 +25,6 @@ ActionKey = NewType("ActionKey", str)
 Sha256 = NewType("Sha256", str)
 """SHA-256 of a file's content: the digest that OCI, package indexes and most remote-execution servers use."""
 
-HEX_LENGTH = 64
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
